@@ -1,0 +1,52 @@
+# Everything that a person or CI does with this project. `make setup` first, or any target: each
+# sets up what it needs. For a CPU-only torch where pip would bring CUDA: UV_TORCH_BACKEND=cpu make setup
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= demo
+BIN := $(VENV)/bin
+JOBS ?= auto
+
+.PHONY: help setup demo test test-slow check format lock docs clean
+
+help:
+	@echo 'setup  a virtual environment from the lock    demo  the main job on the built-in phantom'
+	@echo 'test   the quick suite                        test-slow  the rest of it'
+	@echo 'check  ruff, formatting and mypy              docs  the documentation    lock  pin anew'
+
+setup: $(VENV)/.stamp
+
+$(VENV)/.stamp: pyproject.toml constraints.txt
+	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet uv
+	UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv pip install --quiet --python $(BIN)/python \
+		--constraints constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/python -m bids_perfdeficit.cli.demo $(DEMO)
+
+test: setup
+	$(BIN)/pytest -n $(JOBS) -m 'not slow'
+
+test-slow: setup
+	$(BIN)/pytest -n $(JOBS) -m slow
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# torch is pinned without its local version, so that CPU or CUDA stays the installer's choice.
+lock: setup
+	$(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable \
+		| sed -E '/^(uv|pip)==/d; s/^(torch==[0-9.]+)\+.*/\1/' > constraints.txt
+
+docs: setup
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+clean:
+	rm -rf $(DEMO) docs/_build build dist .pytest_cache .mypy_cache .ruff_cache

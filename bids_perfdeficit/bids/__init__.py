@@ -1,0 +1,21 @@
+"""Finding images and scores in a BIDS dataset, and naming what is written.
+
+Knows BIDS entities, layouts in the wild and the output table (`data/io_spec.json`). Must not know
+what an image shows, nor any algorithm: it never reads voxels.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+#: Public name -> submodule. Loaded on first use, so that importing the room costs nothing.
+_PUBLIC: dict[str, str] = {}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(f'{__name__}.{_PUBLIC[name]}'), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,0 +1,1 @@
+"""The command line: options to settings (`parser`), and the run itself (`run`)."""

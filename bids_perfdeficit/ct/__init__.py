@@ -1,0 +1,21 @@
+"""Head CT geometry: reading, conforming, brain extraction and registration.
+
+Knows Hounsfield units, affines and templates. Must not know BIDS names, Nipype, perfusion or
+scores. Images are nibabel images with (X, Y, Z) arrays; the conformed ones are in RAS order.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+#: Public name -> submodule. Loaded on first use, so that importing the room costs nothing.
+_PUBLIC: dict[str, str] = {}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(f'{__name__}.{_PUBLIC[name]}'), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,0 +1,1 @@
+"""Thin Nipype interfaces: traits in, files out, one domain call each."""

@@ -1,0 +1,107 @@
+"""Interfaces to the `perfusion` room."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+
+from bids_perfdeficit import ct, perfusion
+from bids_perfdeficit.interfaces.ct import _load, _save
+from bids_perfdeficit.perfusion.settings import PerfusionSettings
+
+
+class _ComputeInput(BaseInterfaceInputSpec):
+    ncct = File(exists=True, mandatory=True, desc='conformed NCCT')
+    cta = File(exists=True, mandatory=True, desc='CTA on the grid of the NCCT')
+    brain = File(exists=True, mandatory=True, desc='brain mask')
+    inverse_xfm = File(exists=True, mandatory=True, desc='template to NCCT')
+    space = traits.Str(mandatory=True, desc='template')
+    settings = traits.Instance(PerfusionSettings, mandatory=True)
+    device = traits.Str('cpu', usedefault=True)
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc='for the scheduler')
+    num_threads = traits.Int(1, usedefault=True, nohash=True)
+
+
+class _ComputeOutput(TraitedSpec):
+    subtraction = File(exists=True)
+    vessel = File(exists=True)
+    toa = File(exists=True)
+    perfusion = File(exists=True)
+    meta = traits.Dict(desc='for the sidecars')
+
+
+class ComputePerfusion(SimpleInterface):
+    """Compute arrival and perfusion from NCCT and CTA."""
+
+    input_spec = _ComputeInput
+    output_spec = _ComputeOutput
+
+    def _run_interface(self, runtime):
+        import torch
+
+        torch.set_num_threads(self.inputs.num_threads)
+        settings = self.inputs.settings
+        ncct = _load(self.inputs.ncct)
+        spacing = tuple(float(s) for s in ncct.header.get_zooms()[2::-1])
+
+        def tensor(image: nib.Nifti1Image, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+            values = np.ascontiguousarray(np.asarray(image.dataobj).T)  # (X, Y, Z) to (Z, Y, X)
+            return torch.as_tensor(values).to(self.inputs.device, dtype)
+
+        def image(values: torch.Tensor) -> nib.Nifti1Image:
+            array = np.ascontiguousarray(values.to('cpu', torch.float32).numpy().T)
+            return nib.Nifti1Image(array, ncct.affine)
+
+        template = ct.load_template(self.inputs.space, spacing=2.0)
+        shape, affine = template.brain_mask.shape, template.brain_mask.affine
+        priors = {
+            name: tensor(
+                ct.apply_transform(
+                    nib.Nifti1Image(prior, affine), ncct, Path(self.inputs.inverse_xfm)
+                )
+            )
+            for name, prior in (
+                ('inflow', perfusion.inflow_prior(shape, affine)),
+                ('veins', perfusion.vein_prior(shape, affine)),
+            )
+        }
+        ct_hu, cta_hu = tensor(ncct), tensor(_load(self.inputs.cta))
+        brain = tensor(_load(self.inputs.brain), torch.bool)
+        subtraction = perfusion.subtract(ct_hu, cta_hu, brain, spacing, settings=settings)
+        vesselness = perfusion.vesselness(subtraction, spacing)
+        sources = perfusion.find_sources(
+            subtraction, vesselness, priors['inflow'], brain, spacing, settings=settings
+        )
+        maps = perfusion.synthesize(
+            ct_hu,
+            cta_hu,
+            brain,
+            sources.mask,
+            spacing,
+            veins=priors['veins'],
+            settings=settings,
+        )
+        for key, values in (
+            ('subtraction', maps.subtraction),
+            ('vessel', maps.vesselness),
+            ('toa', maps.arrival),
+            ('perfusion', maps.perfusion),
+        ):
+            self._results[key] = _save(image(values), runtime.cwd, f'{key}.nii')
+        points = torch.nonzero(sources.mask).flip(1).cpu().numpy()
+        self._results['meta'] = {
+            'InflowMethod': sources.method,
+            'InflowPoints': np.round(nib.affines.apply_affine(ncct.affine, points), 1).tolist(),
+            'Notes': list(sources.notes),
+            'Device': self.inputs.device,
+        }
+        return runtime

@@ -1,0 +1,224 @@
+"""Every option of a run, as frozen dataclasses that go to TOML and back.
+
+A run is described by one `Settings`. It is built once, by the command line or in a notebook, and
+handed down; nothing below reads a global. Must not know argparse, Nipype or any image library.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import tomli_w
+
+from bids_perfdeficit.perfusion.settings import PerfusionSettings
+
+T = TypeVar('T')
+
+#: The symmetric ICBM 152 template that nilearn ships: nothing is fetched, and left-right is exact.
+DEFAULT_SPACE = 'MNI152NLin2009aSym'
+
+
+class AnalysisLevel(StrEnum):
+    """The two levels of a BIDS App."""
+
+    PARTICIPANT = 'participant'
+    GROUP = 'group'
+
+
+class Level(StrEnum):
+    """How much of the participant level to write."""
+
+    MINIMAL = 'minimal'  #: stop after the normalisation
+    FULL = 'full'  #: everything
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """What to read."""
+
+    bids_dir: Path = Path()
+    output_dir: Path = Path()
+    analysis_level: AnalysisLevel = AnalysisLevel.PARTICIPANT
+    participant_label: tuple[str, ...] = ()
+    session_label: tuple[str, ...] = ()
+    bids_filter_file: Path | None = None
+    bids_database_dir: Path | None = None
+    skip_bids_validation: bool = False
+    derivatives: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProcessingSettings:
+    """What to compute."""
+
+    level: Level = Level.FULL
+    output_spaces: tuple[str, ...] = (DEFAULT_SPACE,)
+    random_seed: int = 20260101
+    sloppy: bool = False
+    device: str = 'auto'
+
+    @property
+    def spacing(self) -> float:
+        """Voxel size of the conformed images, in mm."""
+        return 2.0 if self.sloppy else 1.0
+
+
+@dataclass(frozen=True)
+class ResourceSettings:
+    """What the run may use."""
+
+    nprocs: int = 0  #: processes; 0 is every core that this process may use
+    omp_nthreads: int = 0  #: threads of one step; 0 is decided from `nprocs`
+    mem: float = 0.0  #: GB; 0 is what the machine or the control group has
+    low_mem: bool = False
+    use_plugin: Path | None = None
+    work_dir: Path | None = None
+    clean_workdir: bool = False
+    resource_monitor: bool = False
+    stop_on_first_crash: bool = False
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """What to tell, and how."""
+
+    reports_only: bool = False
+    boilerplate_only: bool = False
+    write_graph: bool = False
+    dry_run: bool = False
+    verbose: int = 0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run, whole."""
+
+    inputs: InputSettings = field(default_factory=InputSettings)
+    processing: ProcessingSettings = field(default_factory=ProcessingSettings)
+    perfusion: PerfusionSettings = field(default_factory=PerfusionSettings)
+    resources: ResourceSettings = field(default_factory=ResourceSettings)
+    outputs: OutputSettings = field(default_factory=OutputSettings)
+
+    def to_toml(self) -> str:
+        """Return the settings as TOML; options that are unset (None) are left out."""
+        return tomli_w.dumps(_to_plain(self))
+
+    @classmethod
+    def from_toml(cls, text: str) -> Settings:
+        """Read settings back.
+
+        Raises
+        ------
+        ValueError
+            If the text is no TOML, or holds a table, key or value that no option has. The message
+            lists every problem, one a line.
+        """
+        try:
+            content = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f'not valid TOML: {error}') from error
+        problems: list[str] = []
+        settings = _from_plain(cls, content, '', problems)
+        if problems:
+            raise ValueError('\n'.join(problems))
+        return settings
+
+
+def option_fields(settings_class: type = Settings) -> Iterator[tuple[str, str]]:
+    """Yield (table, key) of every option, e.g. ``('processing', 'level')``."""
+    for table, hint in get_type_hints(settings_class).items():
+        for option in dataclasses.fields(hint):
+            yield table, option.name
+
+
+def _to_plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        plain = {f.name: _to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {key: item for key, item in plain.items() if item is not None}
+    if isinstance(value, tuple):
+        return [_to_plain(item) for item in value]
+    if isinstance(value, Path | StrEnum):
+        return str(value)
+    return value
+
+
+def _from_plain(cls: type[T], content: Mapping[str, Any], where: str, problems: list[str]) -> T:
+    hints = get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for key, item in content.items():
+        name = f'{where}{key}'
+        if key not in known:
+            problems.append(f'{name} is no option (known here: {", ".join(sorted(known))})')
+        elif dataclasses.is_dataclass(hints[key]):
+            if isinstance(item, Mapping):
+                values[key] = _from_plain(hints[key], item, f'{name}.', problems)
+            else:
+                problems.append(f'{name} must be a table')
+        else:
+            try:
+                values[key] = coerce(item, hints[key])
+            except (TypeError, ValueError) as error:
+                problems.append(f'{name}: {error}')
+    try:
+        return cls(**values)
+    except ValueError as error:  # a dataclass may check its own ranges
+        problems.append(f'{where.rstrip(".") or "settings"}: {error}')
+        return cls()
+
+
+def coerce(value: Any, hint: Any) -> Any:
+    """Turn a string or TOML value into the type that an option is declared with.
+
+    Raises
+    ------
+    ValueError
+        In one clause, without naming the option.
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return coerce(value, next(a for a in arguments if a is not type(None)))
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            value = [value]
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            raise ValueError(f'needs {len(arguments)} values, has {len(value)}')
+        return tuple(coerce(item, arguments[0]) for item in value)
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        try:
+            return hint(value)
+        except ValueError:
+            raise ValueError(f'{value!r} is none of {", ".join(hint)}') from None
+    if get_origin(hint) is not None and all(isinstance(a, str) for a in arguments):  # Literal
+        if value not in arguments:
+            raise ValueError(f'{value!r} is none of {", ".join(arguments)}')
+        return value
+    if hint is bool:
+        if not isinstance(value, bool):
+            raise ValueError(f'{value!r} is neither true nor false')
+        return value
+    if hint in (int, float):
+        if isinstance(value, bool):
+            raise ValueError(f'{value!r} is not a number')
+        try:
+            number = hint(value)
+        except (TypeError, ValueError):
+            kind = 'a whole number' if hint is int else 'a number'
+            raise ValueError(f'{value!r} is not {kind}') from None
+        if hint is int and isinstance(value, float) and value != number:
+            raise ValueError(f'{value!r} is not a whole number')
+        return number
+    if hint is Path:
+        if not isinstance(value, str | Path):
+            raise ValueError(f'{value!r} is not a path')
+        return Path(value)
+    if not isinstance(value, str):
+        raise ValueError(f'{value!r} is not text')
+    return value

@@ -1,0 +1,143 @@
+"""The workflow of a run: one branch per pair of scans, that fails or finishes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nipype.interfaces import utility as niu
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow
+
+from bids_perfdeficit import __version__
+from bids_perfdeficit.bids import ScanPair
+from bids_perfdeficit.settings import Level, Settings
+from bids_perfdeficit.workflows.normalization import FIT_KEYS, init_ct_fit_wf
+from bids_perfdeficit.workflows.outputs import init_figures_wf
+from bids_perfdeficit.workflows.perfusion import (
+    METRIC_KEYS,
+    NATIVE_KEYS,
+    STANDARD_KEYS,
+    init_perfusion_wf,
+)
+from bids_perfdeficit.workflows.plan import Plan
+
+#: GB that Python with torch and ANTs takes before it holds an image.
+BASE_GB = 0.9
+#: mm; a head and as much of the neck as the conformed image keeps.
+HEAD_BOX_MM = (200.0, 240.0, 220.0)
+
+
+def init_bids_perfdeficit_wf(
+    *,
+    plans: Sequence[Plan],
+    settings: Settings,
+    device: str = 'cpu',
+    omp_nthreads: int = 1,
+    name: str = 'bids_perfdeficit_wf',
+) -> LiterateWorkflow:
+    """Build the participant level of all pairs of scans.
+
+    Parameters
+    ----------
+    plans : sequence of Plan
+        What is to be done for each pair.
+    settings : Settings
+        Of the run.
+    device : str
+        Where tensors are computed.
+    omp_nthreads : int
+        Threads of one step.
+
+    Returns
+    -------
+    LiterateWorkflow
+        Without a working directory; whoever runs it sets ``base_dir``.
+    """
+    workflow = LiterateWorkflow(name=name)
+    workflow.add_nodes([
+        init_pair_wf(
+            plan=plan,
+            settings=settings,
+            device=device,
+            omp_nthreads=omp_nthreads,
+            name=workflow_name(plan.pair),
+        )
+        for plan in plans
+    ])  # fmt: skip
+    return workflow
+
+
+def workflow_name(pair: ScanPair) -> str:
+    """Return the name of a pair's branch; crash files are told apart by it."""
+    return pair.prefix.replace('-', '_').replace('+', 'plus') + '_wf'
+
+
+def init_pair_wf(
+    *,
+    plan: Plan,
+    settings: Settings,
+    device: str = 'cpu',
+    omp_nthreads: int = 1,
+    name: str = 'pair_wf',
+) -> LiterateWorkflow:
+    """Build the participant level of one pair of scans."""
+    workflow = LiterateWorkflow(name=name)
+    workflow.__desc__ = (
+        f'Results were computed with *bids_perfdeficit* {__version__}, which is based on '
+        '*Nipype* [@nipype].\n\n'
+    )
+    mem_gb = estimate_memory(plan.pair, settings.processing.spacing)
+    inputnode = pe.Node(niu.IdentityInterface(fields=['ncct', 'cta']), name='inputnode')
+    inputnode.inputs.ncct = str(plan.pair.ncct.absolute())
+    inputnode.inputs.cta = str(plan.pair.cta.absolute())
+    ct_fit_wf = init_ct_fit_wf(
+        plan=plan, settings=settings, omp_nthreads=omp_nthreads, mem_gb=mem_gb
+    )
+    figures_wf = init_figures_wf(plan=plan, settings=settings, mem_gb=mem_gb['figures'])
+    workflow.connect([
+        (inputnode, ct_fit_wf, [('ncct', 'inputnode.ncct'), ('cta', 'inputnode.cta')]),
+        (ct_fit_wf, figures_wf, [
+            (f'outputnode.{key}', f'inputnode.{key}') for key in FIT_KEYS
+        ]),
+    ])  # fmt: skip
+    if settings.processing.level is Level.FULL:
+        perfusion_wf = init_perfusion_wf(
+            plan=plan, settings=settings, device=device, omp_nthreads=omp_nthreads, mem_gb=mem_gb
+        )
+        workflow.connect([
+            (ct_fit_wf, perfusion_wf, [
+                (f'outputnode.{key}', f'inputnode.{key}') for key in FIT_KEYS
+            ]),
+            (perfusion_wf, figures_wf, [
+                (f'outputnode.{key}', f'inputnode.{key}')
+                for key in (*NATIVE_KEYS, *STANDARD_KEYS, *METRIC_KEYS)
+            ]),
+        ])  # fmt: skip
+    return workflow
+
+
+def estimate_memory(pair: ScanPair, spacing: float) -> dict[str, float]:
+    """Return the GB that each step takes, from the headers of the scans.
+
+    Images are float32 while worked on, and the steps hold the counted number of copies. A header
+    that cannot be read is left to the reading step, which tells the user.
+    """
+
+    def raw_gb(path: Path) -> float:
+        try:
+            return float(np.prod(nib.load(path).shape)) * 4 / 1e9
+        except (OSError, ValueError, nib.filebasedimages.ImageFileError):
+            return 0.1
+
+    head = float(np.prod(HEAD_BOX_MM)) / spacing**3 * 4 / 1e9
+    return {
+        'conform': BASE_GB + 3 * raw_gb(pair.ncct) + 10 * head,
+        'cta': BASE_GB + 3 * raw_gb(pair.cta) + 10 * head,
+        'template': BASE_GB + 12 * head,
+        'perfusion': BASE_GB + 30 * head,
+        'standard': BASE_GB + 6 * head,
+        'figures': BASE_GB + 10 * head,
+    }

@@ -1,0 +1,148 @@
+"""From prepared images to the computed perfusion map, in the patient and in the template."""
+
+from __future__ import annotations
+
+from nipype.interfaces import utility as niu
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow
+
+from bids_perfdeficit.interfaces.ct import ToTemplate
+from bids_perfdeficit.interfaces.perfusion import ComputePerfusion
+from bids_perfdeficit.interfaces.quality import MeasureResults
+from bids_perfdeficit.settings import Settings
+from bids_perfdeficit.workflows.normalization import FIT_KEYS
+from bids_perfdeficit.workflows.outputs import connect_stage, uri
+from bids_perfdeficit.workflows.plan import STAGES, Plan
+
+NATIVE_KEYS = next(s.keys for s in STAGES if s.name == 'perfusion')
+STANDARD_KEYS = next(s.keys for s in STAGES if s.name == 'standard')
+METRIC_KEYS = next(s.keys for s in STAGES if s.name == 'metrics')
+
+
+def init_perfusion_wf(
+    *,
+    plan: Plan,
+    settings: Settings,
+    device: str,
+    omp_nthreads: int,
+    mem_gb: dict[str, float],
+    name: str = 'perfusion_wf',
+) -> LiterateWorkflow:
+    """Compute arrival and perfusion, carry them to the template, and measure them.
+
+    Parameters
+    ----------
+    plan : Plan
+        The scans, and what is done already.
+    settings : Settings
+        Of the run.
+    device : str
+        Where tensors are computed: ``cpu`` or ``cuda:N``.
+    omp_nthreads : int
+        Threads of the tensor step.
+    mem_gb : dict
+        GB of the steps ``perfusion`` and ``standard``.
+
+    Inputs
+    ------
+    preproc_ct, brain_mask, preproc_cta, cta_xfm, template_xfm, template_inverse_xfm
+        Files in the derivatives.
+
+    Outputs
+    -------
+    The keys of the stages ``perfusion``, ``standard`` and ``metrics``: files in the derivatives.
+    """
+    space = settings.processing.output_spaces[0]
+    how = settings.perfusion
+    workflow = LiterateWorkflow(name=name)
+    workflow.__desc__ = f"""\
+The NCCT was subtracted from the CTA, and the contrast arrival time was computed by solving the
+{'isotropic' if how.arrival == 'isotropic' else 'anisotropic (Riemannian)'} eikonal equation from
+the arterial inflow at the skull base [after @vtrails; @perfusion], with a speed given by the
+{'level of contrast' if how.recipe == 'default' else 'vesselness of the subtraction'} to the power
+{how.exponent:g} plus {how.floor:g}. The perfusion map is the arrival rescaled to [0, 1] between
+its 2nd and 98th percentile in the brain; higher values are later. Its asymmetry is its difference
+from its left-right mirror image in *{space}*.
+"""
+    inputnode = pe.Node(niu.IdentityInterface(fields=list(FIT_KEYS)), name='inputnode')
+    outputnode = pe.Node(
+        niu.IdentityInterface(fields=[*NATIVE_KEYS, *STANDARD_KEYS, *METRIC_KEYS]),
+        name='outputnode',
+    )
+
+    compute = pe.Node(
+        ComputePerfusion(
+            space=space,
+            settings=how,
+            device=device,
+            use_gpu=device != 'cpu',
+            num_threads=omp_nthreads,
+        ),
+        name='compute',
+        mem_gb=mem_gb['perfusion'],
+        n_procs=omp_nthreads,
+    )
+    perfusion_buffer = connect_stage(
+        workflow, compute, stage='perfusion', outputs={key: key for key in NATIVE_KEYS},
+        plan=plan, settings=settings,
+        sources=[uri(plan, key, settings) for key in ('preproc_ct', 'preproc_cta', 'brain_mask')],
+    )  # fmt: skip
+    to_template = pe.Node(ToTemplate(space=space), name='to_template', mem_gb=mem_gb['standard'])
+    standard_buffer = connect_stage(
+        workflow, to_template, stage='standard', outputs={key: key for key in STANDARD_KEYS},
+        plan=plan, settings=settings,
+        sources=[
+            uri(plan, key, settings)
+            for key in ('preproc_ct', 'preproc_cta', 'perfusion', 'toa', 'template_xfm')
+        ],
+    )  # fmt: skip
+    measure = pe.Node(MeasureResults(space=space), name='measure', mem_gb=mem_gb['standard'])
+    metrics_buffer = connect_stage(
+        workflow, measure, stage='metrics', outputs={key: key for key in METRIC_KEYS},
+        plan=plan, settings=settings,
+        sources=[uri(plan, key, settings) for key in ('perfusion', 'std_perfusion')],
+    )  # fmt: skip
+
+    present = set(workflow.list_node_names())
+    if 'compute' in present:
+        workflow.connect([
+            (inputnode, compute, [
+                ('preproc_ct', 'ncct'),
+                ('preproc_cta', 'cta'),
+                ('brain_mask', 'brain'),
+                ('template_inverse_xfm', 'inverse_xfm'),
+            ]),
+        ])  # fmt: skip
+    if 'to_template' in present:
+        workflow.connect([
+            (inputnode, to_template, [
+                ('preproc_ct', 'ncct'),
+                ('preproc_cta', 'cta'),
+                ('brain_mask', 'brain'),
+                ('template_xfm', 'xfm'),
+            ]),
+            (perfusion_buffer, to_template, [('toa', 'toa'), ('perfusion', 'perfusion')]),
+        ])  # fmt: skip
+    if 'measure' in present:
+        workflow.connect([
+            (inputnode, measure, [
+                ('preproc_ct', 'ncct'),
+                ('preproc_cta', 'cta'),
+                ('brain_mask', 'brain'),
+            ]),
+            (perfusion_buffer, measure, [
+                ('subtraction', 'subtraction'),
+                ('perfusion', 'perfusion'),
+            ]),
+            (standard_buffer, measure, [
+                ('std_brain_mask', 'std_brain_mask'),
+                ('std_toa', 'std_toa'),
+                ('std_perfusion', 'std_perfusion'),
+            ]),
+        ])  # fmt: skip
+    workflow.connect([
+        (perfusion_buffer, outputnode, [(key, key) for key in NATIVE_KEYS]),
+        (standard_buffer, outputnode, [(key, key) for key in STANDARD_KEYS]),
+        (metrics_buffer, outputnode, [(key, key) for key in METRIC_KEYS]),
+    ])  # fmt: skip
+    return workflow
