@@ -10,7 +10,30 @@ from importlib import import_module
 from typing import Any
 
 #: Public name -> submodule. Loaded on first use, so that importing the room costs nothing.
-_PUBLIC: dict[str, str] = {}
+_PUBLIC: dict[str, str] = {
+    'Discovery': 'discovery',
+    'Problem': 'discovery',
+    'ScanPair': 'discovery',
+    'discover': 'discovery',
+    'write_dataset_files': 'dataset',
+    'write_participants': 'dataset',
+    'copy_file': 'files',
+    'write_bytes': 'files',
+    'write_json': 'files',
+    'write_nifti': 'files',
+    'write_text': 'files',
+    'write_tsv': 'files',
+    'ITEMS': 'nihss',
+    'Scores': 'nihss',
+    'check_sides': 'nihss',
+    'read_scores': 'nihss',
+    'write_phenotype': 'nihss',
+    'output_keys': 'outputs',
+    'output_path': 'outputs',
+    'participant_outputs': 'outputs',
+    'sidecar': 'outputs',
+    'sidecar_path': 'outputs',
+}
 
 __all__ = list(_PUBLIC)
 

@@ -21,6 +21,7 @@ from bids_perfdeficit import __version__
 from bids_perfdeficit.bids import (
     Discovery,
     discover,
+    output_path,
     write_dataset_files,
     write_json,
     write_participants,
@@ -114,7 +115,10 @@ class _Run:
         self.log_dir.mkdir(parents=True)
         write_text(settings.to_toml(), self.log_dir / 'settings.toml')
         self._start_logging()
-        for note in self.found.notes:
+        notes = write_dataset_files(
+            self.output_dir, bids_dir=settings.inputs.bids_dir, version=__version__
+        )
+        for note in (*self.found.notes, *notes):
             LOGGER.info(note)
         for plan in self.plans:
             for note in plan.pair.notes:
@@ -142,7 +146,12 @@ class _Run:
         return code
 
     def _has_work(self, plan: Plan) -> bool:
-        page = self.output_dir / f'sub-{plan.pair.participant}.html'
+        page = output_path(
+            self.output_dir,
+            'report',
+            participant=plan.pair.participant,
+            session=plan.pair.session,
+        )
         return (
             self.settings.outputs.reports_only
             or bool(plan.to_run(self.settings.processing.level))

@@ -1,4 +1,4 @@
-"""What this process may use: cores, memory and GPU, as the machine, container or job limits them."""
+"""What this process may use: cores, memory and GPU, within the limits of container or job."""
 
 from __future__ import annotations
 

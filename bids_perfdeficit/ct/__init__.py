@@ -10,7 +10,26 @@ from importlib import import_module
 from typing import Any
 
 #: Public name -> submodule. Loaded on first use, so that importing the room costs nothing.
-_PUBLIC: dict[str, str] = {}
+_PUBLIC: dict[str, str] = {
+    'Brain': 'brain',
+    'extract_brain': 'brain',
+    'Conformed': 'conforming',
+    'Coverage': 'conforming',
+    'conform': 'conforming',
+    'resample': 'conforming',
+    'measure_quality': 'quality',
+    'CTVolume': 'reading',
+    'read_ct': 'reading',
+    'RigidResult': 'registration',
+    'TemplateTransform': 'registration',
+    'apply_transform': 'registration',
+    'read_rigid': 'registration',
+    'register_cta': 'registration',
+    'register_template': 'registration',
+    'write_rigid': 'registration',
+    'Template': 'templates',
+    'load_template': 'templates',
+}
 
 __all__ = list(_PUBLIC)
 

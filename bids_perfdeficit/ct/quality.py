@@ -47,7 +47,7 @@ def measure_quality(
     mask = np.asarray(brain.dataobj) > 0
     spacing = np.asarray(brain.header.get_zooms()[:3], dtype=float)
     plain, contrast = (np.asarray(image.dataobj, dtype=np.float32) for image in (ncct, cta))
-    box = ndimage.find_objects(mask)[0]
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
     margin = np.ceil(SKULL_MARGIN_MM / spacing).astype(int)
     around = tuple(
         slice(max(s.start - m, 0), min(s.stop + m, n))
@@ -59,9 +59,7 @@ def measure_quality(
     return {
         'brain_volume': float(mask.sum() * spacing.prod() / 1000),
         'brain_mean': float(plain[mask].mean()),
-        'skull_dice': dice(
-            (plain[around] > BONE_HU) & near, (contrast[around] > BONE_HU) & near
-        ),
+        'skull_dice': dice((plain[around] > BONE_HU) & near, (contrast[around] > BONE_HU) & near),
         'template_dice': dice(
             np.asarray(std_brain.dataobj) > 0, np.asarray(template_brain.dataobj) > 0
         ),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import torch
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
@@ -15,11 +16,12 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from bids_perfdeficit import ct
+from bids_perfdeficit import ct, perfusion
 
 
 def _save(image: nib.Nifti1Image, runtime_dir: str, name: str) -> str:
     path = Path(runtime_dir) / name
+    image.header.set_xyzt_units('mm')
     nib.save(image, path)
     return str(path)
 
@@ -91,7 +93,6 @@ class _RegisterCTAInput(BaseInterfaceInputSpec):
     brain = File(exists=True, mandatory=True, desc='brain mask')
     cta = File(exists=True, mandatory=True, desc='CTA as it came')
     seed = traits.Int(mandatory=True)
-    num_threads = traits.Int(1, usedefault=True, nohash=True)
 
 
 class _RegisterCTAOutput(TraitedSpec):
@@ -113,7 +114,6 @@ class RegisterCTA(SimpleInterface):
             volume.image,
             _load(self.inputs.brain),
             seed=self.inputs.seed,
-            threads=self.inputs.num_threads,
         )
         self._results['out_file'] = _save(result.image, runtime.cwd, 'cta.nii')
         xfm = Path(runtime.cwd) / 'cta_to_ncct.txt'
@@ -133,7 +133,6 @@ class _RegisterTemplateInput(BaseInterfaceInputSpec):
     space = traits.Str(mandatory=True, desc='template')
     seed = traits.Int(mandatory=True)
     sloppy = traits.Bool(False, usedefault=True)
-    num_threads = traits.Int(1, usedefault=True, nohash=True)
 
 
 class _RegisterTemplateOutput(TraitedSpec):
@@ -155,7 +154,6 @@ class RegisterTemplate(SimpleInterface):
             ct.load_template(self.inputs.space, spacing=2.0),
             work_dir=Path(runtime.cwd),
             seed=self.inputs.seed,
-            threads=self.inputs.num_threads,
             sloppy=self.inputs.sloppy,
         )
         self._results['out_xfm'] = str(result.forward)
@@ -218,12 +216,10 @@ class ToTemplate(SimpleInterface):
         images['std_brain_mask'] = nib.Nifti1Image(
             inside.astype(np.uint8), template.brain_mask.affine
         )
-        mirrored = np.asarray(ct.mirror(images['std_brain_mask']).dataobj) > 0
-        difference = images['std_perfusion'].get_fdata(dtype=np.float32) - ct.mirror(
-            images['std_perfusion']
-        ).get_fdata(dtype=np.float32)
+        values = torch.from_numpy(images['std_perfusion'].get_fdata(dtype=np.float32).T.copy())
+        difference = perfusion.asymmetry(values).numpy().T
         images['std_asymmetry'] = nib.Nifti1Image(
-            np.where(inside & mirrored, difference, 0).astype(np.float32),
+            np.where(inside & inside[::-1], difference, 0).astype(np.float32),
             template.brain_mask.affine,
         )
         for key, image in images.items():

@@ -14,8 +14,14 @@ from nipype.interfaces.base import (
 )
 from nipype.interfaces.io import add_traits
 
-from bids_perfdeficit.bids import copy_file, output_path, sidecar, write_json, write_nifti
-from bids_perfdeficit.workflows.plan import sidecar_of
+from bids_perfdeficit.bids import (
+    copy_file,
+    output_path,
+    sidecar,
+    sidecar_path,
+    write_json,
+    write_nifti,
+)
 
 
 class _SinkInput(DynamicTraitedSpec):
@@ -70,7 +76,7 @@ class DerivativesSink(SimpleInterface):
             )
             write_json(
                 sidecar(key, sources=sources, space=self.inputs.space, **extra),
-                sidecar_of(target),
+                sidecar_path(target),
             )
             if target.name.endswith('.nii.gz'):
                 image = nib.load(source)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import torch
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
@@ -46,8 +47,6 @@ class ComputePerfusion(SimpleInterface):
     output_spec = _ComputeOutput
 
     def _run_interface(self, runtime):
-        import torch
-
         torch.set_num_threads(self.inputs.num_threads)
         settings = self.inputs.settings
         ncct = _load(self.inputs.ncct)
@@ -58,7 +57,9 @@ class ComputePerfusion(SimpleInterface):
             return torch.as_tensor(values).to(self.inputs.device, dtype)
 
         def image(values: torch.Tensor) -> nib.Nifti1Image:
-            array = np.ascontiguousarray(values.to('cpu', torch.float32).numpy().T)
+            # Arrival is infinite outside the brain; images hold 0 there.
+            finite = torch.nan_to_num(values.to('cpu', torch.float32), posinf=0.0)
+            array = np.ascontiguousarray(finite.numpy().T)
             return nib.Nifti1Image(array, ncct.affine)
 
         template = ct.load_template(self.inputs.space, spacing=2.0)
@@ -85,7 +86,7 @@ class ComputePerfusion(SimpleInterface):
             ct_hu,
             cta_hu,
             brain,
-            sources.mask,
+            sources,
             spacing,
             veins=priors['veins'],
             settings=settings,

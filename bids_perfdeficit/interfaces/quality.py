@@ -16,8 +16,8 @@ from nipype.interfaces.base import (
 )
 
 from bids_perfdeficit import ct, perfusion
+from bids_perfdeficit.bids import sidecar_path
 from bids_perfdeficit.interfaces.ct import _load
-from bids_perfdeficit.workflows.plan import sidecar_of
 
 
 class _MeasureInput(BaseInterfaceInputSpec):
@@ -63,7 +63,7 @@ class MeasureResults(SimpleInterface):
             )
         )
         coverage, inflow = (
-            json.loads(sidecar_of(Path(path)).read_text(encoding='utf-8'))
+            json.loads(sidecar_path(Path(path)).read_text(encoding='utf-8'))
             for path in (self.inputs.ncct, self.inputs.perfusion)
         )
         hemisphere = regions.set_index('region').loc['hemisphere']

@@ -18,6 +18,7 @@ _PUBLIC: dict[str, str] = {
     'draw_map_mosaic': 'figures',
     'draw_subtraction_mip': 'figures',
     'FIGURES': 'participant',
+    'build_page': 'page',
     'build_participant_report': 'participant',
 }
 

@@ -93,9 +93,7 @@ def init_pair_wf(
     inputnode = pe.Node(niu.IdentityInterface(fields=['ncct', 'cta']), name='inputnode')
     inputnode.inputs.ncct = str(plan.pair.ncct.absolute())
     inputnode.inputs.cta = str(plan.pair.cta.absolute())
-    ct_fit_wf = init_ct_fit_wf(
-        plan=plan, settings=settings, omp_nthreads=omp_nthreads, mem_gb=mem_gb
-    )
+    ct_fit_wf = init_ct_fit_wf(plan=plan, settings=settings, mem_gb=mem_gb)
     figures_wf = init_figures_wf(plan=plan, settings=settings, mem_gb=mem_gb['figures'])
     workflow.connect([
         (inputnode, ct_fit_wf, [('ncct', 'inputnode.ncct'), ('cta', 'inputnode.cta')]),

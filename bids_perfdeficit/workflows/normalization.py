@@ -31,7 +31,6 @@ def init_ct_fit_wf(
     *,
     plan: Plan,
     settings: Settings,
-    omp_nthreads: int,
     mem_gb: dict[str, float],
     name: str = 'ct_fit_wf',
 ) -> LiterateWorkflow:
@@ -43,8 +42,6 @@ def init_ct_fit_wf(
         The scans, and what is done already.
     settings : Settings
         Of the run.
-    omp_nthreads : int
-        Threads of one registration.
     mem_gb : dict
         GB of the steps ``conform``, ``cta`` and ``template``.
 
@@ -83,10 +80,9 @@ diffeomorphic transform (SyN, @syn).
         plan=plan, settings=settings, sources=[uri(plan, 'preproc_ct', settings)],
     )  # fmt: skip
     register_cta = pe.Node(
-        RegisterCTA(seed=settings.processing.random_seed, num_threads=omp_nthreads),
+        RegisterCTA(seed=settings.processing.random_seed),
         name='register_cta',
         mem_gb=mem_gb['cta'],
-        n_procs=omp_nthreads,
     )
     cta_buffer = connect_stage(
         workflow, register_cta, stage='cta',
@@ -99,11 +95,9 @@ diffeomorphic transform (SyN, @syn).
             space=space,
             seed=settings.processing.random_seed,
             sloppy=settings.processing.sloppy,
-            num_threads=omp_nthreads,
         ),
         name='register_template',
         mem_gb=mem_gb['template'],
-        n_procs=omp_nthreads,
     )
     template_buffer = connect_stage(
         workflow, register_template, stage='template',
@@ -111,6 +105,7 @@ diffeomorphic transform (SyN, @syn).
         plan=plan, settings=settings, sources=[uri(plan, 'preproc_ct', settings)],
     )  # fmt: skip
 
+    workflow.add_nodes([inputnode])
     # Nodes of finished stages are not in the graph, so that nothing is connected to them.
     present = set(workflow.list_node_names())
     if 'conform' in present:

@@ -103,6 +103,7 @@ from its left-right mirror image in *{space}*.
         sources=[uri(plan, key, settings) for key in ('perfusion', 'std_perfusion')],
     )  # fmt: skip
 
+    workflow.add_nodes([inputnode])
     present = set(workflow.list_node_names())
     if 'compute' in present:
         workflow.connect([

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bids_perfdeficit.bids import ScanPair, output_path
+from bids_perfdeficit.bids import ScanPair, output_path, sidecar_path
 from bids_perfdeficit.settings import Level, Settings
 
 #: Raised whenever a stage's results change, so that older files are not mixed with newer ones.
@@ -115,11 +115,6 @@ def path_of(root: Path, pair: ScanPair, key: str, space: str) -> Path:
     return output_path(root, key, participant=pair.participant, session=pair.session, space=space)
 
 
-def sidecar_of(path: Path) -> Path:
-    """Return the JSON beside a file."""
-    return path.with_name(path.name.removesuffix('.gz').rsplit('.', 1)[0] + '.json')
-
-
 def make_plan(pair: ScanPair, settings: Settings) -> Plan:
     """Find what an earlier run left for this pair.
 
@@ -150,7 +145,7 @@ def _find(
         return {}
     if fingerprint is not None:
         try:
-            sidecar = json.loads(sidecar_of(paths[stage.keys[0]]).read_text(encoding='utf-8'))
+            sidecar = json.loads(sidecar_path(paths[stage.keys[0]]).read_text(encoding='utf-8'))
         except (OSError, ValueError):
             return {}
         if sidecar.get('Fingerprint') != fingerprint:

@@ -1,0 +1,165 @@
+"""Write the files that make OUTPUT_DIR a BIDS derivative dataset.
+
+Any number of jobs may do so at once, each for its own participants. Must not touch what belongs
+to one participant.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bids_perfdeficit.bids.files import create_bytes, write_text, write_tsv
+from bids_perfdeficit.bids.outputs import output_path, read_spec
+from bids_perfdeficit.errors import InputError
+
+#: Of the specification that the outputs follow.
+BIDS_VERSION = '1.10.0'
+
+
+def write_dataset_files(
+    out_dir: str | os.PathLike[str],
+    *,
+    bids_dir: str | os.PathLike[str],
+    version: str,
+    container: Mapping[str, str] | None = None,
+) -> tuple[str, ...]:
+    """Write ``dataset_description.json``, ``.bidsignore``, ``descriptions.tsv`` and ``README.md``.
+
+    Files that are there stay as they are; lines that ``.bidsignore`` lacks are added.
+
+    Parameters
+    ----------
+    out_dir, bids_dir : path
+        OUTPUT_DIR, which is created, and BIDS_DIR, which BIDS URIs call ``bids:raw:``.
+    version : str
+        Of this program.
+    container : mapping, optional
+        ``{'Type': 'docker', 'Tag': ...}`` as the specification has it.
+
+    Returns
+    -------
+    tuple of str
+        What a user should know, for example that another version began these outputs.
+
+    Raises
+    ------
+    InputError
+        When OUTPUT_DIR is a raw dataset or its description cannot be read.
+    """
+    out_dir, bids_dir = Path(out_dir), Path(bids_dir).absolute()
+    generated: dict[str, Any] = {'Name': 'bids_perfdeficit', 'Version': version}
+    if container:
+        generated['Container'] = dict(container)
+    description = {
+        'Name': 'Computed perfusion from CT and CT angiography',
+        'BIDSVersion': BIDS_VERSION,
+        'DatasetType': 'derivative',
+        'GeneratedBy': [generated],
+        'SourceDatasets': [{'URL': bids_dir.as_uri()}],
+        'DatasetLinks': {'raw': bids_dir.as_uri()},
+    }
+    notes: list[str] = []
+    path = out_dir / 'dataset_description.json'
+    if not create_bytes(_encode(description), path):
+        notes += _check_description(path, version)
+    spec = read_spec()
+    _add_lines(out_dir / '.bidsignore', spec['bidsignore'])
+    table = pd.DataFrame(spec['descriptions'].items(), columns=['desc_id', 'description'])
+    text = table.to_csv(sep='\t', index=False, lineterminator='\n')
+    create_bytes(text.encode(), out_dir / 'descriptions.tsv')
+    create_bytes(spec['readme'].encode(), out_dir / 'README.md')
+    return tuple(notes)
+
+
+def write_participants(
+    out_dir: str | os.PathLike[str],
+    *,
+    bids_dir: str | os.PathLike[str],
+    participants: Sequence[str],
+) -> Path:
+    """Write ``participants.tsv``: who is in OUTPUT_DIR, with what BIDS_DIR tells of them.
+
+    Participants are those given and those that have a folder in OUTPUT_DIR already. Jobs that
+    write at the same time converge on all of them: after writing, each looks again.
+
+    Parameters
+    ----------
+    out_dir, bids_dir : path
+        OUTPUT_DIR and BIDS_DIR.
+    participants : sequence of str
+        Labels without ``sub-``. Their folders are created.
+
+    Returns
+    -------
+    Path
+        The table.
+    """
+    out_dir, bids_dir = Path(out_dir), Path(bids_dir)
+    for label in participants:
+        (out_dir / f'sub-{label}').mkdir(parents=True, exist_ok=True)
+    path = output_path(out_dir, 'participants')
+    known = _read_participants(bids_dir / 'participants.tsv')
+    columns = bids_dir / 'participants.json'
+    if columns.is_file() and known.shape[1] > 1:
+        create_bytes(columns.read_bytes(), out_dir / 'participants.json')
+    while True:
+        labels = _folders(out_dir)
+        frame = pd.DataFrame({'participant_id': labels})
+        write_tsv(frame.merge(known, on='participant_id', how='left'), path)
+        if _folders(out_dir) == labels:
+            return path
+
+
+def _folders(out_dir: Path) -> list[str]:
+    return sorted(p.name for p in out_dir.glob('sub-*') if p.is_dir())
+
+
+def _read_participants(path: Path) -> pd.DataFrame:
+    """Return the raw dataset's table as text, or an empty one when it is of no use."""
+    empty = pd.DataFrame({'participant_id': pd.Series(dtype=str)})
+    try:
+        frame = pd.read_csv(path, sep='\t', dtype=str, keep_default_na=False, encoding='utf-8-sig')
+    except (OSError, ValueError):
+        return empty
+    if 'participant_id' not in frame:
+        return empty
+    frame['participant_id'] = 'sub-' + frame['participant_id'].str.strip().str.removeprefix('sub-')
+    return frame.drop_duplicates('participant_id')
+
+
+def _check_description(path: Path, version: str) -> list[str]:
+    fix = 'give OUTPUT_DIR a folder of its own'
+    try:
+        description = json.loads(path.read_text(encoding='utf-8'))
+        kind = description.get('DatasetType', 'raw')
+        makers = {g.get('Name'): g.get('Version') for g in description.get('GeneratedBy', [])}
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError('cannot be read as JSON', fix=f'mend it, or {fix}', path=path) from error
+    if kind != 'derivative':
+        raise InputError(f'the folder holds a {kind} dataset, not derivatives', fix=fix, path=path)
+    if 'bids_perfdeficit' not in makers:
+        return [f"{path} is another program's ({', '.join(map(str, makers)) or 'unnamed'})"]
+    if makers['bids_perfdeficit'] != version:
+        return [
+            f'the outputs in {path.parent} were begun by version {makers["bids_perfdeficit"]}; '
+            f'this is {version}'
+        ]
+    return []
+
+
+def _add_lines(path: Path, lines: Iterable[str]) -> None:
+    text = path.read_text(encoding='utf-8') if path.is_file() else ''
+    missing = [line for line in lines if line not in text.splitlines()]
+    if missing:
+        start = text if not text or text.endswith('\n') else text + '\n'
+        write_text(start + '\n'.join(missing) + '\n', path)
+
+
+def _encode(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + '\n').encode()

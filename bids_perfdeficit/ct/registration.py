@@ -1,0 +1,363 @@
+"""Align the CTA with the NCCT, and the NCCT with a template, with ANTs.
+
+Seeded and on one thread, so that a run can be repeated to the bit; the two registrations of a
+patient can run side by side instead. Must not know what is done with the aligned images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ants
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+from bids_perfdeficit.ct.conforming import conform, resample
+from bids_perfdeficit.ct.reading import AIR_HU, CTVolume
+from bids_perfdeficit.ct.templates import Template
+from bids_perfdeficit.errors import InputError
+
+#: HU in which NCCT and CTA look alike: air, soft tissue and bone, with contrast kept small.
+HEAD_WINDOW = (-200.0, 1000.0)
+#: HU in which brain tissues differ.
+BRAIN_WINDOW = (0.0, 80.0)
+#: mm around the brain in which the scans are compared: the skull, which moves with the brain, and
+#: not the jaw and the neck, which do not.
+SKULL_MARGIN_MM = 14.0
+#: Correlation of the aligned scans in and around the brain, below which another start is tried,
+#: and below which the user is told.
+GOOD_CORRELATION, POOR_CORRELATION = 0.9, 0.75
+#: Starts that are tried when the first is poor: degrees about x, y and z.
+STARTS = ((25, 0, 0), (-25, 0, 0), (0, 0, 25), (0, 0, -25), (0, 25, 0), (0, -25, 0))
+#: RAS to the LPS of ITK.
+_FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class RigidResult:
+    """The CTA on the grid of the NCCT.
+
+    Parameters
+    ----------
+    matrix : ndarray, (4, 4)
+        RAS mm: carries a point of the NCCT to the same anatomy in the CTA.
+    image : Nifti1Image
+        CTA in HU on the grid of the NCCT, read in one interpolation; -1024 outside the scan.
+    quality : dict of str to float
+        ``Correlation`` in and around the brain, ``Rotation`` (degrees), ``Translation`` (mm).
+    notes : tuple of str
+        What makes it doubtful.
+    """
+
+    matrix: np.ndarray
+    image: nib.Nifti1Image
+    quality: dict[str, float]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TemplateTransform:
+    """Transforms between NCCT and template, as ITK composite files.
+
+    Parameters
+    ----------
+    forward, inverse : Path
+        Resample images from the NCCT to the template, and back.
+    quality : dict of str to float
+        ``Correlation`` of the density with the template's, ``BrainDice`` of the masks.
+    notes : tuple of str
+        What makes it doubtful.
+    """
+
+    forward: Path
+    inverse: Path
+    quality: dict[str, float]
+    notes: tuple[str, ...] = ()
+
+
+def register_cta(
+    ncct: nib.Nifti1Image,
+    cta: nib.Nifti1Image,
+    brain: nib.Nifti1Image,
+    *,
+    seed: int,
+) -> RigidResult:
+    """Align the CTA with the NCCT by a rigid transform.
+
+    Parameters
+    ----------
+    ncct : Nifti1Image
+        Conformed: HU, (X, Y, Z), RAS, isotropic.
+    cta : Nifti1Image
+        As read: HU, any affine.
+    brain : Nifti1Image
+        Brain mask on the grid of the NCCT.
+    seed : int
+        Of ANTs.
+
+    Returns
+    -------
+    RigidResult
+
+    Raises
+    ------
+    InputError
+        When there is no head in the CTA, or the scans do not overlap.
+    """
+    spacing = float(ncct.header.get_zooms()[0])
+    moving = conform(CTVolume(cta), spacing=max(spacing, 1.0)).image
+    inside = np.asarray(brain.dataobj) > 0
+    near = ndimage.distance_transform_edt(~inside) * spacing <= SKULL_MARGIN_MM
+    fixed_values = np.clip(np.asarray(ncct.dataobj), *HEAD_WINDOW)
+    fixed = _to_ants(fixed_values, ncct.affine)
+    mask = _to_ants(near.astype(np.float32), ncct.affine)
+    target = _to_ants(np.clip(np.asarray(moving.dataobj), *HEAD_WINDOW), moving.affine)
+
+    def quality(matrix: np.ndarray) -> float:
+        aligned = np.clip(resample(moving, ncct.shape, matrix @ ncct.affine), *HEAD_WINDOW)
+        return _correlation(fixed_values[near], aligned[near])
+
+    matrix = _rigid(fixed, target, mask, seed, None)
+    best = quality(matrix)
+    for angles in STARTS if best < GOOD_CORRELATION else ():
+        start = _start(angles, ncct, inside, moving)
+        other = _rigid(fixed, target, mask, seed, start)
+        if (score := quality(other)) > best:
+            matrix, best = other, score
+        if best >= GOOD_CORRELATION:
+            break
+    aligned = resample(cta, ncct.shape, matrix @ ncct.affine)
+    if (aligned[inside] > AIR_HU).mean() < 0.2:
+        raise InputError(
+            'the CTA and the NCCT do not show the same part of the head',
+            fix='check that both belong to this patient and cover the brain',
+        )
+    notes = []
+    if best < POOR_CORRELATION:
+        notes.append(
+            f'the CTA may be misaligned with the NCCT (correlation {best:.2f}); look at the report'
+        )
+    cosine = np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1)
+    centre = ncct.affine @ np.append(np.argwhere(inside).mean(0), 1)
+    return RigidResult(
+        matrix,
+        nib.Nifti1Image(aligned, ncct.affine),
+        {
+            'Correlation': best,
+            'Rotation': float(np.degrees(np.arccos(cosine))),
+            'Translation': float(np.linalg.norm((matrix @ centre - centre)[:3])),
+        },
+        tuple(notes),
+    )
+
+
+def _rigid(fixed: Any, moving: Any, mask: Any, seed: int, start: np.ndarray | None) -> np.ndarray:
+    """Return the RAS matrix that carries points of the fixed image to the moving one."""
+    _make_deterministic(seed)
+    options: dict[str, Any] = {}
+    if start is not None:
+        options['initial_transform'] = [_write_temporary(start)]
+    result = ants.registration(
+        fixed=fixed,
+        moving=moving,
+        type_of_transform='Rigid',
+        mask=mask,
+        mask_all_stages=True,
+        aff_metric='mattes',
+        aff_random_sampling_rate=0.1,
+        # A third level at 1 mm takes twice as long for a gain of 0.01 mm.
+        aff_iterations=(200, 100),
+        aff_shrink_factors=(4, 2) if fixed.spacing[0] < 1.5 else (2, 1),
+        aff_smoothing_sigmas=(2, 1),
+        singleprecision=False,
+        **options,
+    )
+    return read_rigid(Path(result['fwdtransforms'][0]))
+
+
+def _make_deterministic(seed: int) -> None:
+    """Seed ANTs, on one thread: sums over several threads differ from run to run."""
+    ants.config.set_ants_deterministic(on=True, seed_value=seed)
+
+
+def _start(
+    angles: tuple[int, int, int],
+    ncct: nib.Nifti1Image,
+    inside: np.ndarray,
+    moving: nib.Nifti1Image,
+) -> np.ndarray:
+    """Return a start that turns about the heads' centres."""
+    from scipy.spatial.transform import Rotation
+
+    here = (ncct.affine @ np.append(np.argwhere(inside).mean(0), 1))[:3]
+    body = np.asarray(moving.dataobj) > -200
+    there = (moving.affine @ np.append(np.argwhere(body).mean(0), 1))[:3]
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_euler('xyz', angles, degrees=True).as_matrix()
+    matrix[:3, 3] = there - matrix[:3, :3] @ here
+    return matrix
+
+
+def _write_temporary(matrix: np.ndarray) -> str:
+    import tempfile
+
+    with tempfile.NamedTemporaryFile(suffix='.mat', delete=False) as stream:
+        path = stream.name
+    write_rigid(matrix, Path(path))
+    return path
+
+
+def register_template(
+    ncct: nib.Nifti1Image,
+    brain: nib.Nifti1Image,
+    template: Template,
+    *,
+    work_dir: Path,
+    seed: int,
+    sloppy: bool = False,
+) -> TemplateTransform:
+    """Align the NCCT with a template: affine, then SyN, at 2 mm, like with like.
+
+    The brain alone is registered, in a window where tissues differ, to the template's pseudo-CT by
+    Mattes' mutual information: on made heads that had the least error of the quick recipes and
+    left a lesion its size, where correlation metrics and free warps shrink it
+    (``benchmarks/normalization.py``).
+
+    Parameters
+    ----------
+    ncct, brain : Nifti1Image
+        Conformed, and its mask.
+    template : Template
+        Of 2 mm.
+    work_dir : Path
+        Where the transforms are written.
+    seed : int
+        Of ANTs.
+    sloppy : bool
+        Fewer iterations.
+
+    Returns
+    -------
+    TemplateTransform
+    """
+    spacing = float(ncct.header.get_zooms()[0])
+    inside = np.asarray(brain.dataobj) > 0
+    values = np.where(inside, np.clip(np.asarray(ncct.dataobj), *BRAIN_WINDOW), 0)
+    values = ndimage.gaussian_filter(values.astype(np.float32), 1.0 / spacing)
+    step = max(1, round(2.0 / spacing))
+    coarse_affine = ncct.affine @ np.diag([step, step, step, 1.0])
+    moving = _to_ants(values[::step, ::step, ::step], coarse_affine)
+    fixed = _to_ants(np.asarray(template.pseudo_ct.dataobj), template.pseudo_ct.affine)
+    _make_deterministic(seed)
+    result = ants.registration(
+        fixed=fixed,
+        moving=moving,
+        type_of_transform='SyN',
+        outprefix=str(work_dir / 'template_'),
+        aff_metric='mattes',
+        syn_metric='mattes',
+        aff_iterations=(500, 200, 100, 10) if not sloppy else (200, 100, 20, 0),
+        reg_iterations=(60, 40, 20) if not sloppy else (20, 10, 0),
+        write_composite_transform=True,
+    )
+    forward, inverse = Path(result['fwdtransforms']), Path(result['invtransforms'])
+    density, mask = (
+        np.asarray(apply_transform(image, template.pseudo_ct, forward, interpolation=how).dataobj)
+        for image, how in (
+            (nib.Nifti1Image(values, ncct.affine), 'linear'),
+            (brain, 'nearest'),
+        )
+    )
+    target = np.asarray(template.brain_mask.dataobj) > 0
+    overlap = float(2 * (target & (mask > 0)).sum() / max(target.sum() + (mask > 0).sum(), 1))
+    correlation = _correlation(np.asarray(template.pseudo_ct.dataobj)[target], density[target])
+    notes = []
+    if overlap < 0.9:
+        notes.append(
+            f'the normalisation may have failed (overlap with the template {overlap:.2f}); '
+            'look at the report'
+        )
+    return TemplateTransform(
+        forward, inverse, {'Correlation': correlation, 'BrainDice': overlap}, tuple(notes)
+    )
+
+
+def apply_transform(
+    image: nib.Nifti1Image,
+    reference: nib.Nifti1Image,
+    transform: Path,
+    *,
+    interpolation: str = 'linear',
+    fill: float = 0.0,
+) -> nib.Nifti1Image:
+    """Resample an image through a transform.
+
+    Parameters
+    ----------
+    image, reference : Nifti1Image
+        What to resample, and the grid to have; axes parallel to RAS.
+    transform : Path
+        ITK transform from the image to the reference.
+    interpolation : str
+        ``'linear'`` or ``'nearest'``.
+    fill : float
+        Outside the image.
+
+    Returns
+    -------
+    Nifti1Image
+        float32 for linear, else of the image's type.
+    """
+    values = np.asarray(image.dataobj)
+    moved = ants.apply_transforms(
+        fixed=_to_ants(np.zeros(reference.shape, np.float32), reference.affine),
+        moving=_to_ants(values.astype(np.float32), image.affine),
+        transformlist=[str(transform)],
+        interpolator={'linear': 'linear', 'nearest': 'nearestNeighbor'}[interpolation],
+        defaultvalue=fill,
+    ).numpy()
+    dtype = values.dtype if interpolation == 'nearest' else np.float32
+    return nib.Nifti1Image(moved.astype(dtype), reference.affine)
+
+
+def write_rigid(matrix: np.ndarray, path: Path) -> None:
+    """Write a matrix that carries RAS points of the fixed to the moving image, as ITK text."""
+    lps = _FLIP @ matrix @ _FLIP
+    numbers = ' '.join(f'{v:.12g}' for v in (*lps[:3, :3].flat, *lps[:3, 3]))
+    path.write_text(
+        '#Insight Transform File V1.0\n#Transform 0\n'
+        f'Transform: AffineTransform_double_3_3\nParameters: {numbers}\nFixedParameters: 0 0 0\n',
+        encoding='ascii',
+    )
+
+
+def read_rigid(path: Path) -> np.ndarray:
+    """Read a rigid or affine ITK transform into the RAS matrix that `write_rigid` takes."""
+    transform = ants.read_transform(str(path))
+    parameters = np.asarray(transform.parameters, dtype=float)
+    centre = np.asarray(transform.fixed_parameters, dtype=float)[:3]
+    lps = np.eye(4)
+    lps[:3, :3] = parameters[:9].reshape(3, 3)
+    lps[:3, 3] = parameters[9:12] + centre - lps[:3, :3] @ centre
+    return np.asarray(_FLIP @ lps @ _FLIP)
+
+
+def _to_ants(values: np.ndarray, affine: np.ndarray) -> Any:
+    """Hand an RAS array to ANTs."""
+    lps = _FLIP @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    return ants.from_numpy(
+        np.asarray(values, dtype=np.float32),
+        origin=tuple(float(v) for v in lps[:3, 3]),
+        spacing=tuple(float(v) for v in spacing),
+        direction=lps[:3, :3] / spacing,
+    )
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    if a.std() == 0 or b.std() == 0:
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])

@@ -1,0 +1,141 @@
+"""From maps on disk to what models are fitted on: coarse, completed, denoised, with asymmetry.
+
+Done once per cohort and shared by items, folds and models. Sees no scores. Must not know files:
+a memory-mapped array is read block by block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from bids_perfdeficit.deficit.grid import Grid
+from bids_perfdeficit.deficit.perfusion_model import PerfusionModel, fit_perfusion_model
+from bids_perfdeficit.deficit.settings import DeficitSettings
+from bids_perfdeficit.errors import InputError
+
+#: Participants read at once: 64 maps at 2 mm are 60 MB.
+_BLOCK = 64
+#: Fewest participants that any group model is tried on.
+_FEWEST = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A cohort's maps as models use them.
+
+    Parameters
+    ----------
+    grid : Grid
+        Of the maps that were given.
+    coarse : Grid
+        That the channels live on.
+    measured : (N, V coarse) float32 array
+        The maps averaged down and completed, not denoised.
+    features : tuple of (N, V coarse) float32 arrays
+        Channels: the denoised map, and its positive asymmetry.
+    generative : PerfusionModel
+    """
+
+    grid: Grid
+    coarse: Grid
+    measured: NDArray[np.float32]
+    features: tuple[NDArray[np.float32], ...]
+    generative: PerfusionModel
+
+    @property
+    def n_participants(self) -> int:
+        """Number of participants."""
+        return len(self.measured)
+
+
+def prepare(maps: NDArray[np.float32], grid: Grid, settings: DeficitSettings) -> Prepared:
+    """Average maps down, learn their generative model and denoise them by it.
+
+    Parameters
+    ----------
+    maps : (N, V) array
+        Perfusion in [0, 1], higher is worse; NaN where not scanned; may be memory-mapped.
+    grid : Grid
+    settings : DeficitSettings
+
+    Raises
+    ------
+    InputError
+        If there are fewer than 10 participants, or the voxels do not fit the mask.
+    """
+    if maps.ndim != 2 or maps.shape[1] != grid.n_voxels:
+        raise InputError(
+            f'maps of shape {maps.shape} do not fit a mask of {grid.n_voxels} voxels',
+            fix='give one row per participant and one column per voxel of the mask',
+        )
+    if len(maps) < _FEWEST:
+        raise InputError(
+            f'{len(maps)} participants have both a map and scores',
+            fix=f'give at least {_FEWEST}; a substrate of one item needs a hundred or more',
+        )
+    coarse, weights = grid.coarsen(settings.coarse_spacing)
+    measured = coarse_maps(maps, weights)
+    generative = fit_perfusion_model(measured, settings.rank, seed=settings.seed)
+    denoised = generative.denoise(measured)
+    missing = ~np.isfinite(measured)
+    if missing.any():
+        measured = np.where(missing, denoised, measured)
+    return Prepared(grid, coarse, measured, channels(denoised, coarse), generative)
+
+
+def coarse_maps(maps: NDArray[np.float32], weights: sparse.csr_matrix) -> NDArray[np.float32]:
+    """Average (N, V) maps over coarse voxels; one is NaN where none of its voxels was scanned."""
+    out = np.empty((len(maps), weights.shape[1]), dtype=np.float32)
+    transposed = weights.T.tocsr()
+    for start in range(0, len(maps), _BLOCK):
+        block = np.array(maps[start : start + _BLOCK], dtype=np.float32)
+        seen = np.isfinite(block)
+        part = (transposed @ np.where(seen, block, 0).T).T
+        if not seen.all():
+            share = (transposed @ seen.astype(np.float32).T).T
+            part = np.where(share > 0.25, part / np.maximum(share, 1e-6), np.nan)
+        out[start : start + _BLOCK] = part
+    return out
+
+
+def channels(
+    maps: NDArray[np.float32], coarse: Grid
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the maps and their positive left-right asymmetry, both (N, V coarse)."""
+    return maps, positive_asymmetry(maps, coarse)
+
+
+def positive_asymmetry(maps: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
+    """Return how much worse each voxel is than its mirror image, 0 where it is better."""
+    mirror = grid.mirror
+    difference = np.maximum(maps - maps[:, mirror], 0)
+    difference[:, mirror < 0] = 0
+    return difference
+
+
+def check_covariates(
+    covariates: NDArray[np.float64] | None, n_participants: int, *, expected: int | None = None
+) -> NDArray[np.float64]:
+    """Return covariates as (N, C); none are (N, 0).
+
+    Raises
+    ------
+    InputError
+        If their number of rows or columns is wrong.
+    """
+    table = np.zeros((n_participants, 0)) if covariates is None else np.asarray(covariates, float)
+    if table.ndim != 2 or len(table) != n_participants:
+        raise InputError(
+            f'covariates of shape {table.shape} do not fit {n_participants} participants',
+            fix='give one row per participant',
+        )
+    if expected is not None and table.shape[1] != expected:
+        raise InputError(
+            f'{table.shape[1]} covariates were given, the model was fitted with {expected}',
+            fix='give the same covariates in the same order',
+        )
+    return table

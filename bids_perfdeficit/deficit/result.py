@@ -1,0 +1,324 @@
+"""What a fit gives: maps per item, a readout that predicts scores, and how to keep it.
+
+Every model ends in the same readout, linear in the maps, under an ordinal likelihood; so one code
+predicts, saves and loads for all of them. Must not know how a model was fitted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bids_perfdeficit.deficit.grid import Grid
+from bids_perfdeficit.deficit.ordinal import level_probabilities
+from bids_perfdeficit.deficit.perfusion_model import PerfusionModel, as_tensors
+from bids_perfdeficit.deficit.prepare import channels, check_covariates, coarse_maps
+from bids_perfdeficit.deficit.settings import DeficitSettings
+from bids_perfdeficit.errors import InputError
+
+#: Raised when the meaning of a stored tensor changes.
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Item:
+    """One ordinal score.
+
+    Parameters
+    ----------
+    name : str
+    levels : int
+        Number of values it can take: 0 ... levels - 1.
+    mirror : str, optional
+        Name of the item that asks the same of the other side of the body.
+    """
+
+    name: str
+    levels: int
+    mirror: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """From maps and covariates to the probability of each level.
+
+    ``eta = offset + sum over channels and voxels (weights * channel) + covariates @ gamma``.
+
+    Parameters
+    ----------
+    weights : (K, channels, V coarse) array
+        Channel 0 is the map, channel 1 (if any) its positive left-right asymmetry.
+    cuts : (K, levels - 1) array
+        Cut-points; +inf beyond an item's own levels.
+    frequencies : (K, levels) array
+        What a lapsed score is drawn from.
+    lapse : float
+    covariate_mean, covariate_scale : (C,) arrays
+    gamma : (K, C) array
+        Per standard deviation of a covariate.
+    """
+
+    weights: NDArray[np.float32]
+    cuts: NDArray[np.float64]
+    frequencies: NDArray[np.float64]
+    lapse: float
+    covariate_mean: NDArray[np.float64]
+    covariate_scale: NDArray[np.float64]
+    gamma: NDArray[np.float64]
+
+    def eta(
+        self, features: tuple[NDArray[np.float32], ...], covariates: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return (N, K) linear predictors from the channels' (N, V coarse) arrays."""
+        total = standardise(covariates, self.covariate_mean, self.covariate_scale) @ self.gamma.T
+        for channel, values in enumerate(features[: self.weights.shape[1]]):
+            total = total + values @ self.weights[:, channel].T
+        return np.asarray(total, dtype=float)
+
+    def probabilities(self, eta: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return (N, K, levels) probabilities, lapses included."""
+        out = np.zeros((len(eta), *self.frequencies.shape))
+        for k in range(eta.shape[1]):
+            p = level_probabilities(torch.from_numpy(self.cuts[k]), torch.from_numpy(eta[:, k]))
+            out[:, k] = (1 - self.lapse) * p.numpy() + self.lapse * self.frequencies[k]
+        return out
+
+
+def standardise(
+    covariates: NDArray[np.float64], mean: NDArray[np.float64], scale: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return covariates in standard deviations; a missing value counts as the mean."""
+    return np.nan_to_num((covariates - mean) / scale, nan=0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Scores that are predicted for participants.
+
+    Parameters
+    ----------
+    items : tuple of Item
+    probabilities : (N, K, levels) array
+        NaN for items that were not fitted.
+    eta : (N, K) array
+        Linear predictor (log-odds).
+    """
+
+    items: tuple[Item, ...]
+    probabilities: NDArray[np.float64]
+    eta: NDArray[np.float64]
+
+    @property
+    def expected(self) -> NDArray[np.float64]:
+        """(N, K) expected score."""
+        return self.probabilities @ np.arange(self.probabilities.shape[2])
+
+    @property
+    def any_deficit(self) -> NDArray[np.float64]:
+        """(N, K) probability of a score above 0."""
+        return 1 - self.probabilities[:, :, 0]
+
+    def draw(self, *, seed: int) -> NDArray[np.float64]:
+        """Draw (N, K) scores from the predicted distribution."""
+        rng = np.random.default_rng(seed)
+        level = (
+            rng.random((*self.eta.shape, 1)) > np.cumsum(self.probabilities, 2)[:, :, :-1]
+        ).sum(2)
+        return np.where(np.isnan(self.eta), np.nan, level)
+
+
+@dataclass(frozen=True, eq=False)
+class DeficitFit:
+    """The result of `fit`. Arrays per item are (K, V) in the order of `items` and of `grid`.
+
+    Parameters
+    ----------
+    model : str
+    items : tuple of Item
+        All that were asked for; those in `skipped` have NaN maps and nothing declared.
+    grid, coarse : Grid
+        Voxels of the maps, and those of the readout.
+    effect : (K, V) float32 array
+        `spatial`: expected log-odds that one whole unit of perfusion deficit adds where the voxel
+        is part of the substrate. Others: coefficient of the voxel.
+    std : (K, V) float32 array
+        Its posterior standard deviation (`voxelwise`: standard error).
+    probability : (K, V) float32 array
+        Posterior probability that the voxel belongs to the substrate (`voxelwise`: 1 - p,
+        family-wise corrected).
+    declared : (K, V) bool array
+        The substrate by the model's own rule, which sees labels and never the truth.
+    cut : (K,) array
+        Threshold on `probability` (`ridge` and `vae`: on `effect`) behind `declared`; NaN where
+        nothing is.
+    p_value : (K,) array
+        Family-wise p of the item as a whole from permutations; NaN where not asked for.
+    readout : Readout
+    settings : DeficitSettings
+    skipped : dict of str to str
+        Item name to the reason why it was not fitted.
+    details : dict
+        Plain numbers per item or model, e.g. the KL divergence of each component in nats.
+    generative : PerfusionModel
+        Of perfusion maps on `coarse`.
+    """
+
+    model: str
+    items: tuple[Item, ...]
+    grid: Grid
+    coarse: Grid
+    effect: NDArray[np.float32]
+    std: NDArray[np.float32]
+    probability: NDArray[np.float32]
+    declared: NDArray[np.bool_]
+    cut: NDArray[np.float64]
+    p_value: NDArray[np.float64]
+    readout: Readout
+    settings: DeficitSettings
+    generative: PerfusionModel
+    skipped: dict[str, str] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def predict(
+        self, maps: NDArray[np.float32], covariates: NDArray[np.float64] | None = None
+    ) -> Predictions:
+        """Predict the scores of new participants.
+
+        Parameters
+        ----------
+        maps : (N, V) array
+            On the voxels of `grid`; NaN where not scanned.
+        covariates : (N, C) array, optional
+            The same columns as in the fit.
+
+        Raises
+        ------
+        InputError
+            If the number of voxels or covariates is not that of the fit.
+        """
+        if maps.ndim != 2 or maps.shape[1] != self.grid.n_voxels:
+            raise InputError(
+                f'maps have {maps.shape[-1]} voxels, the model {self.grid.n_voxels}',
+                fix='give maps of the space and resolution that the model was fitted on',
+            )
+        weights = self.grid.coarsen(self.settings.coarse_spacing)[1]
+        coarse = self.generative.denoise(coarse_maps(maps, weights))
+        return self.predict_prepared(channels(coarse, self.coarse), covariates)
+
+    def predict_prepared(
+        self,
+        features: tuple[NDArray[np.float32], ...],
+        covariates: NDArray[np.float64] | None = None,
+    ) -> Predictions:
+        """Predict from channels that `prepare` has made already."""
+        covariates = check_covariates(
+            covariates, len(features[0]), expected=len(self.readout.covariate_mean)
+        )
+        eta = self.readout.eta(features, covariates)
+        probabilities = self.readout.probabilities(eta)
+        for k, item in enumerate(self.items):
+            if item.name in self.skipped:
+                eta[:, k] = np.nan
+                probabilities[:, k] = np.nan
+        return Predictions(self.items, probabilities, eta)
+
+    def draw(self, count: int, *, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Draw posterior-predictive patients at the mean of the covariates.
+
+        Returns
+        -------
+        maps : (count, V coarse) array
+            Perfusion maps on the voxels of `coarse`.
+        scores : (count, K) array
+        """
+        maps = self.generative.draw(count, seed=seed)
+        features = channels(self.generative.denoise(maps), self.coarse)
+        mean = np.tile(self.readout.covariate_mean, (count, 1))
+        return maps, self.predict_prepared(features, mean).draw(seed=seed + 1)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything as tensors and plain text, atomically."""
+        target = Path(path)
+        temporary = target.with_name(f'.{target.name}.{os.getpid()}')
+        arrays = {
+            name: torch.from_numpy(np.ascontiguousarray(getattr(self, name)))
+            for name in ('effect', 'std', 'probability', 'declared', 'cut', 'p_value')
+        }
+        readout = {
+            f.name: torch.as_tensor(getattr(self.readout, f.name))
+            for f in dataclasses.fields(Readout)
+        }
+        plain = {
+            'model': self.model,
+            'items': [dataclasses.asdict(item) for item in self.items],
+            'settings': dataclasses.asdict(self.settings),
+            'skipped': self.skipped,
+            'details': self.details,
+        }
+        content = {
+            'format': _FORMAT,
+            'plain': json.dumps(plain),
+            'arrays': arrays,
+            'readout': readout,
+            'generative': as_tensors(self.generative),
+            'grids': [
+                {'mask': torch.from_numpy(g.mask), 'affine': torch.from_numpy(g.affine)}
+                for g in (self.grid, self.coarse)
+            ],
+        }
+        torch.save(content, temporary)
+        temporary.replace(target)
+
+    @classmethod
+    def load(cls, path: str | Path) -> DeficitFit:
+        """Read a fit back; no code in the file is ever run (``weights_only=True``).
+
+        Raises
+        ------
+        InputError
+            If the file is no fit, or one of another format.
+        """
+        try:
+            content = torch.load(path, map_location='cpu', weights_only=True)
+            if content['format'] != _FORMAT:
+                raise KeyError('format')
+            plain = json.loads(content['plain'])
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
+            raise InputError(
+                'no deficit model of this version can be read from it',
+                fix='fit the group level again or name the params.pt file of a fit',
+                path=path,
+            ) from error
+        settings: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in plain['settings'].items()
+        }
+        readout = {
+            key: value.item() if value.ndim == 0 else value.numpy()
+            for key, value in content['readout'].items()
+        }
+        generative: dict[str, Any] = {
+            key: value.numpy() if isinstance(value, torch.Tensor) else value
+            for key, value in content['generative'].items()
+        }
+        grid, coarse = (Grid(g['mask'].numpy(), g['affine'].numpy()) for g in content['grids'])
+        return cls(
+            model=plain['model'],
+            items=tuple(Item(**item) for item in plain['items']),
+            grid=grid,
+            coarse=coarse,
+            readout=Readout(**readout),
+            settings=DeficitSettings(**settings),
+            generative=PerfusionModel(**generative),
+            skipped=plain['skipped'],
+            details=plain['details'],
+            **{name: tensor.numpy() for name, tensor in content['arrays'].items()},
+        )

@@ -1,0 +1,257 @@
+"""GP-ridge: a linear map under a Gaussian-smooth prior, in closed form.
+
+``y = X w + noise, w ~ N(0, s G G')`` with G a Gaussian smoothing: ridge regression on smoothed
+maps, whose width and strength the evidence chooses (Rasmussen & Williams, Gaussian Processes for
+Machine Learning, 2006, eq. 5.8). Fitted on the maps and on their positive asymmetry; the reported
+map is the geometric mean of the two, which keeps what both agree on. Scores are treated as
+numbers; an ordinal head makes probabilities of the leave-one-out predictions. Must not know other
+models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from bids_perfdeficit.deficit.grid import Grid
+from bids_perfdeficit.deficit.ordinal import fit_head
+from bids_perfdeficit.deficit.prepare import Prepared, positive_asymmetry
+from bids_perfdeficit.deficit.result import Item, Readout, standardise
+from bids_perfdeficit.deficit.rules import covariate_scales, exceedance, usable_items
+from bids_perfdeficit.deficit.settings import DeficitSettings
+
+#: Ratios of signal to noise variance (per mean eigenvalue) that the evidence chooses from.
+_SIGNAL_RATIOS = np.exp(np.arange(-6.0, 4.1, 0.5))
+#: Share of the map's maximum at which it is cut, once the item passes its test. The best of the
+#: rules tried that see labels only (benchmarks/RESULTS.md).
+_SHARE_OF_MAXIMUM = 0.6
+
+
+@dataclass(frozen=True, eq=False)
+class Smoothed:
+    """A cohort's channels after smoothing, and the participants' inner products."""
+
+    maps: list[list[NDArray[np.float32]]]  #: [channel][width] (N, V coarse)
+    kernels: list[list[Tensor]]  #: [channel][width] (N, N) double
+
+
+def smooth(prepared: Prepared, settings: DeficitSettings) -> Smoothed:
+    """Smooth the measured maps and their positive asymmetry by each width of the prior."""
+    grid = prepared.coarse
+    maps: list[list[NDArray[np.float32]]] = []
+    kernels: list[list[Tensor]] = []
+    for values in (prepared.measured, positive_asymmetry(prepared.measured, grid)):
+        maps.append([_smooth(values, grid, width) for width in settings.smoothing])
+        kernels.append([])
+        for m in maps[-1]:
+            t = torch.from_numpy(m).to(settings.device)
+            kernels[-1].append((t @ t.T).double())
+    return Smoothed(maps, kernels)
+
+
+def _smooth(values: NDArray[np.float32], grid: Grid, width: float) -> NDArray[np.float32]:
+    """Convolve (N, V) values with a Gaussian of `width` mm, zero outside the mask."""
+    out = np.empty_like(values)
+    for i, row in enumerate(values):
+        volume = ndimage.gaussian_filter(grid.embed(row), width / grid.spacing, truncate=3)
+        out[i] = volume[grid.mask]
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class _Posterior:
+    dual: Tensor  #: (N seen,) so that w = G G' X' dual
+    leave_one_out: Tensor
+    precision: Tensor  #: (N seen, N seen) of the projected data
+    width: int
+    signal: float  #: prior variance in units of the noise's
+    noise: float
+
+
+def _solve(kernels: list[Tensor], rows: Tensor, y: Tensor, design: Tensor) -> _Posterior:
+    """Choose width and strength by evidence after projecting out intercept and covariates."""
+    basis = torch.linalg.qr(design)[0]
+    n_free = len(y) - basis.shape[1]
+    y = y - basis @ (basis.T @ y)
+    best: tuple[float, int, float, Tensor, Tensor] | None = None
+    for index, kernel in enumerate(kernels):
+        k = kernel[rows][:, rows]
+        k = k - basis @ (basis.T @ k)
+        k = k - (k @ basis) @ basis.T
+        values, vectors = torch.linalg.eigh(k)
+        values = values.clamp_min(0)
+        power = (vectors.T @ y) ** 2
+        for ratio in _SIGNAL_RATIOS:
+            signal = float(ratio / values.mean().clamp_min(1e-12))
+            total = 1 + signal * values
+            noise = (power / total).sum() / n_free
+            evidence = float(-0.5 * n_free * torch.log(noise) - 0.5 * torch.log(total).sum())
+            if best is None or evidence > best[0]:
+                best = (evidence, index, signal, values, vectors)
+    assert best is not None
+    _, index, signal, values, vectors = best
+    # within the space that is free of the nuisance
+    inverse = (vectors / (1 + signal * values)) @ vectors.T
+    inverse = inverse - basis @ basis.T
+    dual = inverse @ y
+    noise = float((y @ dual) / n_free)
+    loo = y - dual / torch.diagonal(inverse).clamp_min(1e-9)
+    return _Posterior(signal * dual, loo, signal * inverse, index, signal, noise)
+
+
+def fit_ridge(
+    prepared: Prepared,
+    scores: NDArray[np.float64],
+    covariates: NDArray[np.float64],
+    items: tuple[Item, ...],
+    settings: DeficitSettings,
+    *,
+    smoothed: Smoothed | None = None,
+    maps: bool = True,
+) -> dict[str, object]:
+    """Fit every item; see `fit` for the arguments and the result.
+
+    Parameters
+    ----------
+    smoothed : Smoothed, optional
+        Of the same cohort, when several fits share it.
+    maps : bool
+        False leaves out the maps on the fine grid (cross-validation needs predictions only).
+    """
+    smoothed = smooth(prepared, settings) if smoothed is None else smoothed
+    n_items, coarse, grid = len(items), prepared.coarse, prepared.grid
+    n_levels = max(item.levels for item in items)
+    mean, scale = covariate_scales(covariates)
+    standard = standardise(covariates, mean, scale)
+    design = torch.from_numpy(np.c_[np.ones(len(scores)), standard]).to(settings.device)
+    usable, skipped = usable_items(scores, items, settings)
+    shape = (n_items, grid.n_voxels if maps else 0)
+    effect, std, probability = (np.full(shape, np.nan, np.float32) for _ in range(3))
+    declared = np.zeros(shape, bool)
+    cut, p_value = np.full(n_items, np.nan), np.full(n_items, np.nan)
+    weights = np.zeros((n_items, 2, coarse.n_voxels), np.float32)
+    cuts = np.full((n_items, n_levels - 1), np.inf)
+    frequencies = np.zeros((n_items, n_levels))
+    gamma = np.zeros((n_items, covariates.shape[1]))
+    details: dict[str, object] = {}
+    for k in usable:
+        own = items[k].levels
+        seen = np.flatnonzero(np.isfinite(scores[:, k]))
+        rows = torch.from_numpy(seen).to(settings.device)
+        score = torch.from_numpy(scores[seen, k]).to(settings.device)
+        y = (score - score.mean()) / score.std()
+        coefficients, posteriors = [], []
+        for channel in range(2):
+            posterior = _solve(smoothed.kernels[channel], rows, y, design[rows])
+            part = smoothed.maps[channel][posterior.width][seen]
+            dual = posterior.dual.float().cpu().numpy()
+            width = settings.smoothing[posterior.width]
+            coefficients.append(_smooth((dual @ part)[None], coarse, width)[0])
+            posteriors.append(posterior)
+        both = np.sqrt(np.clip(coefficients[0], 0, None) * np.clip(coefficients[1], 0, None))
+        # prediction: the mean of the two ridges and the covariates, under an ordinal head
+        loo = (posteriors[0].leave_one_out + posteriors[1].leave_one_out) / 2
+        nuisance = torch.linalg.lstsq(design[rows], (y - loo)[:, None]).solution[:, 0]
+        slope, c, f = fit_head(loo + design[rows] @ nuisance, score.long(), own, settings.lapse)
+        weights[k] = slope * np.stack(coefficients) / 2
+        gamma[k] = slope * nuisance[1:].cpu().numpy()
+        # the head was fitted on projected maps: put back what the projection took
+        raw = sum(
+            prepared.features[channel][seen] @ coefficients[channel] / 2 for channel in range(2)
+        )
+        shift = torch.from_numpy(np.asarray(raw, float)).to(design) - (y - (y - loo))
+        offset = torch.linalg.lstsq(design[rows], shift[:, None]).solution[:, 0]
+        cuts[k, : own - 1] = (c + slope * (offset[0] - nuisance[0])).cpu().numpy()
+        gamma[k] -= slope * offset[1:].cpu().numpy()
+        frequencies[k, :own] = f.cpu().numpy()
+        details[items[k].name] = {
+            'smoothing_mm': [settings.smoothing[p.width] for p in posteriors],
+            'signal_to_noise': [p.signal for p in posteriors],
+        }
+        if settings.permutations:
+            p_value[k] = _test(
+                [smoothed.maps[c][p.width][seen] for c, p in enumerate(posteriors)],
+                posteriors,
+                y,
+                design[rows],
+                settings,
+                settings.seed + k,
+            )
+        if not maps:
+            continue
+        sd = _deviation(
+            smoothed.maps[0][posteriors[0].width][seen],
+            posteriors[0],
+            coarse,
+            settings.smoothing[posteriors[0].width],
+        )
+        effect[k] = coarse.resample_to(both, grid)
+        std[k] = coarse.resample_to(sd, grid)
+        z = torch.from_numpy(coefficients[0] / np.maximum(sd, 1e-12))
+        probability[k] = coarse.resample_to(torch.special.ndtr(z).numpy(), grid)
+        if settings.permutations and p_value[k] <= settings.alpha:
+            cut[k] = _SHARE_OF_MAXIMUM * effect[k].max()
+            declared[k] = exceedance(effect[k], cut[k])
+    return {
+        'effect': effect,
+        'std': std,
+        'probability': probability,
+        'declared': declared,
+        'cut': cut,
+        'p_value': p_value,
+        'readout': Readout(weights, cuts, frequencies, settings.lapse, mean, scale, gamma),
+        'skipped': skipped,
+        'details': details,
+    }
+
+
+def _deviation(
+    part: NDArray[np.float32], posterior: _Posterior, grid: Grid, width: float
+) -> NDArray[np.float32]:
+    """Return the posterior sd of each coefficient, in the space before the last smoothing.
+
+    ``s (I - s Xs' P Xs)`` has the diagonal that is used; smoothing then averages neighbouring
+    coefficients that are nearly equal, and the sd of white noise under it is that of the prior.
+    """
+    t = torch.from_numpy(part).to(posterior.precision.device)
+    reduction = ((posterior.precision.float() @ t) * t).sum(0).cpu().numpy()
+    white = posterior.signal * posterior.noise * np.clip(1 - reduction, 1e-6, 1)
+    sigma = width / float(grid.spacing.mean())
+    averaging = 1 / (2 * np.sqrt(np.pi) * sigma) ** 3  # sum of squares of a Gaussian kernel
+    return np.sqrt(white * min(averaging, 1.0)).astype(np.float32)
+
+
+def _test(
+    parts: list[NDArray[np.float32]],
+    posteriors: list[_Posterior],
+    y: Tensor,
+    design: Tensor,
+    settings: DeficitSettings,
+    seed: int,
+) -> float:
+    """Return the p of the map's maximum by Freedman-Lane shuffles of the projected scores."""
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(design)[0]
+    rest = y - basis @ (basis.T @ y)
+    shuffles = torch.stack(
+        [rest]
+        + [
+            rest[torch.randperm(len(rest), generator=generator).to(rest.device)]
+            for _ in range(settings.permutations)
+        ]
+    )
+    strongest = torch.full((len(shuffles),), -np.inf)
+    tensors = [torch.from_numpy(p).to(y.device) for p in parts]
+    for start in range(0, len(shuffles), 64):
+        block = shuffles[start : start + 64]
+        agree = torch.ones(len(block), tensors[0].shape[1], device=y.device)
+        for part, posterior in zip(tensors, posteriors, strict=True):
+            # smoothing the rows once more would not change which shuffle is strongest by much
+            agree *= ((block @ posterior.precision).float() @ part).clamp_min(0)
+        strongest[start : start + len(block)] = agree.amax(1).sqrt().cpu()
+    return float((strongest >= strongest[0]).double().mean())

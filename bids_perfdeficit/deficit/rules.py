@@ -1,0 +1,67 @@
+"""Rules that all models share: which items can be fitted, and where a map is cut.
+
+They see labels and posteriors, never a true substrate.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_perfdeficit.deficit.settings import DeficitSettings
+
+
+def usable_items(
+    scores: NDArray[np.float64], items: tuple, settings: DeficitSettings
+) -> tuple[list[int], dict[str, str]]:
+    """Return the indices of items that can be fitted, and why the others cannot."""
+    usable: list[int] = []
+    skipped: dict[str, str] = {}
+    for k, item in enumerate(items):
+        score = scores[:, k][np.isfinite(scores[:, k])]
+        deficits = int((score > 0).sum())
+        if len(score) < settings.min_participants:
+            skipped[item.name] = (
+                f'only {len(score)} participants have a score; '
+                f'{settings.min_participants} are needed'
+            )
+        elif deficits < settings.min_deficits:
+            skipped[item.name] = (
+                f'only {deficits} participants have a deficit; {settings.min_deficits} are needed'
+            )
+        elif len(score) - deficits < settings.min_deficits:
+            skipped[item.name] = (
+                f'only {len(score) - deficits} participants are free of a deficit; '
+                f'{settings.min_deficits} are needed'
+            )
+        else:
+            usable.append(k)
+    return usable, skipped
+
+
+def covariate_scales(
+    covariates: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and standard deviation per column; a constant column has scale 1."""
+    if not covariates.shape[1]:
+        return np.zeros(0), np.ones(0)
+    with np.errstate(all='ignore'):
+        mean = np.nan_to_num(np.nanmean(covariates, 0))
+        scale = np.nan_to_num(np.nanstd(covariates, 0))
+    return mean, np.where(scale > 1e-12, scale, 1.0)
+
+
+def dice_cut(probability: NDArray[np.floating]) -> float:
+    """Return the cut whose set has the largest expected Dice with the unknown substrate.
+
+    ``E[Dice]`` of the k most probable voxels is about ``2 sum_k p / (k + sum p)``: the numerator
+    is the expected overlap, the denominator the expected sizes.
+    """
+    ordered = np.sort(probability.astype(float))[::-1]
+    expected = 2 * np.cumsum(ordered) / (np.arange(1, len(ordered) + 1) + ordered.sum())
+    return float(ordered[expected.argmax()])
+
+
+def exceedance(values: NDArray[np.floating], cut: float) -> NDArray[np.bool_]:
+    """Return where values reach a cut and are above 0; nowhere when the cut is NaN."""
+    return (values >= cut) & (values > 0)

@@ -1,0 +1,94 @@
+"""The options of the deficit models. Standard library only; must not know where they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class DeficitSettings:
+    """How substrates are inferred, and how far they are trusted.
+
+    Parameters
+    ----------
+    coarse_spacing : float
+        mm of the grid that models are fitted on; finer maps are averaged down to it and the
+        results evaluated on the fine grid again.
+    rank : int
+        Largest number of latent directions of the generative model of perfusion maps.
+    radii, spacings : tuple of float
+        mm: radii of the balls that substrates of the spatial model are made of, and for each
+        the distance between neighbouring centres.
+    components : int
+        Largest number of balls (single effects) per item; those without evidence are dropped.
+    temperature : float
+        Power in (0, 1] that the likelihood has where the place of a component is inferred. Below
+        1 it makes up for links, noise and registration that differ from the model's.
+    lapse : float
+        Share of scores that carry no information (typing errors, old deficits).
+    pair_independence : float
+        Prior probability that the two items of a left-right pair do not mirror each other.
+    iterations : int
+        Sweeps over the components.
+    permutations : int
+        Shuffles of the scores (Freedman-Lane) behind the test of each item; 0 leaves it out and
+        then nothing is declared by the models that need it.
+    alpha : float
+        Family-wise error rate per item, over the whole brain, at which voxels may be declared.
+    min_participants, min_deficits : int
+        An item with fewer scored participants, or fewer with any deficit (or without), is skipped.
+    smoothing : tuple of float
+        mm: standard deviations of the prior of `ridge` that the evidence chooses from.
+    voxelwise_permutations : int
+        Shuffles of the max-T test.
+    vae_epochs, vae_batch, vae_latents : int
+        Training of the published model: passes, participants per step, latent size.
+    vae_learning_rate, vae_weight_decay : float
+        Of its Adamax optimiser.
+    vae_spacing : float
+        mm of its grid; it needs the memory of a dense convolutional network.
+    device : str
+        Torch device.
+    seed : int
+        Of everything random.
+    """
+
+    coarse_spacing: float = 4.0
+    rank: int = 200
+    radii: tuple[float, ...] = (5.0, 7.0, 10.0, 14.0, 20.0)
+    spacings: tuple[float, ...] = (4.0, 6.0, 6.0, 8.0, 10.0)
+    components: int = 3
+    temperature: float = 0.5
+    lapse: float = 0.03
+    pair_independence: float = 0.1
+    iterations: int = 10
+    permutations: int = 500
+    alpha: float = 0.01
+    min_participants: int = 20
+    min_deficits: int = 5
+    smoothing: tuple[float, ...] = (6.0, 10.0, 16.0)
+    voxelwise_permutations: int = 1000
+    vae_epochs: int = 4000
+    vae_batch: int = 10
+    vae_latents: int = 50
+    vae_learning_rate: float = 1e-4
+    vae_weight_decay: float = 1e-5
+    vae_spacing: float = 6.0
+    device: str = 'cpu'
+    seed: int = 20260101
+
+    def __post_init__(self) -> None:
+        if len(self.radii) != len(self.spacings):
+            raise ValueError('radii and spacings must have one value each per size of ball')
+        if not 0 < self.temperature <= 1:
+            raise ValueError('temperature must lie in (0, 1]')
+        if not 0 < self.alpha < 1:
+            raise ValueError('alpha must lie in (0, 1)')
+        if not 0 <= self.lapse < 1:
+            raise ValueError('lapse must lie in [0, 1)')
+
+
+#: The models by the name that users give, the default first.
+Model = Literal['spatial', 'vae', 'ridge', 'voxelwise']
+MODELS: tuple[Model, ...] = ('spatial', 'vae', 'ridge', 'voxelwise')

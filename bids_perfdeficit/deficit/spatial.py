@@ -1,0 +1,509 @@
+"""The default model: each item's substrate as a few balls of unknown place, size and strength.
+
+A joint generative model of perfusion maps and ordinal scores::
+
+    x_i ~ p(x | z_i) p(z_i)                                   the maps (see `perfusion_model`)
+    eta_ik = sum_l b_kl * mean(x_i over ball gamma_kl) + null component + covariates
+    y_ik ~ cumulative logit(cuts_k - eta_ik), mixed with lapses
+
+Each of an item's components l is a "single effect" (SuSiE: Wang, Sarkar, Carbonetto & Stephens,
+J R Stat Soc B 2020): one ball gamma_kl out of a dictionary of places and sizes, uniform a priori,
+with a half-normal strength b_kl > 0 whose scale is set by the evidence. The posterior over places
+is exact given the other components, so that voxels that no data can tell apart (the same vascular
+territory) share their probability instead of being declared together. The ordinal likelihood is
+expanded to second order around the current fit (as in Fisher scoring). The union of the balls is
+the substrate: ``P(v in M) = 1 - prod_l (1 - P(v in ball_l))``, a noisy-or.
+
+Choices that are ours: the null component (mean deficit and mean asymmetry of the whole brain)
+explains away whatever follows the volume of the deficit; the features are means of decoded maps
+``E[x | z]``, and of their positive asymmetry; items of a left-right pair share their mirrored
+places; the likelihood of a place is tempered. Must not know files, BIDS or other models.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bids_perfdeficit.deficit.dictionary import Dictionary, build_dictionary, membership
+from bids_perfdeficit.deficit.ordinal import (
+    curvature,
+    level_frequencies,
+    starting_cuts,
+    update_cuts,
+)
+from bids_perfdeficit.deficit.prepare import Prepared
+from bids_perfdeficit.deficit.result import Item, Readout, standardise
+from bids_perfdeficit.deficit.rules import covariate_scales, dice_cut, exceedance, usable_items
+from bids_perfdeficit.deficit.settings import DeficitSettings
+
+_LOG = logging.getLogger('bids_perfdeficit.deficit')
+
+#: Prior scales of a component's strength that the evidence chooses from: log-odds per unit of map.
+_STRENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+#: Log evidence under which a component is dropped (its posterior is then its prior).
+_LEAST_EVIDENCE = 2.0
+#: Prior precision of the null component and of covariates, per standard deviation.
+_NUISANCE_PRECISION = 0.1
+#: Participants whose product with the features is formed at once.
+_BLOCK = 256
+#: Posterior probability of a ball below which it is left out of sums, relative to the largest.
+_NEGLIGIBLE = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Features of a cohort on a dictionary; shared by items and folds."""
+
+    dictionary: Dictionary
+    features: Tensor  #: (N, channels * P)
+    log_prior: Tensor  #: (channels * P,)
+    mirror: Tensor  #: (channels * P,)
+    nuisance: NDArray[np.float64]  #: (N, channels) mean of each channel over the brain
+
+    @property
+    def n_channels(self) -> int:
+        """Number of channels."""
+        return self.features.shape[1] // len(self.dictionary.radii)
+
+
+def lay_out(prepared: Prepared, settings: DeficitSettings) -> Places:
+    """Compute the features of a cohort: the mean of each channel over each ball."""
+    dictionary = build_dictionary(prepared.coarse, settings.radii, settings.spacings)
+    n_balls, n_channels = len(dictionary.radii), len(prepared.features)
+    averaging = dictionary.averaging.T.tocsr()
+    features = torch.empty(prepared.n_participants, n_channels * n_balls)
+    for channel, values in enumerate(prepared.features):
+        for start in range(0, len(values), _BLOCK):
+            part = (averaging @ values[start : start + _BLOCK].T).T
+            rows = slice(start, start + len(part))
+            features[rows, channel * n_balls : (channel + 1) * n_balls] = torch.from_numpy(part)
+    prior = np.tile(dictionary.log_prior - np.log(n_channels), n_channels)
+    mirror = np.concatenate([dictionary.mirror + c * n_balls for c in range(n_channels)])
+    device = torch.device(settings.device)
+    return Places(
+        dictionary,
+        features.to(device),
+        torch.from_numpy(prior).float().to(device),
+        torch.from_numpy(mirror).to(device),
+        np.stack([values.mean(1) for values in prepared.features], 1).astype(float),
+    )
+
+
+@dataclass(eq=False)
+class _Effect:
+    """One component of one item."""
+
+    evidence: float = -np.inf
+    strength: float = np.nan
+    place: Tensor | None = None  #: posterior over balls, None when dropped
+    mean: Tensor | None = None  #: of the strength, given the ball
+    variance: Tensor | None = None
+    kl: float = 0.0
+    contribution: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+
+@dataclass(eq=False)
+class _State:
+    """One item while it is fitted. Participants without a score have weight 0."""
+
+    level: Tensor
+    seen: Tensor  #: 1.0 where there is a score
+    cuts: Tensor
+    frequencies: Tensor
+    design: Tensor  #: (N, 1 + nuisance) with the intercept first
+    eta: Tensor
+    gamma: Tensor
+    effects: list[_Effect]
+    # set by `_linearise`
+    weight: Tensor = field(default_factory=lambda: torch.zeros(0))
+    response: Tensor = field(default_factory=lambda: torch.zeros(0))
+    slope: Tensor = field(default_factory=lambda: torch.zeros(0))
+    inverse: Tensor = field(default_factory=lambda: torch.zeros(0))
+    cross: Tensor = field(default_factory=lambda: torch.zeros(0))
+    information: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+
+def _start(score: NDArray[np.float64], design: Tensor, n_levels: int, n_effects: int) -> _State:
+    seen = np.isfinite(score)
+    level = torch.from_numpy(np.where(seen, score, 0).astype(np.int64)).to(design.device)
+    mask = torch.from_numpy(seen.astype(float)).to(design.device)
+    frequencies = level_frequencies(level[mask > 0], n_levels)
+    zero = torch.zeros(len(score), dtype=torch.double, device=design.device)
+    return _State(
+        level,
+        mask,
+        starting_cuts(frequencies),
+        frequencies,
+        design,
+        zero,
+        torch.zeros(design.shape[1] - 1, dtype=torch.double, device=design.device),
+        [_Effect(contribution=zero) for _ in range(n_effects)],
+    )
+
+
+def _linearise(state: _State, features: Tensor, lapse: float) -> None:
+    """Expand the likelihood around the current fit and project the nuisance out of all balls."""
+    c = curvature(state.cuts, state.eta, state.level, lapse, state.frequencies)
+    state.weight = (c.information * state.seen).clamp_min(1e-8)
+    state.slope = c.slope * state.seen
+    state.response = state.eta + state.slope / state.weight
+    weighted = state.design.T * state.weight
+    ridge = torch.full((state.design.shape[1],), _NUISANCE_PRECISION, dtype=torch.double)
+    ridge[0] = 1e-6
+    state.inverse = torch.linalg.inv(weighted @ state.design + torch.diag(ridge.to(weighted)))
+    state.cross = weighted.float() @ features
+    root = state.weight.sqrt().float()
+    square = torch.zeros(features.shape[1], device=features.device)
+    for start in range(0, len(features), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        square += (features[rows] * root[rows, None]).square_().sum(0)
+    explained = ((state.inverse.float() @ state.cross) * state.cross).sum(0)
+    state.information = (square - explained).clamp_min(1e-4)
+
+
+def _residual(state: _State, without: _Effect | None) -> Tensor:
+    """Return what the other components and the nuisance leave of the working response."""
+    others = sum(
+        (e.contribution for e in state.effects if e is not without), torch.zeros_like(state.eta)
+    )
+    rest = state.response - others
+    weighted = state.design.T * state.weight
+    return rest - state.design @ (state.inverse @ (weighted @ rest))
+
+
+def _log_bayes_factors(
+    gradient: Tensor, information: Tensor, strength: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each ball's log Bayes factor, and the normal that its half-normal posterior cuts."""
+    variance = 1 / (information + strength**-2)
+    mean = variance * gradient
+    z = mean / variance.sqrt()
+    evidence = (
+        0.5 * torch.log(variance / strength**2)
+        + 0.5 * z**2
+        + np.log(2.0)
+        + torch.special.log_ndtr(z)
+    )
+    return evidence, mean, variance
+
+
+def _truncated(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of a normal cut off below 0."""
+    deviation = variance.sqrt()
+    z = mean / deviation
+    hazard = torch.exp(-0.5 * z**2 - 0.5 * np.log(2 * np.pi) - torch.special.log_ndtr(z))
+    return mean + deviation * hazard, variance * (1 - hazard * (hazard + z)).clamp_min(1e-6)
+
+
+@dataclass(frozen=True, eq=False)
+class _Evidence:
+    """The evidence for every ball at the best prior scale of the strength."""
+
+    total: Tensor
+    each: Tensor
+    mean: Tensor
+    variance: Tensor
+    strength: float
+
+
+def _weigh(state: _State, effect: _Effect, places: Places) -> _Evidence:
+    residual = _residual(state, effect)
+    gradient = (state.weight * residual).float() @ places.features
+    best: _Evidence | None = None
+    for strength in _STRENGTHS:
+        each, mean, variance = _log_bayes_factors(gradient, state.information, strength)
+        total = torch.logsumexp(places.log_prior + each, 0)
+        if best is None or total > best.total:
+            best = _Evidence(total, each, mean, variance, strength)
+    assert best is not None
+    return best
+
+
+def _assign(
+    effect: _Effect,
+    own: _Evidence,
+    other: _Evidence | None,
+    places: Places,
+    settings: DeficitSettings,
+    *,
+    settled: bool,
+) -> None:
+    """Update a component from its evidence and that of its mirror item."""
+    prior, tau = places.log_prior, settings.temperature
+    evidence = own.total
+    posterior = prior + tau * own.each
+    if other is not None:
+        rho = settings.pair_independence
+        message = torch.logaddexp(
+            torch.full_like(prior, np.log(rho)),
+            np.log1p(-rho) + (other.each - other.total)[places.mirror],
+        )
+        evidence = torch.logsumexp(prior + own.each + message, 0)
+        tempered = torch.logaddexp(
+            torch.full_like(prior, np.log(rho)),
+            np.log1p(-rho)
+            + tau * other.each[places.mirror]
+            - torch.logsumexp(prior + tau * other.each, 0),
+        )
+        posterior = posterior + tempered
+    posterior = posterior - torch.logsumexp(posterior, 0)
+    effect.evidence, effect.strength = float(evidence), own.strength
+    if effect.evidence < (_LEAST_EVIDENCE if settled else -5.0):
+        effect.place = effect.mean = effect.variance = None
+        effect.kl = 0.0
+        effect.contribution = torch.zeros_like(effect.contribution)
+        return
+    effect.place = posterior.exp()
+    effect.mean, effect.variance = _truncated(own.mean, own.variance)
+    effect.kl = float((effect.place * (posterior - prior)).sum())
+    large = torch.nonzero(effect.place > _NEGLIGIBLE * effect.place.max())[:, 0]
+    effect.contribution = (
+        places.features[:, large] @ (effect.place * effect.mean)[large]
+    ).double()
+
+
+def _refit_nuisance(state: _State) -> None:
+    total = sum((e.contribution for e in state.effects), torch.zeros_like(state.eta))
+    weighted = state.design.T * state.weight
+    solution = state.inverse @ (weighted @ (state.response - total))
+    state.gamma = solution[1:]
+    state.eta = total + state.design[:, 1:] @ state.gamma
+
+
+def _recut(state: _State, lapse: float) -> None:
+    seen = state.seen > 0
+    c = curvature(state.cuts, state.eta[seen], state.level[seen], lapse, state.frequencies)
+    state.cuts = update_cuts(state.cuts, state.eta[seen], state.level[seen], c.trust)
+
+
+def _test(
+    state: _State, places: Places, settings: DeficitSettings, generator: torch.Generator
+) -> float:
+    """Return the family-wise p of the strongest ball by Freedman-Lane shuffles.
+
+    The scores' slopes under the null component and covariates alone are shuffled between the
+    participants who have a score, and the nuisance is projected out again, for each shuffle.
+    """
+    for _ in range(6):
+        _linearise_nuisance(state, settings.lapse)
+        _refit_nuisance(state)
+        _recut(state, settings.lapse)
+    _linearise(state, places.features, settings.lapse)
+    seen = torch.nonzero(state.seen > 0)[:, 0].cpu()
+    slope = state.slope.cpu()
+    shuffles = torch.zeros(settings.permutations + 1, len(slope), dtype=torch.double)
+    shuffles[0] = slope
+    for row in range(1, settings.permutations + 1):
+        order = seen[torch.randperm(len(seen), generator=generator)]
+        shuffles[row, seen] = slope[order]
+    shuffles = shuffles.to(places.features.device)
+    strongest = torch.empty(len(shuffles))
+    deviation = state.information.sqrt()
+    adjust = state.inverse.float() @ state.cross
+    for start in range(0, len(shuffles), 64):
+        part = shuffles[start : start + 64]
+        gradient = part.float() @ places.features - (part @ state.design).float() @ adjust
+        strongest[start : start + len(part)] = (gradient / deviation).amax(1).cpu()
+    return float((strongest >= strongest[0]).double().mean())
+
+
+def _linearise_nuisance(state: _State, lapse: float) -> None:
+    c = curvature(state.cuts, state.eta, state.level, lapse, state.frequencies)
+    state.weight = (c.information * state.seen).clamp_min(1e-8)
+    state.slope = c.slope * state.seen
+    state.response = state.eta + state.slope / state.weight
+    ridge = torch.full((state.design.shape[1],), _NUISANCE_PRECISION, dtype=torch.double)
+    ridge[0] = 1e-6
+    weighted = state.design.T * state.weight
+    state.inverse = torch.linalg.inv(weighted @ state.design + torch.diag(ridge.to(weighted)))
+
+
+def _fit_together(states: list[_State], places: Places, settings: DeficitSettings) -> None:
+    """Fit one item, or the two of a left-right pair, by coordinate ascent."""
+    for sweep in range(settings.iterations):
+        for state in states:
+            _linearise(state, places.features, settings.lapse)
+        for index in range(settings.components):
+            if sweep < 2 * index:  # the first component settles before the next one starts
+                continue
+            found = [_weigh(s, s.effects[index], places) for s in states]
+            for number, state in enumerate(states):
+                other = found[1 - number] if len(found) == 2 else None
+                _assign(
+                    state.effects[index],
+                    found[number],
+                    other,
+                    places,
+                    settings,
+                    settled=sweep >= 2 * index + 2,
+                )
+        for state in states:
+            _refit_nuisance(state)
+            _recut(state, settings.lapse)
+
+
+def _groups(items: tuple[Item, ...], usable: list[int]) -> list[list[int]]:
+    """Return indices of items that are fitted together: pairs, and the others alone."""
+    by_name = {items[k].name: k for k in usable}
+    groups: list[list[int]] = []
+    done: set[int] = set()
+    for k in usable:
+        if k in done:
+            continue
+        partner = by_name.get(items[k].mirror or '')
+        pair = partner is not None and partner != k and partner not in done
+        groups.append([k, partner] if pair and partner is not None else [k])
+        done.update(groups[-1])
+    return groups
+
+
+def fit_spatial(
+    prepared: Prepared,
+    scores: NDArray[np.float64],
+    covariates: NDArray[np.float64],
+    items: tuple[Item, ...],
+    settings: DeficitSettings,
+    *,
+    places: Places | None = None,
+    maps: bool = True,
+) -> dict[str, object]:
+    """Fit every item; see `fit` for the arguments and the result.
+
+    Parameters
+    ----------
+    places : Places, optional
+        Of the same cohort, when several fits share them.
+    maps : bool
+        False leaves out the maps on the fine grid (cross-validation needs predictions only).
+    """
+    places = lay_out(prepared, settings) if places is None else places
+    device = places.features.device
+    n_items, n_cov = len(items), covariates.shape[1]
+    n_channels = places.n_channels
+    n_levels = max(item.levels for item in items)
+    grid, coarse = prepared.grid, prepared.coarse
+    nuisance_mean, nuisance_scale = covariate_scales(places.nuisance)
+    covariate_mean, covariate_scale = covariate_scales(covariates)
+    design = np.c_[
+        np.ones(len(scores)),
+        standardise(places.nuisance, nuisance_mean, nuisance_scale),
+        standardise(covariates, covariate_mean, covariate_scale),
+    ]
+    design_tensor = torch.from_numpy(design).to(device)
+    usable, skipped = usable_items(scores, items, settings)
+    weights = np.zeros((n_items, n_channels, coarse.n_voxels), np.float32)
+    cuts = np.full((n_items, n_levels - 1), np.inf)
+    frequencies = np.zeros((n_items, n_levels))
+    gamma = np.zeros((n_items, n_cov))
+    p_value = np.full(n_items, np.nan)
+    shape = (n_items, grid.n_voxels if maps else 0)
+    effect, std, probability = (np.full(shape, np.nan, np.float32) for _ in range(3))
+    declared = np.zeros(shape, bool)
+    cut = np.full(n_items, np.nan)
+    details: dict[str, object] = {}
+    averaging = places.dictionary.averaging
+    for group in _groups(items, usable):
+        states = [
+            _start(scores[:, k], design_tensor, items[k].levels, settings.components)
+            for k in group
+        ]
+        if settings.permutations:
+            for k, state in zip(group, states, strict=True):
+                generator = torch.Generator().manual_seed(settings.seed + k)
+                p_value[k] = _test(state, places, settings, generator)
+        _fit_together(states, places, settings)
+        for k, state in zip(group, states, strict=True):
+            _LOG.debug('%s: evidence %s', items[k].name, [e.evidence for e in state.effects])
+            own = items[k].levels
+            cuts[k, : own - 1] = state.cuts.cpu().numpy()
+            frequencies[k, :own] = state.frequencies.cpu().numpy()
+            per_unit = state.gamma.cpu().numpy()
+            gamma[k] = per_unit[n_channels:]
+            null_weight = per_unit[:n_channels] / nuisance_scale
+            # the readout takes the nuisance as it is: its mean moves into the cut-points
+            cuts[k, : own - 1] += float(null_weight @ nuisance_mean)
+            weights[k] = (null_weight / coarse.n_voxels)[:, None]
+            kept = [e for e in state.effects if e.place is not None]
+            for e in kept:
+                assert e.place is not None
+                assert e.mean is not None
+                coefficient = (e.place * e.mean).cpu().numpy().reshape(n_channels, -1)
+                coefficient[coefficient < _NEGLIGIBLE * coefficient.max()] = 0
+                weights[k] += (averaging @ coefficient.T).T
+            details[items[k].name] = {
+                'log_evidence': [round(e.evidence, 3) for e in state.effects],
+                'kl': [round(e.kl, 3) for e in state.effects],
+                'components': [_describe(e, places) for e in kept],
+                'null_component': [float(v) for v in per_unit[:n_channels]],
+            }
+            if not maps:
+                continue
+            effect[k], std[k], probability[k] = _paint(kept, places, prepared)
+            if settings.permutations and p_value[k] <= settings.alpha and kept:
+                cut[k] = dice_cut(probability[k])
+                declared[k] = exceedance(probability[k], cut[k])
+    readout = Readout(
+        weights, cuts, frequencies, settings.lapse, covariate_mean, covariate_scale, gamma
+    )
+    return {
+        'effect': effect,
+        'std': std,
+        'probability': probability,
+        'declared': declared,
+        'cut': cut,
+        'p_value': p_value,
+        'readout': readout,
+        'skipped': skipped,
+        'details': details,
+    }
+
+
+def _describe(effect: _Effect, places: Places) -> dict[str, object]:
+    """Return a component's most probable ball, for people."""
+    assert effect.place is not None
+    assert effect.mean is not None
+    n_balls = len(places.dictionary.radii)
+    place = effect.place.reshape(-1, n_balls)
+    best = int(place.sum(0).argmax())
+    return {
+        'centre_mm': [float(v) for v in places.dictionary.centres[best]],
+        'radius_mm': float(places.dictionary.radii[best]),
+        'strength': float((effect.place * effect.mean).sum()),
+        'channels': [round(float(v), 4) for v in place.sum(1)],
+    }
+
+
+def _paint(
+    kept: list[_Effect], places: Places, prepared: Prepared
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Evaluate effect, sd and probability of membership at the voxels of the fine grid."""
+    n_balls = len(places.dictionary.radii)
+    n_voxels = prepared.grid.n_voxels
+    first, variance, outside = np.zeros(n_voxels), np.zeros(n_voxels), np.ones(n_voxels)
+    for e in kept:
+        assert e.place is not None
+        assert e.mean is not None
+        assert e.variance is not None
+        place = e.place.double().reshape(-1, n_balls)
+        mean = (place * e.mean.reshape(-1, n_balls)).sum(0).cpu().numpy()
+        square = (place * (e.mean**2 + e.variance).reshape(-1, n_balls)).sum(0).cpu().numpy()
+        chance = place.sum(0).cpu().numpy()
+        large = np.flatnonzero(chance > _NEGLIGIBLE * chance.max())
+        balls = membership(
+            prepared.grid, places.dictionary.centres[large], places.dictionary.radii[large]
+        )
+        m = balls @ mean[large]
+        first += m
+        variance += np.maximum(balls @ square[large] - m**2, 0)
+        outside *= 1 - np.clip(balls @ (chance[large] / chance.sum()), 0, 1)
+    return (
+        first.astype(np.float32),
+        np.sqrt(variance).astype(np.float32),
+        (1 - outside).astype(np.float32),
+    )

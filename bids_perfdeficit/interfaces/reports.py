@@ -1,0 +1,117 @@
+"""The interface that draws a participant's figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from nipype.interfaces.base import (
+    DynamicTraitedSpec,
+    File,
+    OutputMultiPath,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+from nipype.interfaces.io import add_traits
+
+from bids_perfdeficit import ct
+from bids_perfdeficit.bids import output_path, sidecar_path
+from bids_perfdeficit.interfaces.ct import _load
+from bids_perfdeficit.reports import figures
+
+
+class _DrawInput(DynamicTraitedSpec):
+    base_directory = traits.Directory(mandatory=True, desc='OUTPUT_DIR')
+    participant = traits.Str(mandatory=True)
+    session = traits.Either(None, traits.Str, default=None, usedefault=True)
+    space = traits.Str(mandatory=True)
+
+
+class _DrawOutput(TraitedSpec):
+    figures = OutputMultiPath(File(exists=True), desc='SVG files')
+
+
+class DrawFigures(SimpleInterface):
+    """Draw what there is to see in a participant's derivatives.
+
+    Parameters
+    ----------
+    keys : sequence of str
+        Output keys, each an input.
+    """
+
+    input_spec = _DrawInput
+    output_spec = _DrawOutput
+    _always_run = True
+
+    def __init__(self, keys=(), **inputs):
+        self._keys = tuple(keys)
+        super().__init__()
+        add_traits(self.inputs, self._keys, trait_type=File(exists=True))
+        self.inputs.trait_set(**inputs)
+
+    def _target(self, name: str) -> Path:
+        return output_path(
+            Path(self.inputs.base_directory),
+            f'figure_{name}',
+            participant=self.inputs.participant,
+            session=self.inputs.session,
+        )
+
+    def _run_interface(self, runtime):
+        files = {key: Path(getattr(self.inputs, key)) for key in self._keys}
+        ncct, brain = _load(files['preproc_ct']), _load(files['brain_mask'])
+        template = ct.load_template(self.inputs.space, spacing=2.0)
+        in_patient = [
+            ct.apply_transform(
+                image, ncct, files['template_inverse_xfm'], interpolation=interpolation
+            )
+            for image, interpolation in ((template.t1, 'linear'), (template.brain_mask, 'nearest'))
+        ]
+        drawn = [
+            figures.draw_brain_outline(ncct, brain, self._target('brain')),
+            figures.draw_flicker(
+                ncct,
+                _load(files['preproc_cta']),
+                self._target('registration'),
+                contour=brain,
+            ),
+            figures.draw_flicker(
+                ncct,
+                in_patient[0],
+                self._target('normalization'),
+                labels=('NCCT', self.inputs.space),
+                windows=(figures.STROKE_WINDOW, None),
+                contour=in_patient[1],
+            ),
+        ]
+        if 'perfusion' in files:
+            drawn += self._draw_results(files, ncct, brain, template)
+        self._results['figures'] = [str(path) for path in drawn]
+        return runtime
+
+    def _draw_results(self, files, ncct, brain, template) -> list[Path]:
+        facts = json.loads(sidecar_path(files['perfusion']).read_text(encoding='utf-8'))
+        return [
+            figures.draw_subtraction_mip(
+                _load(files['subtraction']),
+                facts.get('InflowPoints', []),
+                brain,
+                self._target('sources'),
+            ),
+            figures.draw_map_mosaic(
+                _load(files['toa']), brain, ncct, self._target('arrival'), label='Arrival'
+            ),
+            figures.draw_map_mosaic(
+                _load(files['perfusion']),
+                brain,
+                ncct,
+                self._target('perfusion'),
+                label='Computed perfusion',
+                limits=(0.0, 1.0),
+            ),
+            figures.draw_asymmetry(
+                _load(files['std_asymmetry']), template.t1, self._target('asymmetry')
+            ),
+        ]

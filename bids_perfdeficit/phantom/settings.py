@@ -1,0 +1,119 @@
+"""Options of the phantom: the occlusion, the person and the scanner. Standard library only.
+
+Must not know how any of it is computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Segments that can be occluded, and 'none' for a person whose arteries are all open.
+OCCLUSION_SITES = ('none', 'ICA', 'M1', 'M2sup', 'M2inf', 'A2', 'P1', 'P2', 'BA')
+#: Sites without a side.
+MIDLINE_SITES = ('none', 'BA')
+
+
+@dataclass(frozen=True, kw_only=True)
+class Occlusion:
+    """One arterial occlusion and how well the tissue beyond it is supplied from elsewhere.
+
+    Parameters
+    ----------
+    site : str
+        One of `OCCLUSION_SITES`. 'ICA' is the carotid terminus with the first millimetres of M1
+        and A1 (carotid T); 'BA' the upper basilar artery.
+    side : {'L', 'R'}
+        The person's left or right. Without meaning for 'none' and 'BA'.
+    collaterals : float
+        Grade of the leptomeningeal collaterals, 0 (hardly any) to 1 (excellent).
+    position : float
+        Where along the segment the clot begins, 0 (origin) to 1 (end).
+    length : float
+        Length of the clot, mm. Intracranial thrombi are mostly 5 to 20 mm long (Riedel et al.,
+        Stroke 2011).
+    onset_hours : float
+        Time from onset to the scan, h.
+    """
+
+    site: str = 'M1'
+    side: str = 'L'
+    collaterals: float = 0.5
+    position: float = 0.3
+    length: float = 10.0
+    onset_hours: float = 3.0
+
+    def __post_init__(self) -> None:
+        if self.site not in OCCLUSION_SITES:
+            raise ValueError(f'site is {self.site!r}; it must be one of {OCCLUSION_SITES}')
+        if self.side not in ('L', 'R'):
+            raise ValueError(f"side is {self.side!r}; it must be 'L' or 'R'")
+        for name in ('collaterals', 'position'):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f'{name} is {getattr(self, name)}; it must lie between 0 and 1')
+        if self.length <= 0 or self.onset_hours < 0:
+            raise ValueError('the length of a clot and the hours from onset cannot be negative')
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScannerSettings:
+    """How the two scans are taken.
+
+    Parameters
+    ----------
+    ncct_thickness, cta_thickness : float or None
+        Slice thickness and distance, mm; None for the in-plane spacing.
+    tilt : float
+        Gantry tilt of the NCCT, degrees. The affine of the image carries the shear.
+    ncct_noise, cta_noise : float
+        Standard deviation of the noise in 1 mm of brain, HU. It falls with the square root of
+        the slice's thickness.
+    psf : float
+        Full width at half maximum of the in-plane point spread, mm.
+    phase : float or None
+        Moment of the CTA after the arterial peak at the skull base, s: -3 is early arterial,
+        2 peak arterial, 6 equilibrium, 12 late venous. None draws one.
+    motion : bool
+        Whether the head moves between the scans.
+    peak : float or None
+        Enhancement of the carotid at its peak, HU. None draws one.
+    """
+
+    ncct_thickness: float | None = None
+    cta_thickness: float | None = None
+    tilt: float = 0.0
+    ncct_noise: float = 6.0
+    cta_noise: float = 11.0
+    psf: float = 0.8
+    phase: float | None = None
+    motion: bool = True
+    peak: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ('ncct_thickness', 'cta_thickness'):
+            value = getattr(self, name)
+            if value is not None and not 0.3 <= value <= 10.0:
+                raise ValueError(f'{name} is {value}; it must lie between 0.3 and 10 mm')
+        if not -30.0 <= self.tilt <= 30.0:
+            raise ValueError(f'tilt is {self.tilt}; it must lie between -30 and 30 degrees')
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersonSettings:
+    """Who is scanned. None draws a value.
+
+    Parameters
+    ----------
+    age : float or None
+        Years; sets the atrophy and how often arteries are calcified.
+    head_size : float or None
+        Linear scale of the head against the template, about 0.93.
+    warp_mm : float
+        Standard deviation of the smooth deformation of the template, mm.
+    old_infarct : bool or None
+        Whether there is an old infarct.
+    """
+
+    age: float | None = None
+    head_size: float | None = None
+    warp_mm: float = 3.0
+    old_infarct: bool | None = None

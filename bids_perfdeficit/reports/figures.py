@@ -1,0 +1,647 @@
+"""Figures of one patient, as SVG files that need nothing beside them.
+
+Slices are embedded as JPEG, while outlines, marks and colour scales stay text and lines, so that a
+figure is sharp, small, searchable and the same byte for byte on every run. Must not compute
+results: it windows, crops and projects for the eye alone, and knows no file but the one it writes.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from matplotlib import colormaps
+from nibabel.spatialimages import SpatialImage
+from PIL import Image
+from scipy.cluster.hierarchy import fclusterdata
+from skimage.measure import approximate_polygon, find_contours
+
+from bids_perfdeficit.bids import write_text
+
+#: Width of every figure in SVG units, so that letters have one size on a page.
+WIDTH = 1200.0
+#: Room for the marks left and right of a row, and for a line of text, in SVG units.
+GUTTER = 22.0
+LINE = 24.0
+#: Between two slices, in SVG units.
+GAP = 4.0
+#: HU window in which stroke is read on NCCT.
+STROKE_WINDOW = (0.0, 80.0)
+#: HU window in which vessels, brain and skull can all be told apart on CTA.
+CTA_WINDOW = (-20.0, 220.0)
+#: HU window of the subtraction; below 40 HU a projection shows only noise.
+SUBTRACTION_WINDOW = (40.0, 240.0)
+#: Orange and sky blue of Okabe and Ito's palette, which all kinds of colour vision tell apart.
+OUTLINE_COLOUR = '#E69F00'
+SOURCE_COLOUR = '#56B4E9'
+#: JPEG quality; at 88, with full colour resolution, noise stays noise and edges stay edges.
+JPEG_QUALITY = 88
+CONVENTION = 'Radiological display: the patient’s right (R) is on the left'
+#: What is at the left and the right end of a picture across each axis of a RAS array.
+_ENDS = {0: ('A', 'P'), 1: ('R', 'L'), 2: ('R', 'L')}
+
+#: From axis and index of a slice to a picture.
+Paint = Callable[[int, int], np.ndarray]
+#: Axis and indices of each row of slices.
+Rows = Sequence[tuple[int, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class _View:
+    """A part of a RAS grid that is looked at.
+
+    Parameters
+    ----------
+    start, stop : tuple of int
+        Voxel box, (X, Y, Z), that is shown.
+    first, last : tuple of int
+        What is looked at in it: slices are taken from first to last.
+    affine : ndarray, (4, 4)
+        Voxel to mm.
+    """
+
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+    first: tuple[int, ...]
+    last: tuple[int, ...]
+    affine: np.ndarray
+
+    @property
+    def spacing(self) -> np.ndarray:
+        return nib.affines.voxel_sizes(self.affine)
+
+    def size(self, axis: int) -> tuple[float, float]:
+        """Return width and height in mm of a picture across an axis."""
+        across, down = (a for a in range(3) if a != axis)
+        extent = (np.array(self.stop) - self.start) * self.spacing
+        return float(extent[across]), float(extent[down])
+
+    def plane(self, volume: np.ndarray, axis: int, index: int | None) -> np.ndarray:
+        """Return a slice as a picture, rows from the top; None projects the maximum."""
+        box = volume[tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))]
+        flat = box.max(axis) if index is None else box.take(index - self.start[axis], axis)
+        # RAS: the first in-plane axis runs to the right or front, the second to the front or top.
+        return flat[::-1, ::-1].T
+
+    def locate(self, points: np.ndarray, axis: int) -> np.ndarray:
+        """Return where points (N, 3), in voxels, lie on a picture: (N, 2) mm right and down."""
+        kept = [a for a in range(3) if a != axis]
+        return (np.array(self.stop)[kept] - 0.5 - points[:, kept]) * self.spacing[kept]
+
+    def spread(self, axis: int, number: int) -> tuple[int, ...]:
+        """Return evenly spaced slices, none of them at the very border of what is looked at."""
+        # A third of a step off the border: the outermost slices show little, but not nothing.
+        rim = (self.last[axis] - self.first[axis]) / (number - 1 / 3) / 3
+        steps = np.linspace(self.first[axis] + rim, self.last[axis] - rim, number)
+        return tuple(int(s) for s in np.round(steps))
+
+
+def draw_brain_outline(ncct: SpatialImage, brain: SpatialImage, out: Path) -> Path:
+    """Draw the NCCT in three planes in the stroke window, with the outline of the brain mask.
+
+    Parameters
+    ----------
+    ncct : SpatialImage
+        HU.
+    brain : SpatialImage
+        Mask on the same grid.
+    out : Path
+        SVG to write.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    ValueError
+        If an image is not 3-D or the grids differ.
+    """
+    head, mask = _volumes(ncct, brain)
+    view = _look(mask > 0, ncct, margin=14)
+    rows = [(2, view.spread(2, 16)[:8]), (2, view.spread(2, 16)[8:])]
+    rows += [(1, view.spread(1, 8)), (0, view.spread(0, 8))]
+    body = _tiles(view, rows, _paint_grey(view, head, STROKE_WINDOW))
+    lines, height = _marks(view, rows, mask > 0)
+    title = f'NCCT {_window_text(STROKE_WINDOW)} with the outline of the brain mask'
+    return _save(out, title, body + lines, height)
+
+
+def draw_flicker(
+    background: SpatialImage,
+    foreground: SpatialImage,
+    out: Path,
+    *,
+    labels: tuple[str, str] = ('NCCT', 'CTA'),
+    windows: tuple[tuple[float, float] | None, tuple[float, float] | None] = (
+        STROKE_WINDOW,
+        CTA_WINDOW,
+    ),
+    contour: SpatialImage | None = None,
+) -> Path:
+    """Draw two images that take turns while the pointer or the keyboard focus is on them.
+
+    Parameters
+    ----------
+    background, foreground : SpatialImage
+        On one grid; the background is what shows at rest and in print.
+    out : Path
+        SVG to write.
+    labels : tuple of str
+        What background and foreground are.
+    windows : tuple of (low, high) or None
+        Grey levels; None takes the 1st and 99.5th percentile of what is not zero.
+    contour : SpatialImage, optional
+        Mask whose outline stays while the images change; the view is cropped to it.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    ValueError
+        If an image is not 3-D or the grids differ.
+    """
+    back, front, *masks = _volumes(
+        background, foreground, *(() if contour is None else (contour,))
+    )
+    view = _look(
+        masks[0] > 0 if masks else np.isfinite(back), background, margin=14 if masks else 0
+    )
+    rows = [(axis, view.spread(axis, 7)) for axis in (2, 1, 0)]
+    lines, height = _marks(view, rows, masks[0] > 0 if masks else None)
+    layers = ''
+    for name, label, volume, window in zip(
+        ('rest', 'turn'), labels, (back, front), windows, strict=True
+    ):
+        tiles = _tiles(view, rows, _paint_grey(view, volume, window))
+        layers += (
+            f'<g class="{name}"><rect width="{WIDTH:g}" height="{height + LINE:g}"/>'
+            f'{_text(GUTTER, LINE - 7, f"Now shown: {label}", bold=True)}{tiles}</g>'
+        )
+    title = f'{labels[0]} and {labels[1]} in turn, three planes'
+    # Each image is held a while: the eye sees a jump of an edge better than a slow fade.
+    style = (
+        '<style>@keyframes turn{0%,40%{opacity:0}50%,90%{opacity:1}100%{opacity:0}}'
+        '.turn{opacity:0}svg:hover .turn,svg:focus .turn{animation:turn 2s infinite}</style>'
+    )
+    return _save(out, title, style + layers + lines, height, heading='', interactive=True)
+
+
+def draw_subtraction_mip(
+    subtraction: SpatialImage,
+    sources: Sequence[Sequence[float]] | np.ndarray,
+    brain: SpatialImage,
+    out: Path,
+) -> Path:
+    """Draw maximum-intensity projections of the enhancement, with the sources of arrival.
+
+    From above, from the front, and each half of the head from the side.
+
+    Parameters
+    ----------
+    subtraction : SpatialImage
+        CTA - NCCT in HU.
+    sources : array-like, (N, 3)
+        Points of inflow in mm, RAS; N may be 0.
+    brain : SpatialImage
+        Mask on the same grid; its silhouette is drawn and the view cropped to it.
+    out : Path
+        SVG to write.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    ValueError
+        If an image is not 3-D or the grids differ.
+    """
+    vessels, mask = _volumes(subtraction, brain)
+    view = _look(mask > 0, subtraction, margin=6)
+    points = nib.affines.apply_affine(
+        np.linalg.inv(view.affine), np.reshape(np.asarray(sources, dtype=float), (-1, 3))
+    )
+    middle = (view.first[0] + view.last[0] + 1) / 2
+    whole = np.ones(len(points), dtype=bool)
+    right = points[:, 0] >= middle
+    x = np.arange(mask.shape[0])[:, None, None]
+    panels = (
+        ('from above', 2, vessels, whole),
+        ('from the front', 1, vessels, whole),
+        ('right half', 0, np.where(x >= middle, vessels, 0), right),
+        ('left half', 0, np.where(x < middle, vessels, 0), ~right),
+    )
+    widths = [view.size(axis)[0] for _, axis, *_ in panels]
+    scale = (WIDTH - 2 * GUTTER * len(panels)) / sum(widths)
+    height = max(view.size(axis)[1] for _, axis, *_ in panels) * scale
+    body, left = '', GUTTER
+    for (name, axis, volume, chosen), width in zip(panels, widths, strict=True):
+        tall = view.size(axis)[1]
+        top = 2 * LINE
+        body += _image(
+            _grey(view.plane(volume, axis, None), SUBTRACTION_WINDOW),
+            (left, top, width * scale, tall * scale),
+        )
+        body += _outline(view.plane(mask > 0, axis, None), view, axis, left, top, scale)
+        body += _rings(view.locate(points[chosen], axis), left, top, scale)
+        body += _text(left, top - 7, name) + _ends(
+            axis, left, left + width * scale, top + tall * scale / 2
+        )
+        left += width * scale + 2 * GUTTER
+    body += _text(GUTTER, 2 * LINE + height + 17, '○', colour=SOURCE_COLOUR, size=20)
+    found = 'inflow from which arrival is reckoned' if len(points) else 'no inflow was marked'
+    body += _text(GUTTER + 16, 2 * LINE + height + 17, found)
+    title = f'CTA − NCCT {_window_text(SUBTRACTION_WINDOW)}, maximum-intensity projections'
+    return _save(out, title, body, height + 2 * LINE)
+
+
+def draw_map_mosaic(
+    map: SpatialImage,
+    brain: SpatialImage,
+    background: SpatialImage,
+    out: Path,
+    *,
+    label: str,
+    units: str = '',
+    cmap: str = 'viridis',
+    ends: tuple[str, str] = ('earlier', 'later'),
+    limits: tuple[float, float] | None = None,
+    contour: SpatialImage | None = None,
+) -> Path:
+    """Draw a map in the brain as a lightbox of axial slices with its colour scale.
+
+    Parameters
+    ----------
+    map : SpatialImage
+        Any unit; values that are not finite are left out.
+    brain : SpatialImage
+        Mask: the map is drawn inside, the background outside.
+    background : SpatialImage
+        NCCT in HU on the same grid.
+    out : Path
+        SVG to write.
+    label, units : str
+        The heading.
+    cmap : str
+        A perceptually uniform colour map of matplotlib.
+    ends : tuple of str
+        What low and high values mean.
+    limits : tuple of float, optional
+        Values at the ends of the scale; default the 1st and 99th percentile in the brain.
+    contour : SpatialImage, optional
+        Mask to outline on the map.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    ValueError
+        If an image is not 3-D or the grids differ.
+    """
+    values, mask, head, *masks = _volumes(
+        map, brain, background, *(() if contour is None else (contour,))
+    )
+    inside = (mask > 0) & np.isfinite(values)
+    low, high = limits or _percentiles(values[inside], 1, 99)
+    view = _look(mask > 0, map, margin=4)
+    colours = colormaps[cmap]
+
+    def paint(axis: int, index: int) -> np.ndarray:
+        grey = _grey(view.plane(head, axis, index), STROKE_WINDOW)
+        part = (view.plane(values, axis, index) - low) / (high - low)
+        colour = colours(np.nan_to_num(part, posinf=1.0))[..., :3] * 255
+        return np.where(view.plane(inside, axis, index)[..., None], colour, grey)
+
+    rows = _lightbox(view)
+    lines, height = _marks(view, rows, masks[0] > 0 if masks else None)
+    body = _tiles(view, rows, paint) + lines
+    body += _colour_bar(
+        colours(np.linspace(0, 1, 256))[None, :, :3] * 255,
+        (low, high),
+        ends,
+        height,
+        beyond=(bool((values[inside] < low).any()), bool((values[inside] > high).any())),
+    )
+    return _save(out, _with_units(label, units), body, height + 2 * LINE)
+
+
+def draw_asymmetry(
+    asymmetry: SpatialImage,
+    template_background: SpatialImage,
+    out: Path,
+    *,
+    limit: float | None = None,
+) -> Path:
+    """Draw the left-right difference of perfusion over the symmetric template.
+
+    Parameters
+    ----------
+    asymmetry : SpatialImage
+        Map minus its mirror, unitless; positive is later than the other side.
+    template_background : SpatialImage
+        Brain of the template on the same grid, zero outside.
+    out : Path
+        SVG to write.
+    limit : float, optional
+        Value at both ends of the scale; default the 99th percentile of the absolute map.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    ValueError
+        If an image is not 3-D or the grids differ.
+    """
+    values, brain = _volumes(asymmetry, template_background)
+    values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
+    limit = limit or _percentiles(np.abs(values[values != 0]), 0, 99)[1]
+    grey_limits = _percentiles(brain[brain != 0], 1, 99.5)
+    view = _look(values != 0, asymmetry, margin=4)
+    colours = colormaps['RdBu_r']
+
+    def blend(part: np.ndarray, grey: np.ndarray) -> np.ndarray:
+        # Clear at zero, so that the anatomy shows where both sides agree.
+        strength = np.clip(np.abs(part) / 0.35, 0, 1)[..., None]
+        return strength * colours((part + 1) / 2)[..., :3] * 255 + (1 - strength) * grey
+
+    def paint(axis: int, index: int) -> np.ndarray:
+        grey = _grey(view.plane(brain, axis, index), grey_limits) * 0.6
+        return blend(view.plane(values, axis, index) / limit, grey)
+
+    rows = _lightbox(view)
+    lines, height = _marks(view, rows, None)
+    body = _tiles(view, rows, paint) + lines
+    body += _colour_bar(
+        blend(np.linspace(-1, 1, 256)[None], np.full(3, 80.0)),
+        (-limit, limit),
+        ('earlier than the other side', 'later than the other side'),
+        height,
+        beyond=(bool((values < -limit).any()), bool((values > limit).any())),
+    )
+    return _save(
+        out, 'Left-right asymmetry: perfusion minus its mirror image', body, height + 2 * LINE
+    )
+
+
+def _volumes(*images: SpatialImage) -> list[np.ndarray]:
+    """Return the voxels of images on one grid, axes turned to (X, Y, Z) in RAS."""
+    first = nib.as_closest_canonical(images[0])
+    volumes = []
+    for image in images:
+        turned = nib.as_closest_canonical(image)
+        if len(turned.shape) != 3:
+            raise ValueError(f'a figure needs 3-D images, this one has shape {turned.shape}')
+        if turned.shape != first.shape or not np.allclose(turned.affine, first.affine, atol=1e-2):
+            raise ValueError(
+                f'the images of a figure must share a grid: {turned.shape} against {first.shape}, '
+                f'or their affines differ'
+            )
+        volumes.append(np.asarray(turned.dataobj, dtype=np.float32))
+    return volumes
+
+
+def _look(mask: np.ndarray, image: SpatialImage, *, margin: float) -> _View:
+    """Return the box around a mask, with a margin in mm; all of the grid for an empty mask."""
+    affine = nib.as_closest_canonical(image).affine
+    spacing = nib.affines.voxel_sizes(affine)
+    ends = []
+    for axis, size in enumerate(mask.shape):
+        used = np.nonzero(mask.any(tuple(a for a in range(3) if a != axis)))[0]
+        ends.append((int(used[0]), int(used[-1])) if used.size else (0, size - 1))
+    steps = [int(np.ceil(margin / s)) for s in spacing]
+    return _View(
+        start=tuple(max(a - n, 0) for (a, _), n in zip(ends, steps, strict=True)),
+        stop=tuple(
+            min(b + n + 1, size) for (_, b), n, size in zip(ends, steps, mask.shape, strict=True)
+        ),
+        first=tuple(a for a, _ in ends),
+        last=tuple(b for _, b in ends),
+        affine=affine,
+    )
+
+
+def _lightbox(view: _View) -> Rows:
+    """Return three rows of axial slices, from the base to the vertex."""
+    slices = view.spread(2, 24)
+    return [(2, slices[n : n + 8]) for n in (0, 8, 16)]
+
+
+def _layout(
+    view: _View, rows: Rows
+) -> tuple[list[tuple[int, int, float, float]], list[tuple[int, float]], float, float]:
+    """Lay rows of slices below each other.
+
+    Returns axis, index, left and top of each slice; axis and middle of each row; SVG units per mm;
+    and the height of it all.
+    """
+    cell = (WIDTH - 2 * GUTTER) / max(len(indices) for _, indices in rows)
+    scale = (cell - GAP) / max(view.size(axis)[0] for axis, _ in rows)
+    slices, middles, top = [], [], LINE
+    for axis, indices in rows:
+        wide, tall = (scale * mm for mm in view.size(axis))
+        for column, index in enumerate(indices):
+            slices.append((axis, index, GUTTER + column * cell + (cell - wide) / 2, top))
+        middles.append((axis, top + tall / 2))
+        top += tall + GAP
+    return slices, middles, scale, top - LINE
+
+
+def _tiles(view: _View, rows: Rows, paint: Paint) -> str:
+    """Draw the slices of a mosaic."""
+    slices, _, scale, _ = _layout(view, rows)
+    parts = []
+    for axis, index, left, top in slices:
+        wide, tall = view.size(axis)
+        parts.append(_image(paint(axis, index), (left, top, wide * scale, tall * scale)))
+    return ''.join(parts)
+
+
+def _marks(view: _View, rows: Rows, outline: np.ndarray | None) -> tuple[str, float]:
+    """Draw what lies on the slices of a mosaic; return the SVG and the height of the mosaic."""
+    slices, middles, scale, height = _layout(view, rows)
+    parts = []
+    for axis, index, left, top in slices:
+        if outline is not None:
+            parts.append(_outline(view.plane(outline, axis, index), view, axis, left, top, scale))
+        bottom = top + view.size(axis)[1] * scale
+        parts.append(_text(left + 3, bottom - 4, _place(view, axis, index), size=10))
+    parts += [_ends(axis, GUTTER, WIDTH - GUTTER, middle) for axis, middle in middles]
+    return ''.join(parts), height
+
+
+def _paint_grey(view: _View, volume: np.ndarray, window: tuple[float, float] | None) -> Paint:
+    limits = window or _percentiles(volume[volume != 0], 1, 99.5)
+    return lambda axis, index: _grey(view.plane(volume, axis, index), limits)
+
+
+def _place(view: _View, axis: int, index: int) -> str:
+    """Tell where a slice lies: mm from the middle for sides, coordinate in mm otherwise."""
+    position = view.affine[axis, 3] + index * view.affine[axis, axis]
+    if axis == 0:
+        middle = view.affine[0, 3] + (view.first[0] + view.last[0]) / 2 * view.affine[0, 0]
+        away = round(abs(position - middle))
+        return f'{away} mm {"R" if position > middle else "L"}' if away else 'middle'
+    return f'{"xyz"[axis]} {position:.0f}'.replace('-', '−')
+
+
+def _grey(plane: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """Return a picture (rows, columns, 3) in 0 to 255."""
+    low, high = limits
+    part = np.clip((np.nan_to_num(plane) - low) / (high - low), 0, 1)
+    return np.repeat(part[..., None] * 255, 3, axis=-1)
+
+
+def _percentiles(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    """Return limits for display that are finite and apart, whatever the values."""
+    values = values[np.isfinite(values)]
+    first, last = (float(v) for v in np.percentile(values, (low, high))) if values.size else (0, 0)
+    return (first, last) if last > first else (first, first + 1.0)
+
+
+def _with_units(label: str, units: str) -> str:
+    return f'{label} ({units})' if units else label
+
+
+def _window_text(window: tuple[float, float]) -> str:
+    return f'({window[0]:g} to {window[1]:g} HU)'
+
+
+def _image(picture: np.ndarray, place: tuple[float, float, float, float]) -> str:
+    """Embed a picture (rows, columns, 3) at left, top, width and height."""
+    stream = io.BytesIO()
+    pixels = np.ascontiguousarray(np.clip(np.round(picture), 0, 255).astype(np.uint8))
+    if (pixels == pixels[..., :1]).all():
+        Image.fromarray(pixels[..., 0]).save(stream, 'JPEG', quality=JPEG_QUALITY)
+    else:
+        Image.fromarray(pixels).save(stream, 'JPEG', quality=JPEG_QUALITY, subsampling=0)
+    code = base64.b64encode(stream.getvalue()).decode('ascii')
+    left, top, width, height = (f'{value:.1f}' for value in place)
+    return (
+        f'<image x="{left}" y="{top}" width="{width}" height="{height}" '
+        f'preserveAspectRatio="none" href="data:image/jpeg;base64,{code}"/>'
+    )
+
+
+def _outline(
+    flat: np.ndarray, view: _View, axis: int, left: float, top: float, scale: float
+) -> str:
+    """Draw the border of a picture of a mask."""
+    across, down = view.spacing[[a for a in range(3) if a != axis]] * scale
+    parts = []
+    for line in find_contours(np.pad(flat.astype(float), 1), 0.5):
+        corners = approximate_polygon(line, 0.35)
+        # Minus the padding, plus half a voxel to the centre.
+        x, y = left + (corners[:, 1] - 0.5) * across, top + (corners[:, 0] - 0.5) * down
+        parts.append('M' + ' '.join(f'{a:.1f},{b:.1f}' for a, b in zip(x, y, strict=True)))
+    if not parts:
+        return ''
+    return f'<path class="outline" d="{"".join(parts)}"/>'
+
+
+def _rings(spots: np.ndarray, left: float, top: float, scale: float) -> str:
+    """Draw a ring around each group of spots (N, 2) in mm."""
+    groups = fclusterdata(spots, 8.0, 'distance') if len(spots) > 1 else np.ones(len(spots), int)
+    parts = []
+    for group in np.unique(groups):
+        members = spots[groups == group]
+        centre = members.mean(0)
+        radius = 4 + float(np.sqrt(((members - centre) ** 2).sum(1)).max())
+        x, y = left + centre[0] * scale, top + centre[1] * scale
+        parts.append(
+            f'<circle class="source" cx="{x:.1f}" cy="{y:.1f}" r="{radius * scale:.1f}"/>'
+        )
+    return ''.join(parts)
+
+
+def _ends(axis: int, left: float, right: float, middle: float) -> str:
+    """Mark what is at the left and the right end of a row or a panel."""
+    first, last = _ENDS[axis]
+    return _text(left - GUTTER / 2, middle, first, bold=True, size=16, anchor='middle') + _text(
+        right + GUTTER / 2, middle, last, bold=True, size=16, anchor='middle'
+    )
+
+
+def _text(
+    x: float,
+    y: float,
+    words: str,
+    *,
+    bold: bool = False,
+    size: float = 13,
+    anchor: str = 'start',
+    colour: str = '#fff',
+) -> str:
+    weight = ' font-weight="bold"' if bold else ''
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" fill="{colour}" '
+        f'text-anchor="{anchor}"{weight}>{escape(words)}</text>'
+    )
+
+
+def _colour_bar(
+    ramp: np.ndarray,
+    limits: tuple[float, float],
+    ends: tuple[str, str],
+    top: float,
+    *,
+    beyond: tuple[bool, bool],
+) -> str:
+    """Draw a colour scale with words at its ends; `beyond` tells where values are cut off."""
+    left, width = WIDTH / 2 - 200, 400.0
+    top += LINE + 8
+    parts = [_image(ramp, (left, top, width, 12))]
+    for step in range(5):
+        value = limits[0] + (limits[1] - limits[0]) * step / 4
+        sign = '≤ ' if step == 0 and beyond[0] else '≥ ' if step == 4 and beyond[1] else ''
+        number = f'{sign}{0.0 if abs(value) < 1e-9 else value:.3g}'.replace('-', '−')
+        parts.append(_text(left + width * step / 4, top + 25, number, size=11, anchor='middle'))
+    parts.append(_text(left - 14, top + 10, ends[0], anchor='end'))
+    parts.append(_text(left + width + 14, top + 10, ends[1]))
+    return ''.join(parts)
+
+
+def _save(
+    out: Path,
+    title: str,
+    body: str,
+    height: float,
+    *,
+    heading: str | None = None,
+    interactive: bool = False,
+) -> Path:
+    """Write a figure: black ground, a heading, the display convention, and the body."""
+    tall = height + LINE
+    focus = ' tabindex="0" class="turning"' if interactive else ''
+    # No width or height on the root element: the page decides, and the view box keeps the shape.
+    content = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {tall:.0f}" '
+        f'role="img" aria-label="{escape(title)}"'
+        f'{focus}>'
+        '<style>text{font-family:Helvetica,Arial,"Liberation Sans",sans-serif;stroke:#000;'
+        'stroke-width:2.5px;paint-order:stroke}'
+        f'.outline{{fill:none;stroke:{OUTLINE_COLOUR};stroke-width:1.2}}'
+        f'.source{{fill:none;stroke:{SOURCE_COLOUR};stroke-width:2}}</style>'
+        f'<rect width="{WIDTH:g}" height="{tall:.0f}"/>'
+        f'{body}{_text(GUTTER, LINE - 7, title if heading is None else heading, bold=True)}'
+        f'{_text(WIDTH - GUTTER, LINE - 7, CONVENTION, size=12, anchor="end")}</svg>'
+    )
+    write_text(content, out)
+    return out

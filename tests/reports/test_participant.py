@@ -1,0 +1,221 @@
+"""A participant's page is whole, says what it is told, and asks the network for nothing."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from bids_perfdeficit.reports import FIGURES, build_participant_report, draw_brain_outline
+from bids_perfdeficit.reports import participant as room
+
+SECTIONS = (
+    'summary',
+    'perfusion',
+    'vessels',
+    'preparation',
+    'quality',
+    'errors',
+    'methods',
+    'reproduce',
+)
+
+
+class Page(HTMLParser):
+    """What a browser would load, the headings, the ids and the text of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.alternatives: list[str] = []
+        self.text = ''
+        self.feed(path.read_text(encoding='utf-8'))
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.ids += [values['id']] if 'id' in values else []
+        if tag == 'a':
+            self.links.append(values['href'])
+        else:
+            self.loads += [values[k] for k in ('src', 'href', 'data', 'srcset') if k in values]
+        if tag == 'img':
+            self.alternatives.append(values.get('alt', ''))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture
+def out_dir(tmp_path: Path) -> Path:
+    shape = (20, 24, 18)
+    brain = np.zeros(shape)
+    brain[4:16, 4:20, 4:14] = 1
+    affine = np.diag([8.0, 8, 8, 1])
+    for name in FIGURES:
+        draw_brain_outline(
+            nib.Nifti1Image((brain * 35).astype(np.float32), affine),
+            nib.Nifti1Image(brain.astype(np.uint8), affine),
+            tmp_path / 'sub-01' / 'figures' / f'sub-01_desc-{name}_ct.svg',
+        )
+    return tmp_path
+
+
+def build(out_dir: Path, session: str | None = None, **changes) -> Path:
+    content = {
+        'summary': {'Participant': 'sub-01', 'Later hemisphere': 'right'},
+        'qc': {'brain_volume': 1431.0, 'skull_dice': 0.5, 'coverage_missing': 'none'},
+        'regions': pd.DataFrame({'region': ['MCA'], 'arrival_left': [103.4]}),
+        'methods': 'One paragraph.\n\nAnother one with <brackets> & signs.',
+        'notes': ['The vertex was not scanned.'],
+        'settings': '[processing]\nlevel = "full"\n',
+        'versions': {'bids_perfdeficit': '1.2.3'},
+    }
+    return build_participant_report(out_dir, '01', session, **(content | changes))
+
+
+def test_the_page_has_every_section_and_every_figure(out_dir):
+    path = build(out_dir)
+    assert path == out_dir / 'sub-01.html'
+    page = Page(path)
+    assert set(SECTIONS) <= set(page.ids)
+    for name in FIGURES:
+        assert f'sub-01/figures/sub-01_desc-{name}_ct.svg' in page.loads
+    assert all(page.alternatives), 'each picture says what it is'
+
+
+def test_what_is_handed_in_is_on_the_page(out_dir):
+    text = Page(build(out_dir, errors=['Normalisation failed\nTraceback'])).text
+    for words in (
+        'Later hemisphere',
+        'The vertex was not scanned.',
+        '1431 mL',
+        '103',
+        'Another one with <brackets> & signs.',
+        'level = "full"',
+        '1.2.3',
+        'Normalisation failed',
+        'Not a medical device',
+    ):
+        assert words in text
+
+
+def test_a_browser_would_load_nothing_from_elsewhere(out_dir):
+    path = build(out_dir)
+    page = Page(path)
+    for reference in page.loads:
+        assert reference.startswith('data:') or (out_dir / reference).is_file()
+    assert not re.search(r'url\(|@import|<script', path.read_text())
+    for link in page.links:
+        assert link.startswith('#') or (out_dir / link).is_file()
+        assert not link.startswith('#') or link[1:] in page.ids
+
+
+def test_a_self_contained_page_needs_no_file_beside_it(out_dir):
+    page = Page(build(out_dir, self_contained=True))
+    assert len(page.loads) >= len(FIGURES)
+    assert all(reference.startswith('data:') for reference in page.loads)
+    assert all(link.startswith('#') for link in page.links)
+
+
+def test_two_pages_of_the_same_content_are_the_same_bytes_and_nothing_else_is_written(out_dir):
+    before = {p: p.read_bytes() for p in out_dir.rglob('*') if p.is_file()}
+    first = build(out_dir).read_bytes()
+    assert build(out_dir).read_bytes() == first
+    after = {p: p.read_bytes() for p in out_dir.rglob('*') if p.is_file()}
+    assert after.pop(out_dir / 'sub-01.html') == first
+    assert after == before
+
+
+@pytest.mark.parametrize('content', [None, b'', b'<svg', b'\x89PNG', b'\xff\xfe\x00'])
+def test_a_missing_or_broken_figure_is_said_and_the_rest_stays(out_dir, content):
+    figure = out_dir / 'sub-01' / 'figures' / 'sub-01_desc-asymmetry_ct.svg'
+    figure.unlink() if content is None else figure.write_bytes(content)
+    page = Page(build(out_dir))
+    assert "There is no figure 'asymmetry'" in page.text
+    assert f'sub-01/figures/{figure.name}' not in page.loads
+    assert 'sub-01/figures/sub-01_desc-perfusion_ct.svg' in page.loads
+
+
+def test_a_page_can_be_built_for_a_patient_of_whom_nothing_was_computed(tmp_path):
+    path = build(tmp_path, qc={}, regions=None, methods='', notes=(), errors=['No CTA'])
+    page = Page(path)
+    assert 'No CTA' in page.text
+    assert 'Quality was not measured' in page.text
+
+
+def test_sessions_have_pages_and_figures_of_their_own(out_dir):
+    folder = out_dir / 'sub-01' / 'figures'
+    named = folder / 'sub-01_ses-b_space-MNI152NLin2009aSym_desc-asymmetry_ct.svg'
+    named.write_bytes((folder / 'sub-01_desc-asymmetry_ct.svg').read_bytes())
+    path = build(out_dir, 'b')
+    assert path == out_dir / 'sub-01_ses-b.html'
+    drawn = [reference for reference in Page(path).loads if reference.endswith('.svg')]
+    assert drawn == [f'sub-01/figures/{named.name}']
+    (folder / 'sub-01_desc-asymmetry_ct.svg').unlink()
+    assert "There is no figure 'asymmetry'" in Page(build(out_dir)).text
+
+
+def test_text_from_outside_cannot_become_markup(out_dir):
+    evil = '<script>alert(1)</script>'
+    path = build(
+        out_dir,
+        summary={evil: evil},
+        notes=[evil],
+        errors=[evil],
+        settings=evil,
+        versions={evil: evil},
+        methods=evil,
+        qc={evil: evil},
+        regions=pd.DataFrame({evil: [evil]}),
+    )
+    assert '<script' not in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ('metrics', 'verdict'),
+    [
+        ({'skull_dice': 0.95}, '✓ usual'),
+        ({'skull_dice': 0.2}, '⚠ look'),
+        ({'skull_dice': float('nan')}, '⚠ look'),
+        ({'brain_volume': 5000}, '⚠ look'),
+        ({'coverage_missing': 'vertex'}, '⚠ look'),
+        ({'inflow_method': 'prior'}, '✓ usual'),
+    ],
+)
+def test_a_metric_is_set_beside_its_limits(out_dir, metrics, verdict):
+    text = Page(build(out_dir, qc=pd.DataFrame([metrics]))).text
+    assert verdict in text
+    assert ({'✓ usual', '⚠ look'} - {verdict}).pop() not in text
+
+
+def test_the_layout_names_each_figure_once():
+    layout = yaml.safe_load((room._DATA / 'participant.yml').read_text())
+    listed = [
+        reportlet['bids']['desc']
+        for section in layout['sections']
+        for reportlet in section['reportlets']
+    ]
+    assert len(listed) == len(set(listed))
+    assert set(FIGURES) <= set(listed)
+
+
+def test_importing_the_room_is_cheap():
+    import subprocess
+    import sys
+
+    code = (
+        'import sys, bids_perfdeficit.reports;'
+        'print([m for m in ("matplotlib", "nireports", "nibabel", "bids") if m in sys.modules])'
+    )
+    answer = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == '[]'
