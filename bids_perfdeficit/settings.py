@@ -17,6 +17,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tomli_w
 
+from bids_perfdeficit.deficit.settings import Model
 from bids_perfdeficit.perfusion.settings import PerfusionSettings
 
 T = TypeVar('T')
@@ -70,6 +71,30 @@ class ProcessingSettings:
         return 2.0 if self.sloppy else 1.0
 
 
+class MapKind(StrEnum):
+    """Which of a participant's maps the group level is about."""
+
+    PERFUSION = 'perfusion'  #: computed perfusion, 0 to 1
+    ASYMMETRY = 'asymmetry'  #: how much later than the other side; 0 where it is earlier
+
+
+@dataclass(frozen=True)
+class GroupSettings:
+    """What the group level infers."""
+
+    items: tuple[str, ...] = ()  #: NIHSS items; none means all that the table has
+    scores: Path | None = None  #: table of scores instead of the dataset's own
+    covariates: tuple[str, ...] = ()  #: columns of participants.tsv, or total_deficit_volume
+    model: tuple[Model, ...] = ('spatial',)
+    map_kind: MapKind = MapKind.PERFUSION
+    folds: int = 5  #: of the cross-validation; 0 leaves it out
+    permutations: int = 0  #: refits on shuffled scores
+    bootstraps: int = 0  #: refits on resampled participants
+    resolution: float = 4.0  #: mm; participants' maps have 2
+    min_coverage: float = 0.02  #: least share of participants with a deficit in a voxel
+    apply: Path | None = None  #: folder of a finished group level whose models predict
+
+
 @dataclass(frozen=True)
 class ResourceSettings:
     """What the run may use."""
@@ -103,6 +128,7 @@ class Settings:
     inputs: InputSettings = field(default_factory=InputSettings)
     processing: ProcessingSettings = field(default_factory=ProcessingSettings)
     perfusion: PerfusionSettings = field(default_factory=PerfusionSettings)
+    group: GroupSettings = field(default_factory=GroupSettings)
     resources: ResourceSettings = field(default_factory=ResourceSettings)
     outputs: OutputSettings = field(default_factory=OutputSettings)
 

@@ -32,7 +32,7 @@ EXIT_SOME_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERNAL = 70
 
-_USAGE = 'bids_perfdeficit BIDS_DIR OUTPUT_DIR {participant} [options]'
+_USAGE = 'bids_perfdeficit BIDS_DIR OUTPUT_DIR {participant,group} [options]'
 
 #: Where each option goes. Options keep their names in the settings, so a table suffices.
 _TABLES: dict[str, str] = {key: table for table, key in option_fields()}
@@ -69,7 +69,10 @@ def build_parser() -> argparse.ArgumentParser:
         'output_dir', nargs='?', metavar='OUTPUT_DIR', help='where derivatives are written'
     )
     parser.add_argument(
-        'analysis_level', nargs='?', metavar='{participant}', help='the level to run'
+        'analysis_level',
+        nargs='?',
+        metavar='{participant,group}',
+        help='"participant" computes perfusion maps; "group" relates them to NIHSS scores',
     )
 
     data = parser.add_argument_group('which data')
@@ -138,6 +141,53 @@ def build_parser() -> argparse.ArgumentParser:
         action='store_true',
         help='coarse and quick, for trying things out only; never for results',
     )
+
+    group = parser.add_argument_group('the group level')
+    group.add_argument(
+        '--items', nargs='+', metavar='ITEM',
+        help='NIHSS items, for example 5a 5b 9 (default: all that the table has)',
+    )  # fmt: skip
+    group.add_argument(
+        '--scores', metavar='FILE',
+        help='table of NIHSS scores (default: phenotype/nihss.tsv or participants.tsv)',
+    )  # fmt: skip
+    group.add_argument(
+        '--covariates', nargs='+', metavar='NAME',
+        help='columns of participants.tsv to adjust for, and total_deficit_volume, which is '
+        'measured on the maps',
+    )  # fmt: skip
+    group.add_argument(
+        '--model', nargs='+', metavar='{spatial,vae,ridge,voxelwise}',
+        help='deficit models to fit side by side (default: spatial)',
+    )  # fmt: skip
+    group.add_argument(
+        '--map-kind', metavar='{perfusion,asymmetry}',
+        help='relate scores to computed perfusion, or to how much later it is than on the other '
+        'side (default: perfusion)',
+    )  # fmt: skip
+    group.add_argument(
+        '--folds', metavar='N', help='folds of the cross-validation, 0 for none (default: 5)'
+    )
+    group.add_argument(
+        '--permutations', metavar='N',
+        help='fit again on N shuffles of the scores, to see how often something is declared '
+        'where there is nothing (default: 0)',
+    )  # fmt: skip
+    group.add_argument(
+        '--bootstraps', metavar='N',
+        help='fit again on N resampled cohorts, to see how stable the maps are (default: 0)',
+    )  # fmt: skip
+    group.add_argument(
+        '--resolution', metavar='MM', help='voxel size of the group maps, from 2 (default: 4)'
+    )
+    group.add_argument(
+        '--min-coverage', metavar='SHARE',
+        help='leave out voxels in which fewer participants have a deficit (default: 0.02)',
+    )  # fmt: skip
+    group.add_argument(
+        '--apply', metavar='MODEL_DIR',
+        help='predict scores with the models of an earlier group run; nothing is fitted',
+    )  # fmt: skip
 
     resources = parser.add_argument_group('what to use')
     resources.add_argument(
@@ -273,7 +323,7 @@ def _check(settings: Settings, given: dict[str, Any]) -> list[str]:
     if given.get('bids_dir') is not None and given.get('output_dir') is not None:
         problems += _check_folders(settings)
     if inputs.analysis_level is AnalysisLevel.GROUP:
-        problems.append('the group level is not part of this release; run participant')
+        problems += _check_group(settings)
     if inputs.bids_filter_file is not None:
         problems += _check_filters(inputs.bids_filter_file)
     if resources.use_plugin is not None and not resources.use_plugin.is_file():
@@ -305,6 +355,36 @@ def _check(settings: Settings, given: dict[str, Any]) -> list[str]:
         )
     problems += _check_space(processing.output_spaces)
     problems += _check_device(processing.device)
+    return problems
+
+
+def _check_group(settings: Settings) -> list[str]:
+    group, inputs = settings.group, settings.inputs
+    problems = [
+        f'{option} {value}: {rule}'
+        for option, value, right, rule in (
+            ('--folds', group.folds, group.folds == 0 or group.folds >= 2,
+             'must be 0, or 2 and more'),
+            ('--permutations', group.permutations, group.permutations >= 0,
+             'must not be negative'),
+            ('--bootstraps', group.bootstraps, group.bootstraps >= 0, 'must not be negative'),
+            ('--resolution', group.resolution, 2 <= group.resolution <= 10,
+             'must be 2 to 10 mm; the maps have 2'),
+            ('--min-coverage', group.min_coverage, 0 <= group.min_coverage < 1,
+             'is a share of the participants, from 0 to below 1'),
+        )
+        if not right
+    ]  # fmt: skip
+    if group.scores is not None and not group.scores.is_file():
+        problems.append(f'--scores {group.scores}: no such file; give a table of NIHSS scores')
+    if group.apply is not None and not group.apply.exists():
+        problems.append(
+            f'--apply {group.apply}: no such folder; give the OUTPUT_DIR of an earlier group run'
+        )
+    if len(inputs.session_label) > 1:
+        problems.append(
+            f'--session-label {" ".join(inputs.session_label)}: the group level takes one session'
+        )
     return problems
 
 

@@ -77,10 +77,11 @@ def test_report_and_figures_lie_where_the_report_looks():
 
 def test_group_names():
     path = output_path(
-        'o', 'group_statmap', space=SPACE, model='spatial', contrast='nihss5a', stat='effect'
-    )
+        'o', 'group_statmap', space=SPACE, res='4', model='spatial', contrast='nihss5a',
+        stat='effect',
+    )  # fmt: skip
     assert path == Path(
-        f'o/tpl-{SPACE}/ct/tpl-{SPACE}_res-2_model-spatial_contrast-nihss5a_stat-effect_statmap'
+        f'o/tpl-{SPACE}/ct/tpl-{SPACE}_res-4_model-spatial_contrast-nihss5a_stat-effect_statmap'
         '.nii.gz'
     )
 
@@ -207,8 +208,9 @@ def tree(request, tmp_path_factory) -> Path:
         for suffix in ('', '_json'):
             try:
                 path = output_path(
-                    out, key + suffix, space=SPACE, model='ridge', contrast='nihss5a', stat='std'
-                )
+                    out, key + suffix, space=SPACE, res='2', model='ridge', contrast='nihss5a',
+                    stat='std', figure='map',
+                )  # fmt: skip
             except ValueError:
                 continue
             write_output(key + suffix, path)
