@@ -1,0 +1,256 @@
+"""What both levels keep of a run, and how they run a workflow.
+
+A run has a folder in ``logs/`` with its settings, its log, its verdict, its methods text and a
+file for every failed step. Must not know what a workflow computes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bids_perfdeficit import __version__
+from bids_perfdeficit.bids import write_json, write_text
+from bids_perfdeficit.cli.resources import available_memory_gb
+from bids_perfdeficit.settings import Settings
+
+LOGGER = logging.getLogger('bids_perfdeficit')
+
+#: Packages whose versions shape the results; recorded beside them.
+VERSIONED = ('antspyx', 'nibabel', 'nilearn', 'nipype', 'numba', 'numpy', 'scipy', 'torch')
+
+#: Levels of the log on the terminal and of Nipype's, by how often ``-v`` was given.
+_OURS = (logging.INFO, logging.INFO, logging.DEBUG)
+_NIPYPES = (logging.CRITICAL, logging.INFO, logging.DEBUG)
+
+
+@dataclass
+class Outcome:
+    """What became of one unit of work: a pair of scans, or an item of a model."""
+
+    name: str
+    status: str  #: 'complete', 'failed' or 'skipped'
+    reasons: list[str] = field(default_factory=list)
+    seconds: float | None = None
+
+    @property
+    def line(self) -> str:
+        """The one line that platforms and people read."""
+        return f'{self.name}: {self.status}' + (
+            f': {" | ".join(self.reasons)}' if self.reasons else ''
+        )
+
+
+class Logbook:
+    """The folder of logs of one run.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the run. Nothing is written before `start`.
+    units : str
+        What the outcomes in ``status.json`` are called.
+    """
+
+    def __init__(self, settings: Settings, units: str = 'participants') -> None:
+        self.settings, self.units = settings, units
+        self.started = datetime.now(UTC)
+        self.uuid = f'{self.started:%Y%m%d-%H%M%S}_{uuid.uuid4()}'
+        self.output_dir = settings.inputs.output_dir.absolute()
+        self.folder = self.output_dir / 'logs' / self.uuid
+
+    def start(self) -> None:
+        """Create the folder, write the settings and begin to log."""
+        self.folder.mkdir(parents=True)
+        write_text(self.settings.to_toml(), self.folder / 'settings.toml')
+        LOGGER.setLevel(logging.DEBUG)
+        LOGGER.handlers.clear()
+        LOGGER.propagate = False
+        to_file = logging.FileHandler(self.folder / 'run.log', encoding='utf-8')
+        to_file.setLevel(logging.DEBUG)
+        to_terminal = logging.StreamHandler(sys.stderr)
+        to_terminal.setLevel(_OURS[min(self.settings.outputs.verbose, 2)])
+        for handler in (to_file, to_terminal):
+            handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+            LOGGER.addHandler(handler)
+
+    def write_status(self, outcomes: Sequence[Outcome], code: int | None) -> None:
+        """Tell programs how the run stands; the code is None until it has ended."""
+        finished = None if code is None else datetime.now(UTC).isoformat(timespec='seconds')
+        write_json(
+            {
+                'run_uuid': self.uuid,
+                'started': self.started.isoformat(timespec='seconds'),
+                'finished': finished,
+                'exit_code': code,
+                'random_seed': self.settings.processing.random_seed,
+                'versions': versions(),
+                self.units: {
+                    o.name: {'status': o.status, 'reasons': o.reasons, 'seconds': o.seconds}
+                    for o in outcomes
+                },
+            },
+            self.folder / 'status.json',
+        )
+
+    def run(self, workflow: Any, *, nprocs: int) -> dict[str, float]:
+        """Run a workflow to its end, whatever fails in it.
+
+        Parameters
+        ----------
+        workflow : LiterateWorkflow
+            Its methods text is written to ``methods.md``.
+        nprocs : int
+            Processes at once.
+
+        Returns
+        -------
+        dict of str to float
+            Seconds that the steps of each branch took.
+        """
+        resources = self.settings.resources
+        progress = Progress(len(workflow.list_node_names()))
+        plugin: dict[str, Any] = {
+            'plugin': 'MultiProc',
+            'plugin_args': {
+                'n_procs': nprocs,
+                'memory_gb': resources.mem or 0.95 * available_memory_gb(),
+                'raise_insufficient': False,
+                'status_callback': progress,
+            },
+        }
+        if resources.use_plugin is not None:
+            import yaml
+
+            plugin = yaml.safe_load(resources.use_plugin.read_text(encoding='utf-8'))
+        work_dir = resources.work_dir
+        with tempfile.TemporaryDirectory(
+            prefix='bids_perfdeficit-', ignore_cleanup_errors=True
+        ) as temporary:
+            workflow.base_dir = str((work_dir or Path(temporary)).absolute())
+            Path(workflow.base_dir).mkdir(parents=True, exist_ok=True)
+            if self.settings.outputs.write_graph:
+                workflow.write_graph(
+                    dotfilename=str(self.folder / 'graph.dot'), graph2use='colored', format='svg'
+                )
+            try:
+                workflow.run(**plugin)
+            except RuntimeError as error:
+                # Nipype raises once all branches have ended; the crash files tell which failed.
+                LOGGER.debug('the workflow ended with: %s', error)
+            else:
+                if resources.clean_workdir and work_dir is not None:
+                    shutil.rmtree(Path(workflow.base_dir) / workflow.name, ignore_errors=True)
+        write_text(workflow.visit_desc(), self.folder / 'methods.md')
+        return progress.seconds
+
+
+def set_threads(threads: int) -> None:
+    """Tell all libraries how many threads one step has; before they are imported."""
+    for name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS',
+                 'NUMBA_NUM_THREADS'):  # fmt: skip
+        os.environ[name] = str(threads)
+    # Before any worker loads ITK, which then keeps to it; see `ct.registration`.
+    os.environ['ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS'] = '1'
+
+
+def configure_nipype(settings: Settings, log_dir: Path) -> None:
+    """Make Nipype write its crash files to the logs, and hold its tongue."""
+    from nipype import config as nipype_config
+
+    nipype_config.update_config({
+        'execution': {
+            'crashdump_dir': str(log_dir),
+            'crashfile_format': 'txt',
+            'create_report': 'false',
+            'stop_on_first_crash': str(settings.resources.stop_on_first_crash).lower(),
+            'hash_method': 'content',
+            'remove_unnecessary_outputs': 'false',
+            'check_version': 'false',
+        },
+        'logging': {'log_to_file': 'false'},
+    })  # fmt: skip
+    if settings.resources.resource_monitor:
+        nipype_config.enable_resource_monitor()
+    level = _NIPYPES[min(settings.outputs.verbose, 2)]
+    for name in ('nipype.workflow', 'nipype.utils', 'nipype.interface', 'nipype.filemanip'):
+        logging.getLogger(name).setLevel(level)
+
+
+class Progress:
+    """Nipype's status callback: tells each finished step with the time left, and adds up the time.
+
+    Parameters
+    ----------
+    total : int
+        Steps of the workflow.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self.seconds: dict[str, float] = {}
+        self._begun = time.monotonic()
+        self._started: dict[str, datetime] = {}
+
+    def __call__(self, node: Any, status: str) -> None:
+        """Take note of a step that starts (``start``), ends (``end``) or fails (``exception``)."""
+        name, now = node.fullname, datetime.now(UTC)
+        if status == 'start':
+            self._started[name] = now
+            return
+        self.done += 1
+        took = (now - self._started.pop(name, now)).total_seconds()
+        branch = name.split('.')[1] if '.' in name else name
+        self.seconds[branch] = round(self.seconds.get(branch, 0.0) + took, 1)
+        if took < 0.5 and status == 'end':
+            return  # moving files is no news
+        verb = 'failed' if status == 'exception' else 'done'
+        LOGGER.info(
+            '%s: %s %s in %.0f s (step %d of %d%s)',
+            branch.removesuffix('_wf').replace('_', '-', 1), node.name, verb, took,
+            self.done, self.total, self._left(),
+        )  # fmt: skip
+
+    def _left(self) -> str:
+        """Tell the time left once enough steps have been seen to tell it by."""
+        if self.done < 3 or self.done >= self.total:
+            return ''
+        seconds = (time.monotonic() - self._begun) / self.done * (self.total - self.done)
+        return f', about {seconds / 60:.0f} min left' if seconds >= 60 else ', under 1 min left'
+
+
+def read_crashes(log_dir: Path) -> dict[str, list[str]]:
+    """Return, by the branch of the workflow, one sentence per crash file."""
+    crashes: dict[str, list[str]] = {}
+    for path in sorted(log_dir.glob('crash-*.txt')):
+        text = path.read_text(encoding='utf-8', errors='replace')
+        node = re.search(r'^Node: (\S+)', text, re.M)
+        parts = node.group(1).split('.') if node else []
+        branch = parts[1] if len(parts) > 1 else ''
+        told = re.findall(r'bids_perfdeficit\.errors\.InputError: (.+)', text)
+        if told:
+            sentence = told[-1].strip()
+        else:
+            last = [line.strip() for line in text.splitlines() if line.strip()][-1]
+            step = parts[-1] if parts else 'a step'
+            sentence = f'{step} failed: {last}; see {path}'
+        if sentence not in crashes.setdefault(branch, []):
+            crashes[branch].append(sentence)
+    return crashes
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what shapes the results."""
+    return {'bids_perfdeficit': __version__} | {name: metadata.version(name) for name in VERSIONED}
