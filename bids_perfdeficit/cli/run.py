@@ -14,6 +14,7 @@ from bids_perfdeficit.cli.parser import (
     print_problems,
 )
 from bids_perfdeficit.errors import InputError
+from bids_perfdeficit.settings import AnalysisLevel
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,6 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = parse_settings(argv)
         # Late: what follows imports pybids, Nipype and more, which takes seconds.
+        if settings.inputs.analysis_level is AnalysisLevel.GROUP:
+            from bids_perfdeficit.cli.group import run_group
+
+            return run_group(settings)
         from bids_perfdeficit.cli.participant import run_participants
 
         return run_participants(settings)
