@@ -9,26 +9,35 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-#: Public name -> submodule. Loaded on first use, so that importing the room costs nothing.
+#: Public name -> submodule, none of which has a public name itself (importing a submodule sets it
+#: as an attribute here). Loaded on first use, so that importing the room costs nothing.
 _PUBLIC: dict[str, str] = {
     'MODELS': 'settings',
     'Cluster': 'inference',
     'DeficitFit': 'result',
     'DeficitSettings': 'settings',
+    'FoldPrediction': 'validation',
     'Grid': 'grid',
     'Item': 'result',
+    'ItemMetrics': 'validation',
+    'NullCalibration': 'inference',
     'PerfusionModel': 'perfusion_model',
     'Predictions': 'result',
-    'Prepared': 'prepare',
+    'Prepared': 'preparation',
+    'Stability': 'inference',
     'Validation': 'validation',
     'bootstrap': 'inference',
+    'coarse_maps': 'preparation',
     'coverage_resemblance': 'inference',
     'cross_validate': 'validation',
     'find_clusters': 'inference',
-    'fit': 'fit',
+    'fit': 'fitting',
     'fit_fold': 'validation',
+    'merge_folds': 'validation',
     'null_calibration': 'inference',
-    'prepare': 'prepare',
+    'positive_asymmetry': 'preparation',
+    'prepare': 'preparation',
+    'shuffle_scores': 'inference',
 }
 
 __all__ = list(_PUBLIC)

@@ -128,6 +128,46 @@ def fit_head(
     return float(slope / scale), cuts + shift, frequencies
 
 
+def fit_linear(
+    design: Tensor,
+    level: Tensor,
+    n_levels: int,
+    lapse: float,
+    *,
+    precision: float = 0.1,
+    iterations: int = 30,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Regress an ordinal score on a few standardised columns.
+
+    Parameters
+    ----------
+    design : (N, C) double Tensor
+        Without an intercept; C may be 0.
+    level : (N,) integer Tensor
+    n_levels : int
+    lapse : float
+    precision : float
+        Of the coefficients' normal prior.
+
+    Returns
+    -------
+    gamma, cuts, frequencies : Tensor
+        (C,), (levels - 1,), (levels,).
+    """
+    frequencies = level_frequencies(level, n_levels)
+    cuts = starting_cuts(frequencies)
+    gamma = torch.zeros(design.shape[1], dtype=design.dtype, device=design.device)
+    ridge = precision * torch.eye(len(gamma), dtype=design.dtype, device=design.device)
+    for _ in range(iterations):
+        c = curvature(cuts, design @ gamma, level, lapse, frequencies)
+        if len(gamma):
+            hessian = (design.T * c.information) @ design + ridge
+            step = torch.linalg.solve(hessian, design.T @ c.slope - precision * gamma)
+            gamma = gamma + step.clamp(-_LARGEST_STEP, _LARGEST_STEP)
+        cuts = update_cuts(cuts, design @ gamma, level, c.trust, steps=1)
+    return gamma, cuts, frequencies
+
+
 def level_frequencies(level: Tensor, n_levels: int) -> Tensor:
     """Return how often each level occurs; half an observation is added to each."""
     count = torch.bincount(level, minlength=n_levels).double() + 0.5

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from bids_perfdeficit.deficit.grid import Grid
 from bids_perfdeficit.deficit.ordinal import level_probabilities
 from bids_perfdeficit.deficit.perfusion_model import PerfusionModel, as_tensors
-from bids_perfdeficit.deficit.prepare import channels, check_covariates, coarse_maps
+from bids_perfdeficit.deficit.preparation import channels, check_covariates, coarse_maps
 from bids_perfdeficit.deficit.settings import DeficitSettings
 from bids_perfdeficit.errors import InputError
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bids_perfdeficit.deficit.grid import Grid
 from bids_perfdeficit.deficit.ordinal import fit_head
-from bids_perfdeficit.deficit.prepare import Prepared, positive_asymmetry
+from bids_perfdeficit.deficit.preparation import Prepared, positive_asymmetry
 from bids_perfdeficit.deficit.result import Item, Readout, standardise
 from bids_perfdeficit.deficit.rules import covariate_scales, exceedance, usable_items
 from bids_perfdeficit.deficit.settings import DeficitSettings

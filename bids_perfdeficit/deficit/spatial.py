@@ -37,7 +37,7 @@ from bids_perfdeficit.deficit.ordinal import (
     starting_cuts,
     update_cuts,
 )
-from bids_perfdeficit.deficit.prepare import Prepared
+from bids_perfdeficit.deficit.preparation import Prepared
 from bids_perfdeficit.deficit.result import Item, Readout, standardise
 from bids_perfdeficit.deficit.rules import covariate_scales, dice_cut, exceedance, usable_items
 from bids_perfdeficit.deficit.settings import DeficitSettings

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from bids_perfdeficit.deficit.ordinal import fit_head
-from bids_perfdeficit.deficit.prepare import Prepared
+from bids_perfdeficit.deficit.preparation import Prepared
 from bids_perfdeficit.deficit.result import Item, Readout, standardise
 from bids_perfdeficit.deficit.rules import covariate_scales, usable_items
 from bids_perfdeficit.deficit.settings import DeficitSettings

@@ -87,6 +87,29 @@ def prepare(maps: NDArray[np.float32], grid: Grid, settings: DeficitSettings) ->
     return Prepared(grid, coarse, measured, channels(denoised, coarse), generative)
 
 
+def subset(prepared: Prepared, rows: NDArray[np.intp], settings: DeficitSettings) -> Prepared:
+    """Return a part of the cohort, with a generative model that has seen no one else.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    rows : (n,) array
+        Indices of the participants to keep.
+    settings : DeficitSettings
+    """
+    measured = prepared.measured[rows]
+    if len(measured) < _FEWEST:
+        raise InputError(
+            f'{len(measured)} participants remain for a fit',
+            fix=f'use fewer folds, or give more than {_FEWEST} participants',
+        )
+    generative = fit_perfusion_model(measured, settings.rank, seed=settings.seed)
+    denoised = generative.denoise(measured)
+    return Prepared(
+        prepared.grid, prepared.coarse, measured, channels(denoised, prepared.coarse), generative
+    )
+
+
 def coarse_maps(maps: NDArray[np.float32], weights: sparse.csr_matrix) -> NDArray[np.float32]:
     """Average (N, V) maps over coarse voxels; one is NaN where none of its voxels was scanned."""
     out = np.empty((len(maps), weights.shape[1]), dtype=np.float32)

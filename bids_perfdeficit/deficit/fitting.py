@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_perfdeficit.deficit.grid import Grid
-from bids_perfdeficit.deficit.prepare import Prepared, check_covariates, prepare
+from bids_perfdeficit.deficit.preparation import Prepared, check_covariates, prepare
 from bids_perfdeficit.deficit.result import DeficitFit, Item
 from bids_perfdeficit.deficit.settings import MODELS, DeficitSettings, Model
 from bids_perfdeficit.errors import InputError
@@ -78,6 +78,19 @@ def fit(
             fix='check the table of scores against the maps that there are',
         )
     return result
+
+
+def shared_work(model: Model, prepared: Prepared, settings: DeficitSettings) -> dict[str, Any]:
+    """Return what a model computes from maps alone, as arguments that its fits can share."""
+    if model == 'spatial':
+        from bids_perfdeficit.deficit.spatial import lay_out
+
+        return {'places': lay_out(prepared, settings)}
+    if model == 'ridge':
+        from bids_perfdeficit.deficit.ridge import smooth
+
+        return {'smoothed': smooth(prepared, settings)}
+    return {}
 
 
 def fitter(model: Model) -> Callable[..., dict[str, Any]]:
