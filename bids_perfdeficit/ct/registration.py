@@ -6,11 +6,16 @@ patient can run side by side instead. Must not know what is done with the aligne
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# ITK reads it once, when its library is loaded; sums over several threads differ from run to run.
+os.environ['ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS'] = '1'
+
 import ants
+import h5py
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
@@ -179,7 +184,7 @@ def _rigid(fixed: Any, moving: Any, mask: Any, seed: int, start: np.ndarray | No
 
 
 def _make_deterministic(seed: int) -> None:
-    """Seed ANTs, on one thread: sums over several threads differ from run to run."""
+    """Seed ANTs; its one thread is set where it is imported."""
     ants.config.set_ants_deterministic(on=True, seed_value=seed)
 
 
@@ -204,7 +209,7 @@ def _start(
 def _write_temporary(matrix: np.ndarray) -> str:
     import tempfile
 
-    with tempfile.NamedTemporaryFile(suffix='.mat', delete=False) as stream:
+    with tempfile.NamedTemporaryFile(suffix='.txt', delete=False) as stream:
         path = stream.name
     write_rigid(matrix, Path(path))
     return path
@@ -264,6 +269,8 @@ def register_template(
         write_composite_transform=True,
     )
     forward, inverse = Path(result['fwdtransforms']), Path(result['invtransforms'])
+    for path in (forward, inverse):
+        _drop_times(path)
     density, mask = (
         np.asarray(apply_transform(image, template.pseudo_ct, forward, interpolation=how).dataobj)
         for image, how in (
@@ -283,6 +290,28 @@ def register_template(
     return TemplateTransform(
         forward, inverse, {'Correlation': correlation, 'BrainDice': overlap}, tuple(notes)
     )
+
+
+def _drop_times(path: Path) -> None:
+    """Write an HDF5 file again without the times that the library puts on its objects."""
+    with h5py.File(path) as old, h5py.File(path.with_suffix('.new'), 'w') as new:
+
+        def copy(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset):
+                new.create_dataset(
+                    name,
+                    data=item[()],
+                    dtype=item.dtype,
+                    compression=item.compression,
+                    track_times=False,
+                )
+            else:
+                new.create_group(name)
+
+        old.visititems(copy)
+        for key, value in old.attrs.items():
+            new.attrs[key] = value
+    path.with_suffix('.new').replace(path)
 
 
 def apply_transform(

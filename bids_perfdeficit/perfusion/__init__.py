@@ -20,10 +20,12 @@ _PUBLIC: dict[str, str] = {
     'asymmetry': 'synthesis',
     'find_sources': 'sources',
     'inflow_prior': 'priors',
+    'measure_regions': 'regions',
     'orientation_metric': 'vessels',
     'solve_eikonal': 'eikonal',
     'subtract': 'synthesis',
     'synthesize': 'synthesis',
+    'territories': 'regions',
     'vein_prior': 'priors',
     'vesselness': 'vessels',
 }
