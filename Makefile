@@ -5,13 +5,15 @@ VENV ?= .venv
 DEMO ?= demo
 BIN := $(VENV)/bin
 JOBS ?= auto
+IMAGE ?= bids_perfdeficit:latest
 
-.PHONY: help setup demo test test-slow check format lock docs clean
+.PHONY: help setup demo test test-slow check format lock docs image image-test clean
 
 help:
 	@echo 'setup  a virtual environment from the lock    demo  the main job on the built-in phantom'
 	@echo 'test   the quick suite                        test-slow  the rest of it'
 	@echo 'check  ruff, formatting and mypy              docs  the documentation    lock  pin anew'
+	@echo 'image  the container image           image-test  run it as users do'
 
 setup: $(VENV)/.stamp
 
@@ -47,6 +49,12 @@ lock: setup
 
 docs: setup
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+image: setup
+	PYTHON=$(BIN)/python IMAGE=$(IMAGE) scripts/build_image.sh
+
+image-test: setup
+	$(BIN)/python scripts/test_image.py $(IMAGE)
 
 clean:
 	rm -rf $(DEMO) docs/_build build dist .pytest_cache .mypy_cache .ruff_cache
