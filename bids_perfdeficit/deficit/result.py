@@ -11,6 +11,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,10 @@ from bids_perfdeficit.errors import InputError
 
 #: Raised when the meaning of a stored tensor changes.
 _FORMAT = 1
+#: What `torch.load` raises on files that are not what they should be.
+UNREADABLE = (
+    OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, UnpicklingError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -291,7 +296,7 @@ class DeficitFit:
             if content['format'] != _FORMAT:
                 raise KeyError('format')
             plain = json.loads(content['plain'])
-        except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
+        except UNREADABLE as error:
             raise InputError(
                 'no deficit model of this version can be read from it',
                 fix='fit the group level again or name the params.pt file of a fit',

@@ -33,7 +33,7 @@ from torch.nn import functional
 from bids_perfdeficit.deficit.grid import Grid
 from bids_perfdeficit.deficit.ordinal import fit_head
 from bids_perfdeficit.deficit.preparation import Prepared
-from bids_perfdeficit.deficit.result import Item, Readout
+from bids_perfdeficit.deficit.result import UNREADABLE, Item, Readout
 from bids_perfdeficit.deficit.rules import covariate_scales, exceedance, usable_items
 from bids_perfdeficit.deficit.settings import DeficitSettings
 
@@ -348,7 +348,7 @@ class _Checkpoint:
                 self._states = content['states']
             else:
                 _LOG.warning('%s is of other data or settings: training starts anew', self._path)
-        except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
+        except UNREADABLE as error:
             _LOG.warning('%s cannot be read (%s): training starts anew', self._path, error)
 
     def get(self, name: str) -> dict[str, Any] | None:
