@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from bids_perfdeficit import __version__
-from bids_perfdeficit.bids import write_dataset_files, write_phenotype
+from bids_perfdeficit.bids import check_sides, write_dataset_files, write_phenotype
 from bids_perfdeficit.cli.logbook import (
     LOGGER,
     Logbook,
@@ -22,6 +24,9 @@ from bids_perfdeficit.workflows.group_plan import (
     group_path,
     make_group_plan,
 )
+
+#: Participants from which a map of one item begins to mean something.
+FEW = 100
 
 
 def run_group(settings: Settings) -> int:
@@ -126,18 +131,55 @@ class _Run:
         return outcomes
 
     def _report(self, outcomes: list[Outcome]) -> None:
-        from bids_perfdeficit.reports.group import build_group_page
+        from bids_perfdeficit.interfaces.stacking import resolution_label
+        from bids_perfdeficit.reports.group import GroupReport, build_group_page
+        from bids_perfdeficit.workflows.group import describe_methods
 
+        settings, plan = self.settings, self.plan
+        facts = {
+            'Template': settings.processing.output_spaces[0],
+            'Resolution': f'{plan.resolution:g} mm',
+            'Maps': f'computed {plan.map_kind}',
+            'Covariates': ', '.join(plan.cohort.covariate_names) or 'none',
+            'Scores': plan.cohort.source or 'n/a',
+        }
         try:
             build_group_page(
-                self.settings,
-                self.plan,
-                errors=[o.line for o in outcomes if o.status == 'failed'],
-                versions=versions(),
+                GroupReport(
+                    self.book.output_dir,
+                    settings.processing.output_spaces[0],
+                    resolution_label(plan.resolution),
+                    tuple(o.name for o in outcomes if o.status == 'complete'),
+                    facts,
+                    warnings=self._warnings(),
+                    errors=tuple(o.line for o in outcomes if o.status == 'failed'),
+                    methods=describe_methods(plan, settings),
+                    settings=settings.to_toml(),
+                    versions=versions(),
+                )
             )
         except Exception as error:
             LOGGER.exception('the report could not be made')
             outcomes.append(Outcome('report', 'failed', [f'{error}; see run.log']))
+
+    def _warnings(self) -> tuple[str, ...]:
+        """Return the doubts about scores and maps; whether sides are swapped comes first."""
+        told = []
+        if self.plan.scores is not None:
+            people = pd.read_csv(group_path(self.settings, 'group_cohort'), sep='\t')
+            labels = people['participant_id'].str.removeprefix('sub-')
+            sides = dict(zip(labels, people['side'], strict=True))
+            if swapped := check_sides(self.plan.scores, sides):
+                LOGGER.warning(swapped)
+                told.append(swapped[0].upper() + swapped[1:] + '.')
+        if len(self.plan.cohort.entries) < FEW:
+            told.append(
+                f'Only {len(self.plan.cohort.entries)} participants: maps of a group need '
+                f'{FEW} or more, and what is declared here may not hold elsewhere.'
+            )
+        if self.settings.processing.sloppy:
+            told.append('The run was --sloppy: for trying things out, never for results.')
+        return (*told, *(n[0].upper() + n[1:] + '.' for n in self.plan.cohort.notes))
 
     def _code(self, outcomes: list[Outcome]) -> int:
         failed = [o for o in outcomes if o.status == 'failed']

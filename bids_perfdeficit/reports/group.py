@@ -1,0 +1,642 @@
+"""The page of a group: who was in, what was found for each item, and how far to trust it.
+
+Reads the tables, sidecars and maps of the group level on disk and puts what they say into figures
+and words; fills the same `data/reports/page.html` as the participant's page, and asks the network
+for nothing. Must not compute results.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from scipy import ndimage
+
+from bids_perfdeficit.bids import output_path, sidecar_path, write_text
+from bids_perfdeficit.bids.cohort import contrast_label
+from bids_perfdeficit.data import load
+from bids_perfdeficit.reports import group_figures
+from bids_perfdeficit.reports.participant import _DATA, _tell
+
+#: Correlation with coverage from which a map may be vascular bias.
+_RESEMBLES = 0.7
+#: Share of shuffled cohorts in which nothing may be declared.
+_CLEAN = 0.95
+#: How each model's map is to be read: the statistic that is drawn, its name and its ends.
+_SHOWN: Mapping[str, tuple[str, str]] = {
+    'spatial': ('prob', 'posterior probability that the voxel belongs to the substrate'),
+    'ridge': ('effect', 'coefficient, geometric mean of raw map and asymmetry'),
+    'voxelwise': ('prob', '1 − p, family-wise corrected'),
+    'vae': ('effect', 'mean decoded substrate'),
+}
+#: What is drawn as uncertainty beside it.
+_DOUBT = {'spatial': 'std', 'ridge': 'std', 'voxelwise': 'std', 'vae': 'std'}
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """What the page is made of.
+
+    Parameters
+    ----------
+    output_dir : Path
+        OUTPUT_DIR: the page lies in it and links everything relative to it.
+    space, res : str
+        Template, and the label of the resolution.
+    models : tuple of str
+        Models that have results.
+    facts : mapping of str to object
+        Options of the run, for the summary.
+    warnings : tuple of str
+        Caveats of the cohort, a sentence each.
+    errors : tuple of str
+        What failed.
+    methods : str
+        With citations as ``[@key]``; an empty line parts two paragraphs.
+    settings : str
+        TOML.
+    versions : mapping of str to str
+    """
+
+    output_dir: Path
+    space: str
+    res: str
+    models: tuple[str, ...]
+    facts: Mapping[str, object]
+    warnings: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    methods: str = ''
+    settings: str = ''
+    versions: Mapping[str, str] | None = None
+
+    def path(self, key: str, **entities: str) -> Path:
+        """Return where an output lies."""
+        return output_path(self.output_dir, key, space=self.space, res=self.res, **entities)
+
+    def link(self, path: Path) -> str:
+        """Return a path as the page links it."""
+        return path.relative_to(self.output_dir).as_posix()
+
+    def table(self, key: str, model: str = '') -> pd.DataFrame:
+        """Return a table, empty when there is none."""
+        path = self.path(key, model=model)
+        if not path.is_file():
+            return pd.DataFrame()
+        return pd.read_csv(path, sep='\t', na_values='n/a')
+
+
+def build_group_page(report: GroupReport) -> Path:
+    """Draw the figures and write ``group.html``.
+
+    Parameters
+    ----------
+    report : GroupReport
+        What lies where.
+
+    Returns
+    -------
+    Path
+        The page.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_DATA),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    common: Any = environment.get_template('pieces.html').module
+    own: Any = environment.get_template('group.html').module
+    page = _Page(report, common, own)
+    sections = [
+        ('Summary', page.summary()),
+        ('Cohort', page.cohort()),
+        ('Maps', page.maps()),
+        ('Prediction', page.prediction()),
+        ('Trust', page.trust()),
+        ('Methods', page.methods()),
+        ('Reproduce', page.reproduce()),
+    ]
+    html = environment.get_template('page.html').render(
+        title='Perfusion-deficit maps of the group',
+        header=[own.style()],
+        navbar=[],
+        footer=[],
+        sections=[
+            {'name': name, 'reportlets': [r for r in reportlets if r['components']]}
+            for name, reportlets in sections
+        ],
+    )
+    return write_text(html, report.path('group_report'))
+
+
+def _part(subtitle: str, *components: tuple[Any, str] | Any) -> dict[str, Any]:
+    """Return one piece of a section: pairs of content and caption, or contents alone."""
+    pairs = [c if isinstance(c, tuple) else (c, '') for c in components if c]
+    return {'subtitle': subtitle, 'components': pairs}
+
+
+class _Page:
+    """The sections of a page."""
+
+    def __init__(self, report: GroupReport, common: Any, own: Any) -> None:
+        self.report, self.common, self.own = report, common, own
+        self.people = report.table('group_cohort')
+        self.summaries = {m: report.table('group_summary', m) for m in report.models}
+        self.metrics = {m: report.table('group_metrics', m) for m in report.models}
+        self.nulls = {m: report.table('group_null', m) for m in report.models}
+        self.stabilities = {m: report.table('group_stability', m) for m in report.models}
+        self.items = list(
+            dict.fromkeys(i for s in self.summaries.values() if len(s) for i in s['item'])
+        )
+
+    def summary(self) -> list[dict[str, Any]]:
+        analysed = int((self.people['status'] == 'analysed').sum())
+        fitted = {
+            m: f'{int((s["status"] == "fitted").sum())} of {len(s)} items, '
+            f'{int((s["declared_ml"] > 0).sum()) if "declared_ml" in s else 0} with a '
+            'declared substrate'
+            for m, s in self.summaries.items()
+            if len(s)
+        }
+        facts = {
+            'Participants': f'{analysed} analysed, {len(self.people) - analysed} left out',
+            **{f'Model {name}': text for name, text in fitted.items()},
+            **self.report.facts,
+        }
+        return [
+            _part(
+                '',
+                self.common.summary(
+                    [(label, _tell(value)) for label, value in facts.items()], self._warnings()
+                ),
+            ),
+            _part('Steps that failed', self.common.errors(list(self.report.errors)))
+            if self.report.errors
+            else _part(''),
+        ]
+
+    def _warnings(self) -> list[str]:
+        told = list(self.report.warnings)
+        for model, summary in self.summaries.items():
+            if 'coverage_resemblance' in summary:
+                alike = summary[
+                    (summary['coverage_resemblance'] > _RESEMBLES) & (summary['declared_ml'] > 0)
+                ]
+                if len(alike):
+                    told.append(
+                        f'{model}: the maps of {_listed(alike["item"])} look much like the places '
+                        'that are often ill anyway (vascular bias); see Trust.'
+                    )
+        for model, null in self.nulls.items():
+            if len(null):
+                noisy = null[null['nothing_declared'] < _CLEAN]
+                if len(noisy):
+                    told.append(
+                        f'{model}: on shuffled scores something was declared more than 5 % of the '
+                        f'time for {_listed(noisy["item"])}.'
+                    )
+        for model, metrics in self.metrics.items():
+            if len(metrics):
+                own = metrics[metrics['predictor'] == model]
+                poor = own[own['gain_high'] < 0]
+                if len(poor):
+                    told.append(
+                        f'{model}: held-out prediction is worse than by the volume of the deficit '
+                        f'alone for {_listed(poor["item"])}.'
+                    )
+        return told
+
+    def cohort(self) -> list[dict[str, Any]]:
+        people = self.people
+        left_out = people[people['status'] != 'analysed']
+        steps = [
+            ('Participants with derivatives or named', len(people)),
+            ('left out', len(left_out)),
+            ('analysed', len(people) - len(left_out)),
+        ]
+        reasons = [
+            (_generalise(str(reason)), list(group['participant_id']))
+            for reason, group in left_out.groupby('reason', sort=False)
+        ]
+        merged: dict[str, list[str]] = {}
+        for reason, who in reasons:
+            merged.setdefault(reason, []).extend(who)
+        figure = self._coverage()
+        return [
+            _part('Who is in', self.own.flow(steps, list(merged.items()))),
+            _part('Scores', self._distributions()),
+            _part(
+                'Coverage',
+                (
+                    self.common.figure(
+                        figure.name, self.report.link(figure), self.report.link(figure),
+                        'Share of participants with a deficit in each voxel', False,
+                    ),
+                    'Share of the participants with a deficit in each voxel. Nothing can be said '
+                    'about places that are rarely ill. The outline is the group mask.',
+                ),
+            )
+            if figure
+            else _part(''),
+            _part('Largest deficits', self._outliers()),
+        ]  # fmt: skip
+
+    def _coverage(self) -> Path | None:
+        path = self.report.path('group_coverage')
+        mask = self.report.path('group_mask')
+        if not path.is_file() or not mask.is_file():
+            return None
+        out = self.report.path(
+            'group_figure', model='none', contrast='coverage', figure='map'
+        ).with_name(f'tpl-{self.report.space}_desc-coverage_probseg.svg')
+        t1 = _template(self.report.space)
+        return group_figures.draw_deficit(
+            _on(path, t1), _on(mask, t1, binary=True), t1, out,
+            title='Coverage: share of participants with a deficit', ends=('none', 'many'),
+            cmap='viridis',
+        )  # fmt: skip
+
+    def _distributions(self) -> Markup:
+        analysed = self.people[self.people['status'] == 'analysed']
+        rows, levels = [], 0
+        for item in self.items:
+            if item not in analysed:
+                continue
+            score = analysed[item]
+            counts = score.value_counts()
+            levels = max(levels, int(score.max()) if score.notna().any() else 0)
+            rows.append((item, score.notna().sum(), score.isna().sum(), counts))
+        table = [
+            [_name(item), scored, missing, *(int(c.get(level, 0)) for level in range(levels + 1))]
+            for item, scored, missing, c in rows
+        ]
+        columns = ['Item', 'Scored', 'Missing', *(f'Score {n}' for n in range(levels + 1))]
+        return self.own.rows(columns, _words(table), [])
+
+    def _outliers(self) -> Markup | str:
+        if 'total_deficit_volume' not in self.people:
+            return ''
+        volume = self.people['total_deficit_volume'].dropna()
+        largest = self.people.loc[volume.nlargest(5).index]
+        entries = []
+        for row in largest.itertuples():
+            pages = sorted(self.report.output_dir.glob(f'{row.participant_id}*.html'))
+            link = self.report.link(pages[0]) if pages else ''
+            entries.append((row.participant_id, link, f'{row.total_deficit_volume:.0f} mL'))
+        median = f'{volume.median():.0f}'
+        return self.own.people(f'The median volume is {median} mL; the largest have', entries)
+
+    def maps(self) -> list[dict[str, Any]]:
+        parts = [
+            _part(
+                '',
+                (
+                    self.own.index([(contrast_label(i), _name(i)) for i in self.items]),
+                    'The orange outline is what a model declares by its own rule; where there is '
+                    'none, the colours are a tendency and no finding. A map shows where perfusion '
+                    'goes together with the score over patients; places that always fall ill '
+                    'together cannot be told apart.',
+                ),
+            )
+        ]
+        for item in self.items:
+            components: list[Any] = [self.own.anchor(contrast_label(item))]
+            for model in self.report.models:
+                components += self._item(item, model)
+            parts.append(_part(_name(item), *components))
+        return parts
+
+    def _item(self, item: str, model: str) -> list[Any]:
+        summary = self.summaries[model]
+        rows = summary[summary['item'] == item] if len(summary) else summary
+        if rows.empty:
+            return []
+        row = rows.iloc[0]
+        if row['status'] != 'fitted':
+            return [(self.own.verdict(f'{model}: not fitted: {row["reason"]}.', False), '')]
+        contrast = contrast_label(item)
+
+        def statmap(stat: str) -> Path:
+            return self.report.path('group_statmap', model=model, contrast=contrast, stat=stat)
+
+        def figure(name: str) -> Path:
+            return self.report.path('group_figure', model=model, contrast=contrast, figure=name)
+
+        stat, meaning = _SHOWN[model]
+        needed = [statmap(s) for s in (stat, 'threshold', _DOUBT[model])]
+        if not all(path.is_file() for path in needed):
+            return [(self.common.no_figure(f'{model} {item}'), '')]
+        t1 = _template(self.report.space)
+        values, declared, doubt = (_on(path, t1, binary=n == 1) for n, path in enumerate(needed))
+        limits = (0.0, 1.0) if stat == 'prob' else None
+        title = f'{_name(item)} · {model}: {meaning}'
+        drawn = group_figures.draw_deficit(
+            values, declared, t1, figure('map'), title=title, limits=limits, ends=('low', 'high')
+        )
+        group_figures.draw_deficit(
+            doubt, declared, t1, figure('uncertainty'),
+            title=f'{_name(item)} · {model}: standard deviation of the effect',
+            ends=('certain', 'uncertain'), cmap='cividis', glass=False,
+        )  # fmt: skip
+        viewer = self.report.path('group_viewer', model=model, contrast=contrast)
+        _write_viewer(values, t1, viewer, title)
+        link = self.report.link
+        found: list[Any] = [
+            self.own.verdict(self._sentence(item, model, row), float(row['declared_ml']) > 0),
+            self.common.figure(drawn.name, link(drawn), '', title, False),
+            self.own.viewer(link(viewer), f'Interactive viewer ({model})'),
+            self.own.more(
+                f'Uncertainty ({model})', link(figure('uncertainty')), 'Standard deviation'
+            ),
+        ]
+        stability = statmap('stability')
+        if stability.is_file():
+            group_figures.draw_deficit(
+                _on(stability, t1), declared, t1, figure('stability'), limits=(0.0, 1.0),
+                title=f'{_name(item)} · {model}: share of resampled cohorts that declare it',
+                ends=('never', 'always'), cmap='viridis', glass=False,
+            )  # fmt: skip
+            found.append(
+                self.own.more(
+                    f'Stability ({model})', link(figure('stability')), 'Share of resamples'
+                )
+            )
+        clusters = self.report.table('group_clusters', model)
+        clusters = clusters[clusters['item'] == item] if len(clusters) else clusters
+        if len(clusters):
+            table = [
+                [c.cluster, f'{c.volume_ml:.1f}', f'{c.x:.0f}, {c.y:.0f}, {c.z:.0f}',
+                 f'{c.side} {c.territory}', _tell(c.peak)]
+                for c in clusters.itertuples()
+            ]  # fmt: skip
+            columns = ['Cluster', 'mL', 'Peak, mm (x right, y front, z up)',
+                       'Side and arterial territory', 'Peak effect']  # fmt: skip
+            found.append(self.own.rows(columns, _words(table), []))
+        return found
+
+    def _sentence(self, item: str, model: str, row: pd.Series) -> str:
+        text = f'{model}: {row["declared_ml"]:.0f} mL'
+        if np.isfinite(row['p_value']):
+            text += f', p = {row["p_value"]:.3g} for the item as a whole'
+        text += f'; {row["with_deficit"]:.0f} of {row["scored"]:.0f} have a deficit'
+        metrics = self.metrics[model]
+        if len(metrics):
+            own = metrics[(metrics['item'] == item) & (metrics['predictor'] == model)]
+            if len(own):
+                m = own.iloc[0]
+                better = (
+                    'better than' if m['gain_low'] > 0
+                    else 'worse than' if m['gain_high'] < 0 else 'no better than'
+                )  # fmt: skip
+                text += f'; held out: AUC {m["auc"]:.2f}, {better} volume alone'
+        return text + '.'
+
+    def prediction(self) -> list[dict[str, Any]]:
+        frames = [f.assign(model=m) for m, f in self.metrics.items() if len(f)]
+        if not frames:
+            return [_part('', Markup('<p>There was no cross-validation (--folds 0).</p>'))]
+        seen = pd.concat(frames)
+        # Baselines are the same for all models, but for items that one of them lacks.
+        seen = seen.drop_duplicates(['item', 'predictor'])
+        names = {item: _name(item) for item in self.items}
+        folder = self.report.path('group_figure', model='x', contrast='x', figure='x').parent
+        gain = group_figures.draw_gain(
+            [(r.item, r.predictor, r.gain, r.gain_low, r.gain_high) for r in seen.itertuples()],
+            folder / f'tpl-{self.report.space}_desc-gain_metrics.svg',
+            names=names,
+        )
+        curves = {
+            m: _read_json(sidecar_path(self.report.path('group_metrics', model=m))).get(
+                'Calibration', {}
+            )
+            for m in self.report.models
+        }
+        calibration = group_figures.draw_calibration(
+            {m: c for m, c in curves.items() if c},
+            folder / f'tpl-{self.report.space}_desc-calibration_metrics.svg',
+            names=names,
+        )
+        table, marked = [], []
+        order = {item: n for n, item in enumerate(self.items)}
+        for r in sorted(seen.itertuples(), key=lambda r: order.get(r.item, 99)):
+            if r.predictor in self.report.models and r.gain_low > 0:
+                marked.append(len(table))
+            table.append([
+                _name(r.item), r.predictor, r.n, f'{r.log_score:.3f}',
+                f'{r.gain:+.3f} ({r.gain_low:+.3f} to {r.gain_high:+.3f})'.replace('-', '−'),
+                f'{r.kappa:.2f}', f'{r.auc:.2f}', f'{r.ece:.2f}',
+            ])  # fmt: skip
+        columns = ['Item', 'Predicted by', 'n', 'Log score', 'Gain over volume (95 %)',
+                   'Weighted kappa', 'AUC any deficit', 'Calibration error']  # fmt: skip
+        link = self.report.link
+        return [
+            _part(
+                'Is the map worth more than the size of the deficit?',
+                (
+                    _plain_figure(link(gain), 'Gain over the volume baseline'),
+                    'Every participant was predicted by models that had not seen them. Baselines: '
+                    'volume (mean perfusion of the brain), coverage (weighted by how often a '
+                    'place is ill) and frequency (how often each score occurs). Bars are 95 % '
+                    'intervals over participants.',
+                ),
+            ),
+            _part(
+                'Calibration',
+                (
+                    _plain_figure(link(calibration), 'Calibration curves'),
+                    'On the diagonal, what was said to happen in 30 % of patients happened in '
+                    '30 %.',
+                ),
+            ),
+            _part(
+                'All numbers',
+                (
+                    self.own.rows(columns, _words(table), []),
+                    '',
+                ),
+            ),
+        ]
+
+    def trust(self) -> list[dict[str, Any]]:
+        table = []
+        for item in self.items:
+            for model in self.report.models:
+                summary = self.summaries[model]
+                rows = summary[(summary['item'] == item) & (summary['status'] == 'fitted')]
+                if rows.empty:
+                    continue
+                row = rows.iloc[0]
+                null, stable = (
+                    f[f['item'] == item].iloc[0] if len(f) and (f['item'] == item).any() else None
+                    for f in (self.nulls[model], self.stabilities[model])
+                )
+                table.append([
+                    _name(item), model, f'{row["declared_ml"]:.0f}', _tell(row['p_value']),
+                    _tell(row['coverage_resemblance']),
+                    'not asked for' if null is None
+                    else f'{null["nothing_declared"]:.0%} of {null["shuffles"]:.0f}',
+                    'not asked for' if stable is None
+                    else f'{stable["ml_in_half"]:.0f} mL in half of {stable["resamples"]:.0f}',
+                ])  # fmt: skip
+        columns = ['Item', 'Model', 'Declared, mL', 'p', 'Likeness to coverage',
+                   'Nothing declared on shuffled scores',
+                   'Declared in resampled cohorts']  # fmt: skip
+        return [
+            _part(
+                'Models side by side',
+                (
+                    self.own.rows(columns, _words(table), []),
+                    'Likeness to coverage is the rank correlation of the map with the mean '
+                    'perfusion map: near 1, it may show where strokes are, not what they do. '
+                    'Shuffled scores have no substrate: nothing should be declared in 95 % of '
+                    'them or more.',
+                ),
+            )
+        ]
+
+    def methods(self) -> list[dict[str, Any]]:
+        paragraphs, references = cite(self.report.methods)
+        return [_part('', self.own.methods(paragraphs, references))]
+
+    def reproduce(self) -> list[dict[str, Any]]:
+        entries = []
+        for key, meaning in (
+            ('group_cohort', 'who was in, and who was not'),
+            ('group_summary', 'what was found, a row per item'),
+            ('group_clusters', 'declared clusters'),
+            ('group_metrics', 'held-out performance'),
+            ('group_predictions', 'held-out predictions'),
+            ('group_null', 'shuffled scores'),
+            ('group_stability', 'resampled cohorts'),
+            ('group_params', 'the fitted model, for --apply'),
+        ):
+            for model in self.report.models if key != 'group_cohort' else ('',):
+                path = self.report.path(key, model=model)
+                if path.is_file():
+                    entries.append((path.name, self.report.link(path), meaning))
+        return [
+            _part('Tables to download', self.own.downloads(entries)),
+            _part(
+                'Settings and software',
+                self.common.reproduce(
+                    self.report.settings, list((self.report.versions or {}).items())
+                ),
+            ),
+        ]
+
+
+def cite(text: str) -> tuple[list[str], list[str]]:
+    """Replace ``[@key; @other]`` by numbers, and return paragraphs and the numbered references."""
+    known = _references()
+    used: list[str] = []
+
+    def number(match: re.Match[str]) -> str:
+        keys = re.findall(r'@(\w+)', match.group(0))
+        used.extend(k for k in keys if k in known and k not in used)
+        return '[' + ', '.join(str(used.index(k) + 1) for k in keys if k in known) + ']'
+
+    numbered = re.sub(r'\[[^\]]*@[^\]]+\]', number, text.replace('*', ''))
+    paragraphs = [' '.join(p.split()) for p in numbered.split('\n\n') if p.strip()]
+    return paragraphs, [known[k] for k in used]
+
+
+@functools.cache
+def _references() -> dict[str, str]:
+    """Return each entry of the bibliography as a line of text."""
+    found = {}
+    text = load('boilerplate.bib').read_text(encoding='utf-8')
+    for key, body in re.findall(r'@\w+\{(\w+),(.*?)\n\}', text, re.S):
+        fields = dict(re.findall(r'(\w+)\s*=\s*\{(.*?)\},?\s*(?=\n|$)', body, re.S))
+        plain = {k: re.sub(r'[{}]', '', v) for k, v in fields.items()}
+        people = [person.partition(',')[0] for person in plain['author'].split(' and ')]
+        who = ', '.join('et al.' if p == 'others' else p for p in people)
+        where = plain.get('journal') or plain.get('publisher') or ''
+        more = plain.get('doi') or plain.get('eprint') or plain.get('url') or ''
+        found[key] = '. '.join(
+            p.rstrip('.') for p in (who, plain['title'], where, plain['year'], more) if p
+        )
+    return found
+
+
+@functools.cache
+def _names() -> dict[str, str]:
+    scale = json.loads(load('nihss.json').read_text(encoding='utf-8'))
+    return {k: v['LongName'] for k, v in scale.items() if 'LongName' in v}
+
+
+def _name(item: str) -> str:
+    return _names().get(item, item)
+
+
+def _listed(items: Sequence[str] | pd.Series) -> str:
+    return ', '.join(_name(str(item)) for item in items)
+
+
+def _words(table: Sequence[Sequence[object]]) -> list[list[str]]:
+    return [[_tell(cell) for cell in row] for row in table]
+
+
+def _generalise(reason: str) -> str:
+    """Return a reason without the file's name, so that equal ones are told once."""
+    return re.sub(r'\S*sub-\S+\.nii\.gz', 'the file', reason)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding='utf-8')))
+    except (OSError, ValueError):
+        return {}
+
+
+def _plain_figure(link: str, alt: str) -> Markup:
+    return Markup('<div class="plain"><img src="{}" alt="{}" /></div>').format(link, alt)
+
+
+@functools.cache
+def _template(space: str) -> nib.Nifti1Image:
+    """Return the brain of the template at 2 mm, 0 outside."""
+    from bids_perfdeficit.ct import load_template
+
+    template = load_template(space, spacing=2.0)
+    brain = np.asarray(template.brain_mask.dataobj) > 0
+    t1 = np.asarray(template.t1.dataobj, np.float32)
+    return nib.Nifti1Image(np.where(brain, np.maximum(t1, 1e-3), 0), template.t1.affine)
+
+
+def _on(path: Path, target: nib.Nifti1Image, *, binary: bool = False) -> nib.Nifti1Image:
+    """Interpolate a map at the voxels of the template, for display."""
+    image = nib.load(path)
+    assert isinstance(image, nib.Nifti1Image)
+    values = np.asarray(image.dataobj, np.float32)
+    if binary:
+        values = (values != 0).astype(np.float32)
+    to_image = np.linalg.inv(image.affine) @ target.affine
+    array = ndimage.affine_transform(
+        values, to_image[:3, :3], to_image[:3, 3], target.shape, order=1
+    )
+    array = (array > 0.5).astype(np.float32) if binary else array
+    inside = np.asarray(target.dataobj) > 0
+    return nib.Nifti1Image(np.where(inside, array, 0), target.affine)
+
+
+def _write_viewer(values: nib.Nifti1Image, t1: nib.Nifti1Image, out: Path, title: str) -> None:
+    """Write nilearn's viewer, which holds all that it needs."""
+    from nilearn.plotting import view_img
+
+    high = float(np.asarray(values.dataobj).max()) or 1.0
+    view = view_img(
+        values, bg_img=t1, threshold=0.1 * high, vmin=0, vmax=high, symmetric_cmap=False,
+        cmap='inferno', black_bg=True, title=title, resampling_interpolation='nearest',
+        opacity=0.8,
+    )  # fmt: skip
+    write_text(view.get_standalone(), out)

@@ -1,0 +1,262 @@
+"""Figures of a cohort: deficit maps on the template, coverage, and how good predictions are.
+
+Slices share their style with the participant's figures. Must not compute results: maps and numbers
+are handed in.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from nibabel.spatialimages import SpatialImage
+
+from bids_perfdeficit.bids import write_text
+from bids_perfdeficit.reports.figures import (
+    GAP,
+    GUTTER,
+    LINE,
+    WIDTH,
+    Paint,
+    _colour_bar,
+    _ends,
+    _grey,
+    _image,
+    _look,
+    _marks,
+    _outline,
+    _percentiles,
+    _save,
+    _text,
+    _tiles,
+    _View,
+    _volumes,
+)
+
+#: Okabe and Ito's palette, and a mark of its own for print without colour, by predictor.
+MARKS: Mapping[str, tuple[str, str]] = {
+    'spatial': ('#0072B2', 'o'),
+    'ridge': ('#D55E00', 's'),
+    'voxelwise': ('#009E73', '^'),
+    'vae': ('#CC79A7', 'D'),
+    'volume': ('#000000', '|'),
+    'coverage': ('#777777', 'x'),
+    'frequency': ('#BBBBBB', '+'),
+}
+
+
+def draw_deficit(
+    values: SpatialImage,
+    declared: SpatialImage,
+    brain: SpatialImage,
+    out: Path,
+    *,
+    title: str,
+    ends: tuple[str, str],
+    limits: tuple[float, float] | None = None,
+    cmap: str = 'inferno',
+    glass: bool = True,
+) -> Path:
+    """Draw a map over the template: a glass brain from three sides, and axial slices.
+
+    Parameters
+    ----------
+    values : SpatialImage
+        Not negative; what is 0 is clear.
+    declared : SpatialImage
+        Mask that is outlined.
+    brain : SpatialImage
+        T1 of the template on the same grid, 0 outside the brain.
+    out : Path
+        SVG to write.
+    title : str
+        Heading.
+    ends : tuple of str
+        What low and high values mean.
+    limits : tuple of float, optional
+        Values at the ends of the scale; default 0 and the highest one.
+    cmap : str
+        Perceptually uniform; its dark end is clear.
+    glass : bool
+        Whether to draw the projections too.
+
+    Returns
+    -------
+    Path
+        `out`.
+    """
+    field, mask, t1 = _volumes(values, declared, brain)
+    field = np.nan_to_num(field)
+    inside = t1 > 0
+    low, high = limits or (0.0, float(field.max()))
+    if high <= low:
+        high = low + 1.0
+    view = _look(inside, brain, margin=4)
+    ramp = colormaps[cmap]
+    grey_limits = _percentiles(t1[inside], 1, 99.5)
+
+    def blend(plane: np.ndarray, ground: np.ndarray) -> np.ndarray:
+        part = np.clip((plane - low) / (high - low), 0, 1)
+        # Clear below a tenth of the scale, so that the anatomy shows where there is nothing.
+        strength = np.clip(part / 0.3 - 0.3, 0, 1)[..., None]
+        return strength * ramp(0.25 + 0.75 * part)[..., :3] * 255 + (1 - strength) * ground
+
+    def paint(axis: int, index: int) -> np.ndarray:
+        ground = _grey(view.plane(t1, axis, index), grey_limits) * 0.6
+        return blend(view.plane(field, axis, index), ground)
+
+    top, body = LINE, ''
+    if glass:
+        body, top = _glass(view, field, mask > 0, inside, blend)
+    slices = view.spread(2, 16)
+    rows = [(2, slices[:8]), (2, slices[8:])]
+    tiles, height = _shifted(view, rows, paint, mask > 0, top - LINE)
+    body += tiles
+    body += _colour_bar(
+        blend(np.linspace(low, high, 256)[None], np.full(3, 60.0)),
+        (low, high),
+        ends,
+        top - LINE + height,
+        beyond=(False, bool((field > high).any())),
+    )
+    return _save(out, title, body, top - LINE + height + 2 * LINE)
+
+
+def _glass(
+    view: _View, field: np.ndarray, mask: np.ndarray, inside: np.ndarray, blend
+) -> tuple[str, float]:
+    """Draw maximum projections with the silhouette of the brain; return where they end."""
+    panels = (('left half', 0), ('from the front', 1), ('from above', 2), ('right half', 0))
+    middle = field.shape[0] // 2
+    widths = [view.size(axis)[0] for _, axis in panels]
+    scale = (WIDTH - 2 * GUTTER * len(panels)) / sum(widths)
+    tall = max(view.size(axis)[1] for _, axis in panels) * scale
+    body, left = '', GUTTER
+    for (name, axis), width in zip(panels, widths, strict=True):
+        half = slice(None)
+        if axis == 0:
+            half = slice(0, middle) if name.startswith('left') else slice(middle, None)
+        shown, outlined = np.zeros_like(field), np.zeros_like(mask)
+        shown[half], outlined[half] = field[half], mask[half]
+        height = view.size(axis)[1] * scale
+        top = 2 * LINE + (tall - height) / 2
+        ground = np.where(view.plane(inside, axis, None)[..., None], 45.0, 0.0)
+        body += _image(
+            blend(view.plane(shown, axis, None), ground), (left, top, width * scale, height)
+        )
+        body += _outline(view.plane(outlined, axis, None), view, axis, left, top, scale)
+        body += _text(left, 2 * LINE - 7, name)
+        body += _ends(axis, left, left + width * scale, top + height / 2)
+        left += width * scale + 2 * GUTTER
+    return body, 2 * LINE + tall + GAP
+
+
+def _shifted(
+    view: _View, rows, paint: Paint, outline: np.ndarray | None, down: float
+) -> tuple[str, float]:
+    lines, height = _marks(view, rows, outline)
+    return (
+        f'<g transform="translate(0 {down:.1f})">{_tiles(view, rows, paint)}{lines}</g>',
+        height,
+    )
+
+
+def draw_calibration(
+    curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]],
+    out: Path,
+    *,
+    names: Mapping[str, str],
+) -> Path:
+    """Draw how often a deficit was there against how probable it was said to be.
+
+    Parameters
+    ----------
+    curves : mapping of str to mapping of str to (bins, 3) numbers
+        By model and item: mean probability, observed share, number.
+    out : Path
+        SVG to write.
+    names : mapping of str to str
+        What items are called.
+    """
+    items = list(dict.fromkeys(item for model in curves.values() for item in model))
+    columns = min(5, max(len(items), 1))
+    rows = -(-len(items) // columns)
+    figure = Figure(figsize=(2.7 * columns, 2.9 * rows), layout='constrained')
+    axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    for axis, item in zip(axes, items, strict=False):
+        axis.plot([0, 1], [0, 1], color='#999', linewidth=1, linestyle='--')
+        for model, found in curves.items():
+            if item in found:
+                curve = np.asarray(found[item])
+                colour, mark = MARKS[model]
+                axis.plot(curve[:, 0], curve[:, 1], color=colour, marker=mark, markersize=4,
+                          linewidth=1.2, label=model)  # fmt: skip
+        axis.set(xlim=(0, 1), ylim=(0, 1), title=names.get(item, item), aspect='equal',
+                 xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])  # fmt: skip
+        axis.title.set_fontsize(9)
+    for axis in axes[len(items) :]:
+        axis.axis('off')
+    figure.supxlabel('said: probability of any deficit', fontsize=10)
+    figure.supylabel('seen: share with a deficit', fontsize=10)
+    handles, labels = axes[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc='outside upper right', ncols=len(labels), fontsize=9)
+    return _save_plot(figure, out, 'Calibration of held-out predictions')
+
+
+def draw_gain(
+    rows: Sequence[tuple[str, str, float, float, float]],
+    out: Path,
+    *,
+    names: Mapping[str, str],
+) -> Path:
+    """Draw how much better each predictor is than the volume of the deficit alone.
+
+    Parameters
+    ----------
+    rows : sequence of (item, predictor, gain, low, high)
+        Log score minus that of the volume baseline, with its 95 % interval.
+    out : Path
+        SVG to write.
+    names : mapping of str to str
+        What items are called.
+    """
+    items = list(dict.fromkeys(row[0] for row in rows))
+    predictors = [p for p in MARKS if p != 'volume' and any(row[1] == p for row in rows)]
+    figure = Figure(figsize=(11, 1.2 + 0.16 * (len(predictors) + 1.5) * len(items)),
+                    layout='constrained')  # fmt: skip
+    axis = figure.subplots()
+    axis.axvline(0, color='#000', linewidth=1)
+    step = 0.8 / max(len(predictors), 1)
+    for n, predictor in enumerate(predictors):
+        colour, mark = MARKS[predictor]
+        own = [(items.index(i), g, lo, hi) for i, p, g, lo, hi in rows if p == predictor]
+        y = [place - 0.4 + (n + 0.5) * step for place, *_ in own]
+        gain = np.array([g for _, g, _, _ in own])
+        error = np.array([[g - lo, hi - g] for _, g, lo, hi in own]).T
+        axis.errorbar(gain, y, xerr=np.maximum(error, 0), fmt=mark, color=colour, markersize=5,
+                      linewidth=1.2, label=predictor)  # fmt: skip
+    axis.set_yticks(range(len(items)), [names.get(i, i) for i in items])
+    axis.set_ylim(len(items) - 0.5, -0.5)
+    for place in range(len(items) - 1):
+        axis.axhline(place + 0.5, color='#e5e5e5', linewidth=0.8)
+    axis.set_xlabel('gain over the volume of the deficit alone, nats per participant '
+                    '(right of 0 is better)')  # fmt: skip
+    axis.spines[['top', 'right']].set_visible(False)
+    figure.legend(loc='outside upper right', ncols=len(predictors), fontsize=9)
+    return _save_plot(figure, out, 'Held-out performance')
+
+
+def _save_plot(figure: Figure, out: Path, title: str) -> Path:
+    stream = io.StringIO()
+    with mpl.rc_context({'svg.hashsalt': title, 'svg.fonttype': 'none',
+                         'font.family': ['Helvetica', 'Arial', 'Liberation Sans',
+                                         'DejaVu Sans']}):  # fmt: skip
+        figure.savefig(stream, format='svg', metadata={'Date': None, 'Title': title})
+    write_text(stream.getvalue(), out)
+    return out
