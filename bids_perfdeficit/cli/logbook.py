@@ -121,7 +121,7 @@ class Logbook:
             Seconds that the steps of each branch took.
         """
         resources = self.settings.resources
-        progress = Progress(len(workflow.list_node_names()))
+        progress = Progress(_count_steps(workflow))
         plugin: dict[str, Any] = {
             'plugin': 'MultiProc',
             'plugin_args': {
@@ -212,14 +212,14 @@ class Progress:
             return
         self.done += 1
         took = (now - self._started.pop(name, now)).total_seconds()
-        branch = name.split('.')[1] if '.' in name else name
+        branch, step = _place(node)
         self.seconds[branch] = round(self.seconds.get(branch, 0.0) + took, 1)
         if took < 0.5 and status == 'end':
             return  # moving files is no news
         verb = 'failed' if status == 'exception' else 'done'
         LOGGER.info(
             '%s: %s %s in %.0f s (step %d of %d%s)',
-            branch.removesuffix('_wf').replace('_', '-', 1), node.name, verb, took,
+            branch.removesuffix('_wf').replace('_', '-', 1), step, verb, took,
             self.done, self.total, self._left(),
         )  # fmt: skip
 
@@ -229,6 +229,29 @@ class Progress:
             return ''
         seconds = (time.monotonic() - self._begun) / self.done * (self.total - self.done)
         return f', about {seconds / 60:.0f} min left' if seconds >= 60 else ', under 1 min left'
+
+
+def _count_steps(workflow: Any) -> int:
+    """Return the steps of a workflow, those counted that a step is split into."""
+    nodes = [workflow.get_node(name) for name in workflow.list_node_names()]
+    return sum(
+        1 + (len(getattr(n.inputs, n.iterfield[0])) if hasattr(n, 'iterfield') else 0)
+        for n in nodes
+    )
+
+
+def _place(node: Any) -> tuple[str, str]:
+    """Return the branch and the name of a step.
+
+    A piece of a step that was split knows its place only by its folder,
+    ``<workflow>/<branch>/<step>/mapflow``.
+    """
+    parts = node.fullname.split('.')
+    folder = Path(node.base_dir or '').parts
+    if len(folder) > 3 and folder[-1] == 'mapflow':
+        number = re.sub(r'\D', '', node.name.removeprefix(f'_{folder[-2]}'))
+        return folder[-3], f'{folder[-2]} {int(number) + 1}'
+    return (parts[1] if len(parts) > 1 else node.name), node.name
 
 
 def read_crashes(log_dir: Path) -> dict[str, list[str]]:

@@ -616,7 +616,9 @@ class GroupSink(SimpleInterface):
         files = json.loads(Path(inputs.manifest).read_text(encoding='utf-8'))['files']
         common = {'space': inputs.space, 'res': resolution_label(inputs.resolution)}
         targets = [output_path(root, f['key'], **common, **f['entities']) for f in files]
-        sources = list(inputs.sources) if isdefined(inputs.sources) else []
+        # The maps that all was made from are told once; the other files point there.
+        origin = list(inputs.sources) if isdefined(inputs.sources) else []
+        lead = f'bids::{targets[-1].relative_to(root).as_posix()}'
         for file, target in zip(files, targets, strict=True):
             meta = dict(file['meta'])
             if '_res-' in target.name:
@@ -627,7 +629,12 @@ class GroupSink(SimpleInterface):
                 meta['Outputs'] = [t.relative_to(root).as_posix() for t in targets[:-1]]
                 meta['Fingerprint'] = inputs.fingerprint
             write_json(
-                sidecar(file['key'], sources=sources, space=inputs.space, **meta),
+                sidecar(
+                    file['key'],
+                    sources=origin if file is files[-1] else [lead],
+                    space=inputs.space,
+                    **meta,
+                ),
                 sidecar_path(target),
             )
             source = folder / file['name']

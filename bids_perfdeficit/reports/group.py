@@ -338,6 +338,9 @@ class _Page:
             return [(self.common.no_figure(f'{model} {item}'), '')]
         t1 = _template(self.report.space)
         values, declared, doubt = (_on(path, t1, binary=n == 1) for n, path in enumerate(needed))
+        if not np.asarray(values.dataobj).any():
+            sentence = self._sentence(item, model, row) + ' The map is empty.'
+            return [self.own.verdict(sentence, False)]
         limits = (0.0, 1.0) if stat == 'prob' else None
         title = f'{_name(item)} · {model}: {meaning}'
         drawn = group_figures.draw_deficit(
@@ -351,9 +354,12 @@ class _Page:
         viewer = self.report.path('group_viewer', model=model, contrast=contrast)
         _write_viewer(values, t1, viewer, title)
         link = self.report.link
+        certain = float(row['declared_ml']) > 0
         found: list[Any] = [
-            self.own.verdict(self._sentence(item, model, row), float(row['declared_ml']) > 0),
-            self.common.figure(drawn.name, link(drawn), '', title, False),
+            self.own.verdict(self._sentence(item, model, row), certain),
+            self.common.figure(drawn.name, link(drawn), '', title, False)
+            if certain
+            else self.own.more(f'Tendency, no finding ({model})', link(drawn), title),
             self.own.viewer(link(viewer), f'Interactive viewer ({model})'),
             self.own.more(
                 f'Uncertainty ({model})', link(figure('uncertainty')), 'Standard deviation'

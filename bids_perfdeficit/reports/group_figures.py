@@ -48,6 +48,8 @@ MARKS: Mapping[str, tuple[str, str]] = {
     'coverage': ('#777777', 'x'),
     'frequency': ('#BBBBBB', '+'),
 }
+#: mm of the lowest and the highest slice: from the temporal lobes to below the vertex.
+SLICES_MM = (-36.0, 69.0)
 
 
 def draw_deficit(
@@ -113,7 +115,8 @@ def draw_deficit(
     top, body = LINE, ''
     if glass:
         body, top = _glass(view, field, mask > 0, inside, blend)
-    slices = view.spread(2, 16)
+    zero, step = view.affine[2, 3], view.affine[2, 2]
+    slices = tuple(round((z - zero) / step) for z in np.linspace(*SLICES_MM, 16))
     rows = [(2, slices[:8]), (2, slices[8:])]
     tiles, height = _shifted(view, rows, paint, mask > 0, top - LINE)
     body += tiles

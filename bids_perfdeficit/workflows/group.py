@@ -23,6 +23,7 @@ from bids_perfdeficit.interfaces.group import (
     PrepareMaps,
     StackMaps,
 )
+from bids_perfdeficit.interfaces.stacking import DEFICIT_THRESHOLD
 from bids_perfdeficit.settings import MapKind, Settings
 from bids_perfdeficit.workflows.group_plan import GroupPlan, group_path
 from bids_perfdeficit.workflows.outputs import SMALL_GB
@@ -299,7 +300,81 @@ def estimate_memory(plan: GroupPlan) -> dict[str, float]:
 
 def describe_methods(plan: GroupPlan, settings: Settings) -> str:
     """Return the methods text for the options chosen, with citations as ``[@key]``."""
-    return f'Results were computed with *bids_perfdeficit* {__version__}.\n\n'
+    options, space = settings.group, settings.processing.output_spaces[0]
+    cohort = plan.cohort
+    maps = {
+        MapKind.PERFUSION: 'computed perfusion maps (0 to 1, higher is later)',
+        MapKind.ASYMMETRY: 'the positive left-right asymmetry of computed perfusion maps',
+    }[plan.map_kind]
+    covariates = ', '.join(cohort.covariate_names)
+    text = f"""\
+Results were computed with *bids_perfdeficit* {__version__}, which is based on *Nipype* [@nipype],
+after the design of computed perfusion-deficit mapping [@deficit].
+
+For {len(cohort.entries)} participants {maps} in *{space}* were averaged to {plan.resolution:g} mm.
+"""
+    if plan.models:
+        return text + (
+            f'The scores were predicted by models ({", ".join(plan.models)}) that had been fitted '
+            'on other participants; nothing was fitted again.\n\n'
+        )
+    text += f"""\
+Voxels were analysed in which at least {options.min_coverage:.1%} of the participants had a deficit
+(later than the mirrored voxel by more than {DEFICIT_THRESHOLD:g}) and half had been scanned. Maps
+were completed and denoised by probabilistic principal components [@ppca]. Each of
+{len(plan.items) - len(plan.skipped)} NIHSS items was an ordinal score; untestable and missing ones
+were left out{f', and {covariates} were covariates' if covariates else ''}.
+
+"""
+    text += ''.join(_MODEL_TEXTS[model] for model in plan.model_names)
+    if options.folds:
+        text += f"""\
+Prediction was validated in {options.folds}-fold cross-validation, with everything fitted on the
+training part, against the mean perfusion of the brain (volume), the mean weighted by how often
+each voxel is ill (coverage) and the frequency of each score.
+
+"""
+    if options.permutations:
+        text += f"""\
+Every model was fitted to {options.permutations} cohorts with shuffled scores [after
+@freedmanlane], to count how often something is declared where there is nothing.
+
+"""
+    if options.bootstraps:
+        text += f"""\
+Stability was measured over {options.bootstraps} resamples of 63 % of the participants
+[@subsampling].
+
+"""
+    return text
+
+
+#: What each model is, for the methods text.
+_MODEL_TEXTS = {
+    'spatial': """\
+*spatial*: a cumulative-logit model [@ordinal] with lapses, in which the substrate of an item is a
+sum of single effects [@susie], each a ball of unknown place, size and strength, beside a component
+that follows the volume of the deficit. Items of a left-right pair share their mirrored places. An
+item was declared when its test by shuffled scores [@freedmanlane] passed; its map was cut where
+the expected Dice coefficient is largest.
+
+""",
+    'ridge': """\
+*ridge*: linear regression under a Gaussian-smooth prior whose width and strength maximise the
+evidence [@gpml], on maps and on their positive asymmetry; the map is the geometric mean of both.
+An item was declared when the maximum of its map passed a test by shuffled scores [@freedmanlane].
+
+""",
+    'voxelwise': """\
+*voxelwise*: one regression per voxel with family-wise error controlled by the maximum statistic
+over permutations [@permutation], at 5 %.
+
+""",
+    'vae': """\
+*vae*: the published variational autoencoder [@deficit; @dvldm], one per item.
+
+""",
+}
 
 
 def _sink(
