@@ -153,8 +153,9 @@ def _is_shifted(values: np.ndarray) -> bool:
     if np.percentile(sample, 1) < -50:
         return False
     tissue = np.mean((sample > 974) & (sample < 1154))
-    unshifted = np.mean((sample > 5) & (sample < 120))
-    return bool(tissue > 0.03 and tissue > unshifted)
+    # Between air (at 24, like soft tissue unshifted) and fat there is little in a head; MRI has.
+    between = np.mean((sample > 350) & (sample < 850))
+    return bool(tissue > 0.03 and tissue > between)
 
 
 def _check_hounsfield(values: np.ndarray, path: Path, role: str) -> None:
