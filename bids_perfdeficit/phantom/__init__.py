@@ -10,7 +10,17 @@ from importlib import import_module
 from typing import Any
 
 #: Public name -> submodule. Loaded on first use, so that importing the room costs nothing.
-_PUBLIC: dict[str, str] = {}
+_PUBLIC: dict[str, str] = {
+    'Cohort': 'cohort',
+    'Occlusion': 'settings',
+    'Patient': 'patient',
+    'PersonSettings': 'settings',
+    'ScannerSettings': 'settings',
+    'draw_scores': 'scores',
+    'make_cohort': 'cohort',
+    'make_patient': 'patient',
+    'substrates': 'scores',
+}
 
 __all__ = list(_PUBLIC)
 
