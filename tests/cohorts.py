@@ -36,7 +36,7 @@ class MadeCohort:
 
 
 def make_cohort(
-    root: Path, count: int, *, seed: int = 1, prefix: str = '', signal: float = 1.0
+    root: Path, count: int, *, seed: int = 1, prefix: str = '', asymmetry: bool = False
 ) -> MadeCohort:
     """Write maps, masks and scores of made participants."""
     rng = np.random.default_rng(seed)
@@ -60,8 +60,9 @@ def make_cohort(
         volume[((xyz - centre) ** 2).sum(-1) < radius**2] += 0.5
         volume = np.where(inside, volume.clip(0, 1), 0).astype(np.float32).round(2)
         folder = {'participant': label, 'space': DEFAULT_SPACE}
-        sources = {'std_perfusion': volume, 'std_asymmetry': volume - volume[::-1],
-                   'std_brain_mask': inside.astype(np.uint8)}  # fmt: skip
+        sources = {'std_perfusion': volume, 'std_brain_mask': inside.astype(np.uint8)}
+        if asymmetry:
+            sources['std_asymmetry'] = volume - volume[::-1]
         for key, values in sources.items():
             path = output_path(out, key, **folder)
             write_nifti(nib.Nifti1Image(values, brain.affine), path)
@@ -71,7 +72,7 @@ def make_cohort(
         for item, place in SUBSTRATES.items():
             there = ((xyz - place) ** 2).sum(-1) < RADIUS**2
             share = (volume[there & inside] > 0.6).mean()
-            level = signal * 3 * share + rng.normal(0, 0.3)
+            level = 3 * share + rng.normal(0, 0.3)
             row[item] = int(np.clip(np.rint(level), 0, 4 if item != 'nihss_9' else 3))
         row['nihss_7'] = 0
         row['nihss_8'] = int(rng.random() < 0.3)

@@ -227,9 +227,8 @@ def add_scores(
             fix='check the columns of the table, or name other --items',
             path=scores.source,
         )
-    # Columns that the table lacks are in its notes already.
-    empty = [item for item in empty if not any(item in n for n in scores.notes)]
-    notes = [f'left out, for nobody has a score: {_shorten(empty)}'] if empty else []
+    # Of items that were not asked for, the notes of the table tell already.
+    notes = [f'left out, for nobody has a score: {_shorten(empty)}'] if empty and names else []
     table = table.reindex(list(cohort.participants))
     known = set(scores.table.index)
     dropped = {

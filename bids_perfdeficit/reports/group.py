@@ -281,7 +281,7 @@ class _Page:
             for item, scored, missing, c in rows
         ]
         columns = ['Item', 'Scored', 'Missing', *(f'Score {n}' for n in range(levels + 1))]
-        return self.own.rows(columns, _words(table), [])
+        return self.own.rows(columns, _words(table))
 
     def _outliers(self) -> Markup | str:
         if 'total_deficit_volume' not in self.people:
@@ -323,7 +323,7 @@ class _Page:
             return []
         row = rows.iloc[0]
         if row['status'] != 'fitted':
-            return [(self.own.verdict(f'{model}: not fitted: {row["reason"]}.', False), '')]
+            return [self.own.verdict(f'{model}: {row["reason"]}.', 'Not fitted')]
         contrast = contrast_label(item)
 
         def statmap(stat: str) -> Path:
@@ -340,7 +340,7 @@ class _Page:
         values, declared, doubt = (_on(path, t1, binary=n == 1) for n, path in enumerate(needed))
         if not np.asarray(values.dataobj).any():
             sentence = self._sentence(item, model, row) + ' The map is empty.'
-            return [self.own.verdict(sentence, False)]
+            return [self.own.verdict(sentence, 'Nothing declared')]
         limits = (0.0, 1.0) if stat == 'prob' else None
         title = f'{_name(item)} · {model}: {meaning}'
         drawn = group_figures.draw_deficit(
@@ -356,7 +356,9 @@ class _Page:
         link = self.report.link
         certain = float(row['declared_ml']) > 0
         found: list[Any] = [
-            self.own.verdict(self._sentence(item, model, row), certain),
+            self.own.verdict(
+                self._sentence(item, model, row), 'Declared' if certain else 'Nothing declared'
+            ),
             self.common.figure(drawn.name, link(drawn), '', title, False)
             if certain
             else self.own.more(f'Tendency, no finding ({model})', link(drawn), title),
@@ -387,7 +389,7 @@ class _Page:
             ]  # fmt: skip
             columns = ['Cluster', 'mL', 'Peak, mm (x right, y front, z up)',
                        'Side and arterial territory', 'Peak effect']  # fmt: skip
-            found.append(self.own.rows(columns, _words(table), []))
+            found.append(self.own.rows(columns, _words(table)))
         return found
 
     def _sentence(self, item: str, model: str, row: pd.Series) -> str:
@@ -432,14 +434,13 @@ class _Page:
             folder / f'tpl-{self.report.space}_desc-calibration_metrics.svg',
             names=names,
         )
-        table, marked = [], []
+        table = []
         order = {item: n for n, item in enumerate(self.items)}
         for r in sorted(seen.itertuples(), key=lambda r: order.get(r.item, 99)):
-            if r.predictor in self.report.models and r.gain_low > 0:
-                marked.append(len(table))
             table.append([
                 _name(r.item), r.predictor, r.n, f'{r.log_score:.3f}',
-                f'{r.gain:+.3f} ({r.gain_low:+.3f} to {r.gain_high:+.3f})'.replace('-', '−'),
+                '' if r.predictor == 'volume'
+                else f'{r.gain:+.3f} ({r.gain_low:+.3f} to {r.gain_high:+.3f})',
                 f'{r.kappa:.2f}', f'{r.auc:.2f}', f'{r.ece:.2f}',
             ])  # fmt: skip
         columns = ['Item', 'Predicted by', 'n', 'Log score', 'Gain over volume (95 %)',
@@ -467,7 +468,7 @@ class _Page:
             _part(
                 'All numbers',
                 (
-                    self.own.rows(columns, _words(table), []),
+                    self.own.rows(columns, _words(table)),
                     '',
                 ),
             ),
@@ -501,7 +502,7 @@ class _Page:
             _part(
                 'Models side by side',
                 (
-                    self.own.rows(columns, _words(table), []),
+                    self.own.rows(columns, _words(table)),
                     'Likeness to coverage is the rank correlation of the map with the mean '
                     'perfusion map: near 1, it may show where strokes are, not what they do. '
                     'Shuffled scores have no substrate: nothing should be declared in 95 % of '
@@ -589,7 +590,7 @@ def _listed(items: Sequence[str] | pd.Series) -> str:
 
 
 def _words(table: Sequence[Sequence[object]]) -> list[list[str]]:
-    return [[_tell(cell) for cell in row] for row in table]
+    return [[re.sub(r'(?<!\w)-(?=\d)', '−', _tell(cell)) for cell in row] for row in table]
 
 
 def _generalise(reason: str) -> str:

@@ -1,0 +1,162 @@
+"""Who is in a group analysis, and that everyone who is not is told with the reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bids_perfdeficit.bids import output_path
+from bids_perfdeficit.bids.cohort import (
+    TOTAL_VOLUME,
+    add_covariates,
+    add_scores,
+    contrast_label,
+    find_cohort,
+)
+from bids_perfdeficit.errors import InputError
+
+SPACE = 'MNI152NLin2009aSym'
+
+
+def leave(root: Path, label: str, session: str | None = None, mask: bool = True) -> None:
+    """Lay down the names of what the participant level leaves; nobody reads the voxels here."""
+    for key in ('std_perfusion', *(('std_brain_mask',) if mask else ())):
+        path = output_path(root, key, participant=label, session=session, space=SPACE)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b'x')
+
+
+@pytest.fixture
+def out(tmp_path):
+    for number in range(1, 6):
+        leave(tmp_path / 'out', f'{number:02d}')
+    return tmp_path / 'out'
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text.replace(' ', '\t'))
+    return path
+
+
+def test_the_baseline_session_is_taken_and_the_choice_is_told(tmp_path):
+    for session in ('24h', 'admission', 'week1'):
+        leave(tmp_path, '01', session)
+    cohort = find_cohort([tmp_path], space=SPACE)
+    assert [e.session for e in cohort.entries] == ['admission']
+    assert 'admission' in cohort.notes[0]
+    other = find_cohort([tmp_path], space=SPACE, session='ses-24h')
+    assert other.entries[0].map.name.startswith('sub-01_ses-24h')
+
+
+def test_who_has_no_map_or_mask_or_is_unknown_is_left_out_with_the_reason(out):
+    (out / 'sub-08').mkdir()
+    leave(out, '09', mask=False)
+    cohort = find_cohort([out], space=SPACE)
+    assert len(cohort.entries) == 5
+    assert 'no perfusion map' in cohort.dropped['08']
+    assert 'brain_mask.nii.gz is missing' in cohort.dropped['09']
+    some = find_cohort([out], space=SPACE, participants=['sub-02', '77'])
+    assert some.participants == ('02',)
+    assert 'no derivatives' in some.dropped['77']
+
+
+def test_no_map_at_all_names_the_remedy(tmp_path):
+    with pytest.raises(InputError, match='run the participant level first'):
+        find_cohort([tmp_path], space=SPACE)
+
+
+def test_the_first_folder_wins_over_the_second(out, tmp_path):
+    leave(tmp_path / 'other', '01')
+    leave(tmp_path / 'other', '66')
+    cohort = find_cohort([tmp_path / 'other', out], space=SPACE)
+    assert len(cohort.entries) == 6
+    where = {e.participant: e.map for e in cohort.entries}
+    assert tmp_path / 'other' in where['01'].parents
+    assert out in where['02'].parents
+
+
+def test_participants_without_scores_fall_out_and_strangers_are_told(out, tmp_path):
+    table = write(
+        tmp_path / 'nihss.tsv',
+        'participant_id nihss_5a nihss_5b\nsub-01 0 2\nsub-02 n/a UN\nsub-99 1 1\nsub-03 two 1\n',
+    )
+    cohort, _ = add_scores(find_cohort([out], space=SPACE), table)
+    assert cohort.participants == ('01', '03')
+    assert list(cohort.scores.columns) == ['nihss_5a', 'nihss_5b']
+    assert np.isnan(cohort.scores.loc['03', 'nihss_5a'])
+    assert cohort.dropped['02'] == 'there is no score of any item'
+    assert cohort.dropped['04'] == 'there is no row in nihss.tsv'
+    notes = ' '.join(cohort.notes)
+    assert 'have no images' in notes
+    assert 'not a whole number' in notes
+    kept, _ = add_scores(find_cohort([out], space=SPACE), table, required=False)
+    assert len(kept.entries) == 5
+
+
+@pytest.mark.parametrize(
+    ('items', 'piece'),
+    [(['12'], "'12' is no item"), (['9'], 'no participant with a map has a score of nihss_9')],
+)
+def test_items_that_are_no_items_or_have_no_scores_are_told(out, tmp_path, items, piece):
+    table = write(tmp_path / 'nihss.tsv', 'participant_id nihss_5a\nsub-01 0\n')
+    with pytest.raises(InputError, match=piece):
+        add_scores(find_cohort([out], space=SPACE), table, items=items)
+
+
+@pytest.fixture
+def scored(out, tmp_path):
+    table = write(
+        tmp_path / 'nihss.tsv',
+        'participant_id nihss_5a\n' + ''.join(f'sub-0{n} {n % 3}\n' for n in range(1, 6)),
+    )
+    return add_scores(find_cohort([out], space=SPACE), table)[0]
+
+
+def test_numbers_stay_and_words_become_columns(scored, tmp_path):
+    table = write(
+        tmp_path / 'participants.tsv',
+        'participant_id age sex site\nsub-01 70 M a\nsub-02 old F b\nsub-03 50 F c\n'
+        'sub-04 60 M a\nsub-05 n/a F b\n',
+    )
+    cohort = add_covariates(scored, ['age', 'sex', TOTAL_VOLUME, 'site'], [table])
+    assert cohort.covariate_names == ('age', 'sex_M', 'site_b', 'site_c', TOTAL_VOLUME)
+    assert cohort.covariates['sex_M'].tolist() == [1, 0, 0, 1, 0]
+    assert cohort.covariates['age'].isna().tolist() == [False, True, False, False, True]
+    assert any('02 (old)' in note for note in cohort.notes)
+    assert any('taken as the mean: 05' in note for note in cohort.notes)
+
+
+def test_words_of_new_participants_follow_the_earlier_ones(scored, tmp_path):
+    table = write(
+        tmp_path / 'participants.tsv',
+        'participant_id sex\n' + ''.join(f'sub-0{n} M\n' for n in range(1, 6)),
+    )
+    cohort = add_covariates(scored, ['sex'], [table], expected=['sex_M'])
+    assert cohort.covariates['sex_M'].tolist() == [1] * 5
+    with pytest.raises(InputError, match='same value for all'):
+        add_covariates(scored, ['sex'], [table])
+
+
+def test_a_covariate_that_no_table_has_is_told_with_those_there_are(scored, tmp_path):
+    table = write(tmp_path / 'participants.tsv', 'participant_id age\nsub-01 70\n')
+    with pytest.raises(InputError, match=r"'height' is in no table \(columns: age\)"):
+        add_covariates(scored, ['height'], [table])
+
+
+def test_free_text_is_no_covariate(tmp_path):
+    for number in range(1, 8):
+        leave(tmp_path / 'out', f'{number:02d}')
+    table = write(
+        tmp_path / 'scores.tsv',
+        'participant_id nihss_5a free\n'
+        + ''.join(f'sub-0{n} {n % 3} word{n}\n' for n in range(1, 8)),
+    )
+    cohort = add_scores(find_cohort([tmp_path / 'out'], space=SPACE), table)[0]
+    with pytest.raises(InputError, match='neither a number nor one of up to 5 words'):
+        add_covariates(cohort, ['free'], [table])
+
+
+def test_labels_hold_letters_and_digits_only():
+    assert contrast_label('nihss_5a') == 'nihss5a'
