@@ -23,7 +23,7 @@ def patient(session_folder: Path):
 
             made = make_patient(31, Occlusion(collaterals=0.2, position=0.1), spacing=2.0)
             path.write_bytes(pickle.dumps(made))
-    return pickle.loads(path.read_bytes())
+    return pickle.loads(path.read_bytes())  # noqa: S301 - written above
 
 
 @pytest.fixture(scope='session')

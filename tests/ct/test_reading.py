@@ -164,7 +164,7 @@ def test_truncated_gzip_is_told(tmp_path, head, share):
     path = write(tmp_path, noisy)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(InputError, match='truncated|cannot be read') as caught:
+    with pytest.raises(InputError, match=r'truncated|cannot be read') as caught:
         read_ct(path)
     assert 'again' in caught.value.fix
     assert caught.value.path == str(path)
