@@ -70,7 +70,7 @@ def main() -> int:
     out.chmod(0o777)
     aside.chmod(0o755)
     start = engine()
-    fence = ['--rm', '--network', 'none', '--read-only', '--tmpfs', '/tmp', '-u', USER]
+    fence = ['--rm', '--network', 'none', '--read-only', '--tmpfs', '/tmp', '-u', USER]  # noqa: S108
     mounts = ['-v', f'{data.absolute()}:/data:ro', '-v', f'{out}:/out']
     failures: list[str] = []
 

@@ -1,0 +1,93 @@
+"""The command `bids_perfdeficit-phantom`: digital patients and cohorts as BIDS datasets.
+
+Must not import anything that takes time before the options are known to be right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from bids_perfdeficit import __version__
+from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_USAGE, print_problems
+
+#: What an option must lie between; spacing in mm.
+_RANGES = {'participants': (0, 999), 'cohort': (0, 9999), 'seed': (0, 2**31 - 1),
+           'spacing': (0.4, 4.0)}  # fmt: skip
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print_problems([message])
+        raise SystemExit(EXIT_USAGE)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; values are text here and checked in `main`."""
+    parser = _Parser(
+        prog='bids_perfdeficit-phantom',
+        description='Write digital stroke patients, whose vessels, delays and scores are known, '
+        'as a BIDS dataset.',
+        allow_abbrev=False,
+    )
+    parser.add_argument('out', metavar='OUT', type=Path, help='folder, new or empty')
+    parser.add_argument(
+        '--participants', default='3', metavar='N', help='patients with images (default: 3)'
+    )
+    parser.add_argument(
+        '--cohort',
+        default='0',
+        metavar='N',
+        help='patients with maps and scores only, in OUT/derivatives/bids_perfdeficit-cohort, '
+        'which is a BIDS_DIR of its own for the group level (default: 0)',
+    )
+    parser.add_argument('--seed', default='1', metavar='N', help='of everything (default: 1)')
+    parser.add_argument(
+        '--spacing', default='1', metavar='MM', help='voxel size of the scans (default: 1)'
+    )
+    parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the phantom and return the exit code."""
+    options = build_parser().parse_args(argv)
+    problems, values = [], {}
+    for name, (low, high) in _RANGES.items():
+        text = getattr(options, name)
+        try:
+            value = float(text) if name == 'spacing' else int(text)
+            if not low <= value <= high:
+                raise ValueError
+        except ValueError:
+            kind = 'a number' if name == 'spacing' else 'a whole number'
+            problems.append(f'--{name} {text}: give {kind} from {low:g} to {high:g}.')
+            continue
+        values[name] = value
+    if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
+        problems.append(f'{options.out} is there and not an empty folder; give a new one.')
+    if values.get('participants') == 0 and values.get('cohort') == 0:
+        problems.append('--participants and --cohort are both 0; there is nothing to write.')
+    if problems:
+        print_problems(problems)
+        return EXIT_USAGE
+
+    from bids_perfdeficit.phantom.dataset import write_dataset
+
+    write_dataset(
+        options.out,
+        participants=int(values['participants']),
+        cohort=int(values['cohort']),
+        seed=int(values['seed']),
+        spacing=float(values['spacing']),
+        tell=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(f'written to {options.out}')
+    return EXIT_OK
+
+
+if __name__ == '__main__':
+    sys.exit(main())
