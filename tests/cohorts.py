@@ -54,9 +54,12 @@ def make_cohort(
         centre = np.array([side * rng.uniform(25, 50), rng.uniform(-50, 30), rng.uniform(0, 50)])
         radius = rng.uniform(18, 40)
         volume = np.full(brain.shape, 0.3, np.float32)
-        volume += 0.02 * np.kron(rng.standard_normal((13, 15, 12)), np.ones((8, 8, 8)))[
-            : brain.shape[0], : brain.shape[1], : brain.shape[2]
-        ]
+        volume += (
+            0.02
+            * np.kron(rng.standard_normal((13, 15, 12)), np.ones((8, 8, 8)))[
+                : brain.shape[0], : brain.shape[1], : brain.shape[2]
+            ]
+        )
         volume[((xyz - centre) ** 2).sum(-1) < radius**2] += 0.5
         volume = np.where(inside, volume.clip(0, 1), 0).astype(np.float32).round(2)
         folder = {'participant': label, 'space': DEFAULT_SPACE}

@@ -352,7 +352,7 @@ class _Page:
             ends=('certain', 'uncertain'), cmap='cividis', glass=False,
         )  # fmt: skip
         viewer = self.report.path('group_viewer', model=model, contrast=contrast)
-        _write_viewer(values, t1, viewer, title)
+        _write_viewer(values, t1, viewer, f'NIHSS {item.removeprefix("nihss_")} · {model}')
         link = self.report.link
         certain = float(row['declared_ml']) > 0
         found: list[Any] = [
@@ -644,6 +644,10 @@ def _write_viewer(values: nib.Nifti1Image, t1: nib.Nifti1Image, out: Path, title
     view = view_img(
         values, bg_img=t1, threshold=0.1 * high, vmin=0, vmax=high, symmetric_cmap=False,
         cmap='inferno', black_bg=True, title=title, resampling_interpolation='nearest',
-        opacity=0.8,
+        opacity=0.8, radiological=True,
     )  # fmt: skip
-    write_text(view.get_standalone(), out)
+    # nilearn's page asks its repository for an icon; ours asks nobody for anything.
+    html = re.sub(
+        r'<link\s[^>]*icon[^>]*>', '<link rel="icon" href="data:,">', view.get_standalone()
+    )
+    write_text(html, out)

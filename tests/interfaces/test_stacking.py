@@ -45,9 +45,7 @@ class Files:
             ('mask', (self.inside if mask is None else mask).astype(np.uint8), self.masks),
         ):
             path = self.folder / f'sub-{number}_{kind}.nii'
-            nib.save(
-                nib.Nifti1Image(array, self.brain.affine if affine is None else affine), path
-            )
+            nib.save(nib.Nifti1Image(array, self.brain.affine if affine is None else affine), path)
             listed.append(path)
         return self
 
@@ -92,9 +90,7 @@ def test_rarely_ill_voxels_are_left_out_on_both_sides_alike(files, lattice, tmp_
     upper = z > files.brain.shape[2] // 2
     for _ in range(4):
         files.add(np.where(upper & (files.x < -3), 0.9, 0.3 + 0.001 * z / z.max()))
-    result = stack(
-        files.maps, files.masks, tmp_path / 'm.npy', lattice=lattice, min_coverage=0.5
-    )
+    result = stack(files.maps, files.masks, tmp_path / 'm.npy', lattice=lattice, min_coverage=0.5)
     assert 0.2 < result.grid.n_voxels / lattice.grid.n_voxels < 0.75
     assert (result.grid.mirror >= 0).all()  # raises nothing and leaves no voxel without partner
     middle = np.abs(result.grid.coordinates[:, 0]) < 1
@@ -122,9 +118,7 @@ def test_what_was_not_scanned_is_missing_and_not_zero(files, lattice, tmp_path):
 def test_only_the_later_side_of_an_asymmetry_counts(files, lattice, tmp_path):
     signed = np.where(files.x < -10, 0.5, np.where(files.x > 10, -0.5, 0))
     files.add(signed).add(-signed)
-    result = stack(
-        files.maps, files.masks, tmp_path / 'm.npy', lattice=lattice, asymmetry=True
-    )
+    result = stack(files.maps, files.masks, tmp_path / 'm.npy', lattice=lattice, asymmetry=True)
     x = result.grid.coordinates[:, 0]
     assert result.values.min() == 0
     np.testing.assert_allclose(result.values[0, x < -20], 0.5, atol=1e-5)
@@ -176,9 +170,7 @@ def test_grids_may_differ_by_rounding_only(files, tmp_path):
 
 def test_the_mask_of_a_fit_is_used_as_it_is(files, lattice, tmp_path):
     files.add(files.left()).add(files.right())
-    first = stack(
-        files.maps, files.masks, tmp_path / 'm.npy', lattice=lattice, min_coverage=0.4
-    )
+    first = stack(files.maps, files.masks, tmp_path / 'm.npy', lattice=lattice, min_coverage=0.4)
     again = stack(
         files.maps[:1], files.masks[:1], tmp_path / 'n.npy', lattice=lattice, grid=first.grid
     )

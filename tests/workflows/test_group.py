@@ -59,9 +59,7 @@ def settings_for(root: Path, seed: int = 1, **group) -> Settings:
 
 
 def plan_for(cohort: Cohort, settings: Settings, models: dict | None = None) -> GroupPlan:
-    marks = (
-        {('apply', m): 'mark' for m in models} if models else _fingerprints(cohort, settings)
-    )
+    marks = {('apply', m): 'mark' for m in models} if models else _fingerprints(cohort, settings)
     done = frozenset(pair for pair, mark in marks.items() if _holds(settings, *pair, mark))
     return GroupPlan(
         cohort, (Item('nihss_5a', 5),), {}, marks, done, models or {},
