@@ -37,6 +37,8 @@ SKULL_MARGIN_MM = 14.0
 GOOD_CORRELATION, POOR_CORRELATION = 0.9, 0.75
 #: Starts that are tried when the first is poor: degrees about x, y and z.
 STARTS = ((25, 0, 0), (-25, 0, 0), (0, 0, 25), (0, 0, -25), (0, 25, 0), (0, -25, 0))
+#: Voxels around the template's brain in which the warp fades; more only takes time.
+TEMPLATE_MARGIN = 6
 #: RAS to the LPS of ITK.
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -227,9 +229,8 @@ def register_template(
     """Align the NCCT with a template: affine, then SyN, at 2 mm, like with like.
 
     The brain alone is registered, in a window where tissues differ, to the template's pseudo-CT by
-    Mattes' mutual information: on made heads that had the least error of the quick recipes and
-    left a lesion its size, where correlation metrics and free warps shrink it
-    (``benchmarks/normalization.py``).
+    Mattes' mutual information, which leaves a lesion its size where correlation metrics shrink it.
+    The options are the best of those in ``benchmarks/normalization.py``.
 
     Parameters
     ----------
@@ -255,17 +256,28 @@ def register_template(
     step = max(1, round(2.0 / spacing))
     coarse_affine = ncct.affine @ np.diag([step, step, step, 1.0])
     moving = _to_ants(values[::step, ::step, ::step], coarse_affine)
-    fixed = _to_ants(np.asarray(template.pseudo_ct.dataobj), template.pseudo_ct.affine)
+    fixed = _around_brain(template)
     _make_deterministic(seed)
+    # Two calls, for 'SyN' does not take the iterations of its affine.
+    affine = ants.registration(
+        fixed=fixed,
+        moving=moving,
+        type_of_transform='Affine',
+        outprefix=str(work_dir / 'affine_'),
+        aff_metric='mattes',
+        aff_iterations=(500, 200, 100, 10) if not sloppy else (200, 100, 20, 0),
+    )
     result = ants.registration(
         fixed=fixed,
         moving=moving,
-        type_of_transform='SyN',
+        type_of_transform='SyNOnly',
+        initial_transform=affine['fwdtransforms'][0],
         outprefix=str(work_dir / 'template_'),
-        aff_metric='mattes',
         syn_metric='mattes',
-        aff_iterations=(500, 200, 100, 10) if not sloppy else (200, 100, 20, 0),
-        reg_iterations=(60, 40, 20) if not sloppy else (20, 10, 0),
+        # Long steps in a stiff field: with short ones the search ends where the noise is matched.
+        grad_step=1.0,
+        flow_sigma=9,
+        reg_iterations=(20, 20, 10) if not sloppy else (20, 10, 0),
         write_composite_transform=True,
     )
     forward, inverse = Path(result['fwdtransforms']), Path(result['invtransforms'])
@@ -312,6 +324,18 @@ def _drop_times(path: Path) -> None:
         for key, value in old.attrs.items():
             new.attrs[key] = value
     path.with_suffix('.new').replace(path)
+
+
+def _around_brain(template: Template) -> Any:
+    """Return the pseudo-CT, cropped: the warp ends `TEMPLATE_MARGIN` voxels outside the brain."""
+    mask = np.asarray(template.brain_mask.dataobj)
+    box = tuple(
+        slice(max(s.start - TEMPLATE_MARGIN, 0), s.stop + TEMPLATE_MARGIN)
+        for s in ndimage.find_objects(mask)[0]
+    )
+    affine = template.pseudo_ct.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
+    return _to_ants(np.asarray(template.pseudo_ct.dataobj)[box], affine)
 
 
 def apply_transform(
