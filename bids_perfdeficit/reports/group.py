@@ -418,8 +418,10 @@ class _Page:
         seen = seen.drop_duplicates(['item', 'predictor'])
         names = {item: _name(item) for item in self.items}
         folder = self.report.path('group_figure', model='x', contrast='x', figure='x').parent
+        order = {item: n for n, item in enumerate(self.items)}
+        rows = sorted(seen.to_dict('records'), key=lambda r: order.get(r['item'], len(order)))
         gain = group_figures.draw_gain(
-            [(r.item, r.predictor, r.gain, r.gain_low, r.gain_high) for r in seen.itertuples()],
+            [(r['item'], r['predictor'], r['gain'], r['gain_low'], r['gain_high']) for r in rows],
             folder / f'tpl-{self.report.space}_desc-gain_metrics.svg',
             names=names,
         )
@@ -435,13 +437,12 @@ class _Page:
             names=names,
         )
         table = []
-        order = {item: n for n, item in enumerate(self.items)}
-        for r in sorted(seen.itertuples(), key=lambda r: order.get(r.item, 99)):
+        for r in rows:
             table.append([
-                _name(r.item), r.predictor, r.n, f'{r.log_score:.3f}',
-                '' if r.predictor == 'volume'
-                else f'{r.gain:+.3f} ({r.gain_low:+.3f} to {r.gain_high:+.3f})',
-                f'{r.kappa:.2f}', f'{r.auc:.2f}', f'{r.ece:.2f}',
+                _name(r['item']), r['predictor'], r['n'], f'{r["log_score"]:.3f}',
+                '' if r['predictor'] == 'volume'
+                else f'{r["gain"]:+.3f} ({r["gain_low"]:+.3f} to {r["gain_high"]:+.3f})',
+                f'{r["kappa"]:.2f}', f'{r["auc"]:.2f}', f'{r["ece"]:.2f}',
             ])  # fmt: skip
         columns = ['Item', 'Predicted by', 'n', 'Log score', 'Gain over volume (95 %)',
                    'Weighted kappa', 'AUC any deficit', 'Calibration error']  # fmt: skip

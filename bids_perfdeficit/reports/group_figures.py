@@ -7,7 +7,7 @@ are handed in.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -23,6 +23,7 @@ from bids_perfdeficit.reports.figures import (
     LINE,
     WIDTH,
     Paint,
+    Rows,
     _colour_bar,
     _ends,
     _grey,
@@ -38,6 +39,8 @@ from bids_perfdeficit.reports.figures import (
     _volumes,
 )
 
+#: From values and a grey ground to colours.
+Blend = Callable[[np.ndarray, np.ndarray], np.ndarray]
 #: Okabe and Ito's palette, and a mark of its own for print without colour, by predictor.
 MARKS: Mapping[str, tuple[str, str]] = {
     'spatial': ('#0072B2', 'o'),
@@ -131,7 +134,7 @@ def draw_deficit(
 
 
 def _glass(
-    view: _View, field: np.ndarray, mask: np.ndarray, inside: np.ndarray, blend
+    view: _View, field: np.ndarray, mask: np.ndarray, inside: np.ndarray, blend: Blend
 ) -> tuple[str, float]:
     """Draw maximum projections with the silhouette of the brain; return where they end."""
     panels = (('left half', 0), ('from the front', 1), ('from above', 2), ('right half', 0))
@@ -160,7 +163,7 @@ def _glass(
 
 
 def _shifted(
-    view: _View, rows, paint: Paint, outline: np.ndarray | None, down: float
+    view: _View, rows: Rows, paint: Paint, outline: np.ndarray | None, down: float
 ) -> tuple[str, float]:
     lines, height = _marks(view, rows, outline)
     return (
