@@ -490,7 +490,8 @@ class _Page:
                 )
                 table.append([
                     _name(item), model, f'{row["declared_ml"]:.0f}', _tell(row['p_value']),
-                    _tell(row['coverage_resemblance']),
+                    'n/a' if np.isnan(row['coverage_resemblance'])
+                    else f'{row["coverage_resemblance"]:.2f}',
                     'not asked for' if null is None
                     else f'{null["nothing_declared"]:.0%} of {null["shuffles"]:.0f}',
                     'not asked for' if stable is None
