@@ -418,8 +418,11 @@ class _Page:
         seen = seen.drop_duplicates(['item', 'predictor'])
         names = {item: _name(item) for item in self.items}
         folder = self.report.path('group_figure', model='x', contrast='x', figure='x').parent
-        order = {item: n for n, item in enumerate(self.items)}
-        rows = sorted(seen.to_dict('records'), key=lambda r: order.get(r['item'], len(order)))
+        items, predictors = list(self.items), list(group_figures.MARKS)
+        rows = sorted(
+            seen.to_dict('records'),
+            key=lambda r: (items.index(r['item']), predictors.index(r['predictor'])),
+        )
         gain = group_figures.draw_gain(
             [(r['item'], r['predictor'], r['gain'], r['gain_low'], r['gain_high']) for r in rows],
             folder / f'tpl-{self.report.space}_desc-gain_metrics.svg',
