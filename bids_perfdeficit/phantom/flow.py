@@ -40,13 +40,15 @@ CBV_GREY, CBV_WHITE = 4.6, 2.3
 LEAST_FLOW, LATEST = 0.06, 20.0
 #: The bolus runs with the axial stream, which is faster than the mean velocity (twice in a
 #: parabolic profile, less in pulsatile and branching flow).
-AXIAL = 1.4
+AXIAL = 1.6
 #: Least velocity in a patent artery, mm/s.
 CREEP = 4.0
 #: Share of an open vessel's conductance that a clot leaves.
 CLOT = 1e-9
-#: Radius of a leptomeningeal anastomosis at grade 0 and 1, mm (Brozici et al., Stroke 2003).
-ANASTOMOSIS_POOR, ANASTOMOSIS_RICH = 0.1, 0.5
+#: Radius of a leptomeningeal anastomosis at grade 0 and 1, mm, within the span of Brozici et al.,
+#: Stroke 2003; set so that M1 and carotid occlusions with middling collaterals have the volumes
+#: of Tmax > 6 s of DEFUSE 3 (Albers et al., N Engl J Med 2018: median 115 mL, quartiles 79, 146).
+ANASTOMOSIS_POOR, ANASTOMOSIS_RICH = 0.13, 0.5
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,14 @@ def clot_nodes(tree: Tree, points: Floats, occlusion: Occlusion) -> NDArray[np.b
             if f'{follower}-{side}' in tree.segments:
                 nodes = tree.nodes(f'{follower}-{side}')
                 blocked[nodes[: 4 if follower == 'M1' else 2]] = True
+        return blocked
+    if occlusion.site == 'BA':
+        # An embolus stops where the basilar ends; it covers the superior cerebellar arteries and
+        # reaches into both P1. Further down, the communicating arteries would fill the tip.
+        blocked[line[along > along[-1] - occlusion.length]] = True
+        for name in ('P1-L', 'P1-R'):
+            if name in tree.segments:
+                blocked[tree.nodes(name)[:2]] = True
         return blocked
     begin = occlusion.position * max(along[-1] - min(occlusion.length, 0.6 * along[-1]), 0.0)
     inside = (along >= begin) & (along <= begin + occlusion.length)
