@@ -4,7 +4,8 @@ Cohorts: vascular-like maps (an occlusion takes a branch of a jittered arterial 
 border, collaterals, noise and misregistration) and 15 ordinal items whose substrates are single
 balls, cortex-and-tract networks and lateralised pairs, or nothing but volume. Links from map to
 score are none of the models': `or`, `share`, `saturating`, `all`. Scores are flipped to any level
-at random. The models were developed on links `or` and `share` with seeds under 100.
+at random. `phantom-*` links are cohorts of `bids_perfdeficit.phantom` instead, in which every
+item has a substrate. The models were developed on links `or` and `share` with seeds under 100.
 
 Subcommands (each prints a markdown table; `run` appends to a JSON-lines file as it goes):
   run      fit models, write one line per cohort, model and item
@@ -57,6 +58,8 @@ SUBSTRATES = {
 #: Share of participants with any deficit, by item; others 0.4.
 PREVALENCE = {'1a': 0.25, '1b': 0.3, '1c': 0.25, '3': 0.25, '7': 0.15, '11': 0.25, '2': 0.25}
 LINKS = ('or', 'share', 'saturating', 'all')
+#: The digital patients of `phantom`, by the links of their scores.
+PHANTOMS = tuple(f'phantom-{k}' for k in ('mixed', 'threshold', 'saturating', 'synergistic'))
 MODELS = ('spatial', 'ridge', 'voxelwise')
 #: Label-only rules for GP-ridge: share of the map's maximum.
 RIDGE_SHARES = (0.4, 0.5, 0.6, 0.7, 0.8)
@@ -143,7 +146,20 @@ def make_scores(grid, clean, seed, kind, flips):
     return np.stack(columns, 1), truths
 
 
+def phantom_cohort(n, seed, kind):
+    """Return a cohort of digital patients on the 2 mm template; about 2 s a patient on a core."""
+    from bids_perfdeficit import phantom
+
+    cohort = phantom.make_cohort(seed, n, trees=10, links=kind.removeprefix('phantom-'))
+    names = [column.removeprefix('nihss_') for column in cohort.scores.columns]
+    scores = cohort.scores.iloc[:, [names.index(item.name) for item in ITEMS]].to_numpy(float)
+    truths = {name: truth[cohort.mask] for name, truth in phantom.substrates(spacing=2).items()}
+    return Grid(cohort.mask, cohort.affine), cohort.perfusion, scores, truths
+
+
 def make_cohort(n, seed, kind, *, spacing=4.0, flips=0.05, noise=0.08, shift=2.0):
+    if kind.startswith('phantom-'):
+        return phantom_cohort(n, seed, kind)
     grid = brain_grid(spacing)
     clean, maps = make_maps(grid, n, seed, noise=noise, shift=shift)
     scores, truths = make_scores(grid, clean, seed, kind, flips)
@@ -268,7 +284,7 @@ def table(arguments):
              'auc_volume', 'gain', 'kappa', 'ece_scores', 'ml', 'seconds']  # fmt: skip
     by_model = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        if row['item'] in SUBSTRATES:
+        if 'dice' in row:
             by_model[row['model']][row['link'], row['n'], row['seed']].append(row)
     used = [name for name in names if any(name in r for r in rows)]
     print('| model |', ' | '.join(used), '|')
@@ -370,7 +386,9 @@ def main():
     parser.add_argument('files', nargs='*')
     parser.add_argument('--seeds', type=numbers, default=range(100, 105))
     parser.add_argument('--n', type=int, nargs='+', default=[300])
-    parser.add_argument('--links', nargs='+', default=['saturating', 'all'], choices=LINKS)
+    parser.add_argument(
+        '--links', nargs='+', default=['saturating', 'all'], choices=LINKS + PHANTOMS
+    )
     parser.add_argument('--models', nargs='+', default=list(MODELS))
     parser.add_argument('--folds', type=int, default=0)
     parser.add_argument('--flips', type=float, default=0.05)
