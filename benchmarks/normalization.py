@@ -32,12 +32,11 @@ from bids_perfdeficit.phantom.settings import Occlusion
 
 LPS = np.array([-1.0, -1.0, 1.0])
 SITES = ('M1', 'M2sup', 'P1', 'ICA')
-QUICK_AFFINE: dict[str, Any] = {'aff_metric': 'mattes', 'aff_iterations': (500, 200, 100, 10)}
-SYN: dict[str, Any] = {**QUICK_AFFINE, 'syn_metric': 'mattes'}
+AFFINE: dict[str, Any] = {'aff_metric': 'mattes', 'aff_iterations': (500, 200, 100, 10)}
 
 
 def brain_image(
-    ncct: nib.Nifti1Image, brain: nib.Nifti1Image, *, high: float = 80.0, sigma: float = 1.0
+    ncct: nib.Nifti1Image, brain: nib.Nifti1Image, *, high: float = 80.0, sigma: float = 0.5
 ) -> nib.Nifti1Image:
     """Return the brain alone, in a window and smoothed by `sigma` mm."""
     inside = np.asarray(brain.dataobj) > 0
@@ -47,39 +46,26 @@ def brain_image(
     )
 
 
-#: Name -> options of the moving image, of its first registration and of a second one.
-RECIPES: dict[str, tuple[dict[str, float], dict[str, Any], dict[str, Any] | None]] = {
-    'affine': ({}, {'type_of_transform': 'Affine', **QUICK_AFFINE}, None),
-    'SyN Mattes': ({}, {'type_of_transform': 'SyN', 'reg_iterations': (60, 40, 20), **SYN}, None),
-    'more iterations': (
-        {}, {'type_of_transform': 'SyN', 'reg_iterations': (100, 100, 50), **SYN}, None,
+#: Name -> options of the moving image, the template's mm, and options of SyN after an affine.
+RECIPES: dict[str, tuple[dict[str, float], float, dict[str, Any] | None]] = {
+    'affine': ({}, 2.0, None),
+    'short steps, smoothed 1 mm': ({'sigma': 1.0}, 2.0, {'reg_iterations': (60, 40, 20)}),
+    'CC, short steps': (
+        {}, 2.0, {'reg_iterations': (60, 40, 0), 'syn_metric': 'CC', 'syn_sampling': 2},
     ),
-    'no smoothing': (
-        {'sigma': 0.3},
-        {'type_of_transform': 'SyN', 'reg_iterations': (60, 40, 20), **SYN},
-        None,
+    'stiff, long steps, 2 mm': (
+        {}, 2.0, {'reg_iterations': (20, 20, 10), 'flow_sigma': 9, 'grad_step': 1.0},
     ),
-    'smoothed 2 mm': (
-        {'sigma': 2.0},
-        {'type_of_transform': 'SyN', 'reg_iterations': (60, 40, 20), **SYN},
-        None,
+    'as shipped, total 0': (
+        {}, 3.0, {'reg_iterations': (20, 40), 'flow_sigma': 5, 'grad_step': 1.0},
     ),
-    'window 0-60': (
-        {'high': 60.0},
-        {'type_of_transform': 'SyN', 'reg_iterations': (60, 40, 20), **SYN},
-        None,
+    'as shipped, smoothed 1 mm': (
+        {'sigma': 1.0}, 3.0,
+        {'reg_iterations': (20, 40), 'flow_sigma': 5, 'grad_step': 1.0, 'total_sigma': 0.5},
     ),
-    'softer flow': (
-        {},
-        {'type_of_transform': 'SyN', 'reg_iterations': (100, 70, 40), 'grad_step': 0.2,
-         'flow_sigma': 4, **SYN},
-        None,
-    ),
-    'Mattes then CC': (
-        {},
-        {'type_of_transform': 'SyN', 'reg_iterations': (60, 40, 20), **SYN},
-        {'type_of_transform': 'SyNOnly', 'syn_metric': 'CC', 'syn_sampling': 2,
-         'reg_iterations': (20, 10, 0)},
+    'as shipped, window 0-60': (
+        {'high': 60.0}, 3.0,
+        {'reg_iterations': (20, 40), 'flow_sigma': 5, 'grad_step': 1.0, 'total_sigma': 0.5},
     ),
 }  # fmt: skip
 
@@ -91,24 +77,24 @@ def run_recipe(
     if name == 'shipped':
         found = ct.register_template(ncct, brain, template, work_dir=folder, seed=1)
         return [str(found.forward)]
-    preparation, first, second = RECIPES[name]
+    preparation, spacing, options = RECIPES[name]
+    target = ct.load_template(template.name, spacing=spacing).pseudo_ct
     moving = brain_image(ncct, brain, **preparation)
     images = {
         key: registration._to_ants(np.asarray(image.dataobj), image.affine)
-        for key, image in (('fixed', template.pseudo_ct), ('moving', moving))
+        for key, image in (('fixed', target), ('moving', moving))
     }
     ants.config.set_ants_deterministic(on=True, seed_value=1)
-    result = ants.registration(**images, **first, outprefix=str(folder / 'first_'))
-    transforms = list(result['fwdtransforms'])
-    if second:
-        # Warped images in, so that the second warp is composed with the first.
-        moved = ants.apply_transforms(images['fixed'], images['moving'], transforms)
-        result = ants.registration(
-            fixed=images['fixed'], moving=moved, outprefix=str(folder / 'second_'), **second,
-            initial_transform='identity',
-        )  # fmt: skip
-        transforms = [*result['fwdtransforms'], *transforms]
-    return transforms
+    affine = ants.registration(
+        **images, type_of_transform='Affine', outprefix=str(folder / 'affine_'), **AFFINE
+    )['fwdtransforms']
+    if options is None:
+        return list(affine)
+    result = ants.registration(
+        **images, type_of_transform='SyNOnly', initial_transform=affine[0],
+        outprefix=str(folder / 'warp_'), **{'syn_metric': 'mattes', **options},
+    )  # fmt: skip
+    return list(result['fwdtransforms'])
 
 
 def to_patient(points: np.ndarray, transforms: list[str]) -> np.ndarray:

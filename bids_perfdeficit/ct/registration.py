@@ -22,13 +22,15 @@ from scipy import ndimage
 
 from bids_perfdeficit.ct.conforming import conform, resample
 from bids_perfdeficit.ct.reading import AIR_HU, CTVolume
-from bids_perfdeficit.ct.templates import Template
+from bids_perfdeficit.ct.templates import Template, load_template
 from bids_perfdeficit.errors import InputError
 
 #: HU in which NCCT and CTA look alike: air, soft tissue and bone, with contrast kept small.
 HEAD_WINDOW = (-200.0, 1000.0)
 #: HU in which brain tissues differ.
 BRAIN_WINDOW = (0.0, 80.0)
+#: mm by which the brain is smoothed before it is aligned with a template.
+BRAIN_SMOOTH_MM = 0.5
 #: mm around the brain in which the scans are compared: the skull, which moves with the brain, and
 #: not the jaw and the neck, which do not.
 SKULL_MARGIN_MM = 14.0
@@ -37,8 +39,8 @@ SKULL_MARGIN_MM = 14.0
 GOOD_CORRELATION, POOR_CORRELATION = 0.9, 0.75
 #: Starts that are tried when the first is poor: degrees about x, y and z.
 STARTS = ((25, 0, 0), (-25, 0, 0), (0, 0, 25), (0, 0, -25), (0, 25, 0), (0, -25, 0))
-#: Voxels around the template's brain in which the warp fades; more only takes time.
-TEMPLATE_MARGIN = 6
+#: mm of the grid of the warp, and voxels around the template's brain in which it fades.
+WARP_MM, WARP_MARGIN = 3.0, 4
 #: RAS to the LPS of ITK.
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -226,7 +228,7 @@ def register_template(
     seed: int,
     sloppy: bool = False,
 ) -> TemplateTransform:
-    """Align the NCCT with a template: affine, then SyN, at 2 mm, like with like.
+    """Align the NCCT with a template: affine, then SyN, like with like.
 
     The brain alone is registered, in a window where tissues differ, to the template's pseudo-CT by
     Mattes' mutual information, which leaves a lesion its size where correlation metrics shrink it.
@@ -252,8 +254,10 @@ def register_template(
     spacing = float(ncct.header.get_zooms()[0])
     inside = np.asarray(brain.dataobj) > 0
     values = np.where(inside, np.clip(np.asarray(ncct.dataobj), *BRAIN_WINDOW), 0)
-    values = ndimage.gaussian_filter(values.astype(np.float32), 1.0 / spacing)
     step = max(1, round(2.0 / spacing))
+    # Little smoothing, for sulci guide the warp; half the width of a coarse voxel where it is one.
+    sigma = np.hypot(BRAIN_SMOOTH_MM / spacing, np.sqrt((step**2 - 1) / 12))
+    values = ndimage.gaussian_filter(values.astype(np.float32), sigma)
     coarse_affine = ncct.affine @ np.diag([step, step, step, 1.0])
     moving = _to_ants(values[::step, ::step, ::step], coarse_affine)
     fixed = _around_brain(template)
@@ -276,8 +280,9 @@ def register_template(
         syn_metric='mattes',
         # Long steps in a stiff field: with short ones the search ends where the noise is matched.
         grad_step=1.0,
-        flow_sigma=9,
-        reg_iterations=(20, 20, 10) if not sloppy else (20, 10, 0),
+        flow_sigma=5,
+        total_sigma=0.5,
+        reg_iterations=(20, 40) if not sloppy else (20, 5),
         write_composite_transform=True,
     )
     forward, inverse = Path(result['fwdtransforms']), Path(result['invtransforms'])
@@ -327,15 +332,15 @@ def _drop_times(path: Path) -> None:
 
 
 def _around_brain(template: Template) -> Any:
-    """Return the pseudo-CT, cropped: the warp ends `TEMPLATE_MARGIN` voxels outside the brain."""
-    mask = np.asarray(template.brain_mask.dataobj)
+    """Return the pseudo-CT, cropped and coarse: the warp is smooth, and fades outside."""
+    coarse = load_template(template.name, spacing=WARP_MM)
     box = tuple(
-        slice(max(s.start - TEMPLATE_MARGIN, 0), s.stop + TEMPLATE_MARGIN)
-        for s in ndimage.find_objects(mask)[0]
+        slice(max(s.start - WARP_MARGIN, 0), s.stop + WARP_MARGIN)
+        for s in ndimage.find_objects(np.asarray(coarse.brain_mask.dataobj))[0]
     )
-    affine = template.pseudo_ct.affine.copy()
+    affine = coarse.pseudo_ct.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
-    return _to_ants(np.asarray(template.pseudo_ct.dataobj)[box], affine)
+    return _to_ants(np.asarray(coarse.pseudo_ct.dataobj)[box], affine)
 
 
 def apply_transform(
