@@ -90,7 +90,7 @@ class _Run:
     def _compute(self) -> dict[str, float]:
         """Run the workflow; return the seconds that each model's steps took."""
         resources = self.settings.resources
-        nprocs = resources.nprocs or available_cores()
+        nprocs = 1 if resources.low_mem else resources.nprocs or available_cores()
         threads = resources.omp_nthreads or 1
         set_threads(threads)
         device, choice = resolve_device(self.settings.processing.device)
@@ -186,8 +186,8 @@ class _Run:
         if not failed:
             return EXIT_OK
         # Nothing could be run for want of usable maps: that is bad input and no failed model.
-        if len(failed) == len(self.plan.model_names) and read_crashes(self.book.folder).get(
-            'cohort_wf'
-        ):
+        # Sentences about defects of ours name their crash file.
+        reasons = read_crashes(self.book.folder).get('cohort_wf', [])
+        if reasons and not any('; see ' in reason for reason in reasons):
             return EXIT_USAGE
         return EXIT_SOME_FAILED

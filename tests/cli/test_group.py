@@ -291,6 +291,25 @@ def test_maps_on_another_grid_are_named(made, tmp_path, capsys):
     assert 'sub-001_space-MNI152NLin2009aSym_res-2_desc-computed_perfusion.nii.gz' in err
 
 
+def test_maps_that_turn_out_to_be_useless_are_bad_input(made, tmp_path, capsys):
+    out = tmp_path / 'out'
+    for number in range(1, 25):
+        for key in ('std_perfusion', 'std_brain_mask'):
+            name = {'participant': f'{number:03d}', 'space': DEFAULT_SPACE}
+            source = output_path(made.out, key, **name)
+            image = nib.load(source)
+            values = np.full(image.shape, 0.5, np.float32)
+            target = output_path(out, key, **name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(values, image.affine), target)
+    plugin = tmp_path / 'linear.yml'
+    plugin.write_text('plugin: Linear\n')
+    code, told, _ = here(capsys, made.raw, out, 'group', *QUICK, '--use-plugin', plugin)
+    assert code == 2
+    assert 'spatial: failed: no map can be used' in told
+    assert 'run the participant level again' in told
+
+
 def test_no_derivatives_is_told(made, tmp_path, capsys):
     code, _, err = here(capsys, made.raw, tmp_path / 'out', 'group')
     assert code == 2
