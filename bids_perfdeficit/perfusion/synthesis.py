@@ -43,7 +43,8 @@ class PerfusionMaps:
     arrival : Tensor
         Arrival in mm per unit of speed; `inf` outside the brain.
     perfusion : Tensor
-        Arrival rescaled to [0, 1] inside the brain, higher is later; 0 outside.
+        In [0, 1] inside the brain, higher is later; 0 outside. By the default recipe the ranks of
+        arrival and of the tissue's missing enhancement together, else the arrival alone.
     distance : Tensor
         Arrival at speed 1 everywhere, in mm: the control that every correlation stands beside.
     enhancement : Tensor
@@ -127,40 +128,27 @@ def _difference(ncct: Tensor, cta: Tensor, inside: Tensor, settings: PerfusionSe
     return torch.where(inside, difference, torch.zeros_like(difference))
 
 
-def speed_map(
-    subtraction: Tensor,
-    vessels: Tensor,
-    spacing: Sequence[float],
-    *,
-    veins: Tensor | None,
-    settings: PerfusionSettings,
-) -> Tensor:
+def speed_map(vessels: Tensor, *, veins: Tensor | None, settings: PerfusionSettings) -> Tensor:
     """Speed `F` of the front in mm per unit of arrival, at least the floor.
 
     Parameters
     ----------
-    subtraction, vessels : Tensor, (Z, Y, X)
-        HU, and vesselness in [0, 1).
-    spacing : sequence of float
-        mm along (z, y, x).
+    vessels : Tensor, (Z, Y, X)
+        Vesselness in [0, 1).
     veins : Tensor, (Z, Y, X), optional
-        Vein prior in [0, 1]; its level is taken away.
+        Vein prior in [0, 1]; its vesselness is taken away.
     settings : PerfusionSettings
 
     Returns
     -------
     Tensor, float32, (Z, Y, X)
     """
+    tube = vessels / vessels.max().clamp_min(1e-6)
     if settings.recipe == 'published':
-        return (vessels / vessels.max().clamp_min(1e-6)) ** _PUBLISHED_EXPONENT + _PUBLISHED_FLOOR
-    low, high = settings.window
-    level = subtraction
-    if settings.denoise > 0:
-        level = smooth(level, settings.denoise, spacing)
-    level = ((level - low) / (high - low)).clamp(0, 1)
+        return tube**_PUBLISHED_EXPONENT + _PUBLISHED_FLOOR
     if veins is not None:
-        level = level * (1 - settings.vein_suppression * veins.clamp(0, 1))
-    return level**settings.exponent + settings.floor
+        tube = tube * (1 - settings.vein_suppression * veins.clamp(0, 1))
+    return tube**settings.exponent + settings.floor
 
 
 def synthesize(
@@ -208,13 +196,17 @@ def synthesize(
     difference = _difference(ncct, cta, inside, settings)
     vessels = vesselness(difference, spacing, mask=inside)
     within = None if veins is None else veins[box]
-    speed = speed_map(difference, vessels, spacing, veins=within, settings=settings)
+    speed = speed_map(vessels, veins=within, settings=settings)
     metric = None
     if settings.arrival == 'anisotropic':
         metric = orientation_metric(difference, vessels, spacing, mask=inside)
     arrival = solve_eikonal(speed, start, spacing, mask=inside, metric=metric)
     distance = solve_eikonal(torch.ones_like(speed), start, spacing, mask=inside)
     never = torch.full_like(arrival, torch.inf)
+    enhancement = _enhancement(ncct, difference, brain, spacing)
+    late = arrival
+    if settings.recipe == 'default':
+        late = _ranks(arrival, brain) + settings.enhancement * _ranks(-enhancement, brain)
 
     def whole(values: Tensor, fill: float = 0.0) -> Tensor:
         out = torch.full(shape, fill, dtype=torch.float32, device=values.device)
@@ -225,10 +217,19 @@ def synthesize(
         subtraction=whole(difference),
         vesselness=whole(vessels),
         arrival=whole(torch.where(brain, arrival, never), torch.inf),
-        perfusion=whole(_rescale(arrival, brain)),
+        perfusion=whole(_rescale(late, brain)),
         distance=whole(torch.where(brain, distance, never), torch.inf),
-        enhancement=whole(_enhancement(ncct, difference, brain, spacing)),
+        enhancement=whole(enhancement),
     )
+
+
+def _ranks(values: Tensor, brain: Tensor) -> Tensor:
+    """Ranks in the brain, from 0 to 1: scales of unlike signals become alike; 0 outside."""
+    _, place, counts = torch.unique(values[brain], return_inverse=True, return_counts=True)
+    middle = (torch.cumsum(counts, 0).double() - counts / 2) / len(place)  # ties share a rank
+    out = torch.zeros_like(values)
+    out[brain] = middle[place].to(values.dtype)
+    return out
 
 
 def _rescale(arrival: Tensor, brain: Tensor) -> Tensor:

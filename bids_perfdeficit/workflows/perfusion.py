@@ -54,15 +54,20 @@ def init_perfusion_wf(
     """
     space = settings.processing.output_spaces[0]
     how = settings.perfusion
+    blend = 'The perfusion map is the arrival. '
+    if how.recipe == 'default':
+        blend = (
+            'The perfusion map joins the ranks of the arrival and of the enhancement that the '
+            f'tissue lacks (weight {how.enhancement:g}). '
+        )
     workflow = LiterateWorkflow(name=name)
     workflow.__desc__ = f"""\
 The NCCT was subtracted from the CTA, and the contrast arrival time was computed by solving the
 {'isotropic' if how.arrival == 'isotropic' else 'anisotropic (Riemannian)'} eikonal equation from
 the arterial inflow at the skull base [after @vtrails; @perfusion], with a speed given by the
-{'level of contrast' if how.recipe == 'default' else 'vesselness of the subtraction'} to the power
-{how.exponent:g} plus {how.floor:g}. The perfusion map is the arrival rescaled to [0, 1] between
-its 2nd and 98th percentile in the brain; higher values are later. Its asymmetry is its difference
-from its left-right mirror image in *{space}*.
+vesselness of the subtraction to the power {how.exponent:g} plus {how.floor:g}. {blend}It was
+rescaled to [0, 1] between its 2nd and 98th percentile in the brain; higher values are later. Its
+asymmetry is its difference from its left-right mirror image in *{space}*.
 """
     inputnode = pe.Node(niu.IdentityInterface(fields=list(FIT_KEYS)), name='inputnode')
     outputnode = pe.Node(

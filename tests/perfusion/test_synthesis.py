@@ -133,10 +133,10 @@ def test_a_brain_without_any_contrast_still_gets_a_map():
 
 
 @pytest.mark.parametrize('arrival', ['isotropic', 'anisotropic'])
-@pytest.mark.parametrize('recipe', ['default', 'published'])
-def test_perfusion_is_a_rescaled_arrival_in_the_brain(arrival, recipe):
+@pytest.mark.parametrize('options', [{'enhancement': 0.0}, {'recipe': 'published'}])
+def test_perfusion_is_a_rescaled_arrival_in_the_brain(arrival, options):
     ncct, cta, brain, prior = head(noise=5)
-    _, maps = run(ncct, cta, brain, prior, arrival=arrival, recipe=recipe)
+    _, maps = run(ncct, cta, brain, prior, arrival=arrival, **options)
     assert torch.isfinite(maps.arrival[brain]).all()
     assert torch.isinf(maps.arrival[~brain]).all()
     assert (maps.perfusion[~brain] == 0).all()
@@ -146,6 +146,19 @@ def test_perfusion_is_a_rescaled_arrival_in_the_brain(arrival, recipe):
     assert (inside == 0).float().mean() == pytest.approx(0.02, abs=0.005)
     order = maps.arrival[brain].argsort()
     assert (inside[order].diff() >= 0).all()
+
+
+def test_tissue_that_enhances_less_counts_as_later():
+    ncct, cta, brain, prior = head(noise=5)
+    pale = brain & (torch.arange(SHAPE[2])[None, None] < SHAPE[2] // 2 - 6)
+    sources, before = run(ncct, cta, brain, prior)
+    after = synthesize(ncct, cta - 6.0 * pale, brain, sources, SPACING)
+    assert after.perfusion[pale].mean() > before.perfusion[pale].mean() + 0.1
+    only = synthesize(
+        ncct, cta - 6.0 * pale, brain, sources, SPACING,
+        settings=PerfusionSettings(enhancement=0.0),
+    )  # fmt: skip
+    assert abs(only.perfusion[pale].mean() - before.perfusion[pale].mean()) < 0.1
 
 
 def test_a_vein_carries_the_front_only_without_its_prior():
