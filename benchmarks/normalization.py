@@ -31,7 +31,7 @@ from bids_perfdeficit.phantom.patient import HYPOPERFUSED, Patient, make_patient
 from bids_perfdeficit.phantom.settings import Occlusion
 
 LPS = np.array([-1.0, -1.0, 1.0])
-SITES = ('M1', 'M2sup', 'P1', 'ICA')
+SITES = ('M1', 'M2sup', 'M2inf', 'ICA')
 AFFINE: dict[str, Any] = {'aff_metric': 'mattes', 'aff_iterations': (500, 200, 100, 10)}
 
 
