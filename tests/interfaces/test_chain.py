@@ -12,6 +12,7 @@ import pytest
 
 from bids_perfdeficit import ct
 from bids_perfdeficit.bids import output_path, sidecar_path
+from bids_perfdeficit.ct.quality import dice
 from bids_perfdeficit.ct.templates import DEFAULT_SPACE
 from bids_perfdeficit.errors import InputError
 from bids_perfdeficit.interfaces.ct import (
@@ -137,7 +138,7 @@ def test_maps_are_made_in_the_brain(chain):
 def test_template_maps_share_a_grid_and_a_mask(chain):
     template = ct.load_template(DEFAULT_SPACE, spacing=2.0)
     mask = read(chain.standard.std_brain_mask) > 0
-    assert ct.quality.dice(mask, np.asarray(template.brain_mask.dataobj) > 0) > 0.9
+    assert dice(mask, np.asarray(template.brain_mask.dataobj) > 0) > 0.9
     for name in ('std_preproc_ct', 'std_preproc_cta', 'std_toa', 'std_perfusion'):
         image = nib.load(getattr(chain.standard, name))
         assert image.shape == template.brain_mask.shape
