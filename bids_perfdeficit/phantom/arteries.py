@@ -411,7 +411,9 @@ def territory_of(points: Points, rng: np.random.Generator | None = None) -> Ints
         moved = moved + smooth_field(moved, rng, scale=25.0, sd=4.0)
     best = np.full(len(points), np.inf)
     out = np.zeros(len(points), np.int64)
-    brainstem = (np.abs(points[:, 0]) < 16) & (points[:, 2] < -14) & (points[:, 1] > -48)
+    brainstem = (np.abs(points[:, 0]) < 16) & (points[:, 2] < -14)
+    # Further forward lie the straight gyri, which the anterior cerebral artery feeds.
+    brainstem &= (points[:, 1] > -48) & (points[:, 1] < -6)
     cerebellum = (points[:, 2] < -12) & (points[:, 1] < -32) & ~brainstem
     # The tentorium: cerebrum above a roof that falls to both sides.
     roof = -8.0 - 0.28 * np.abs(points[:, 0]) - 0.12 * np.clip(-points[:, 1] - 60, 0, 60)

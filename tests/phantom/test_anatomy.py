@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bids_perfdeficit.phantom.anatomy import load_head
-from bids_perfdeficit.phantom.arteries import TERRITORIES, grow
+from bids_perfdeficit.phantom.arteries import TERRITORIES, grow, territory_of
 
 #: Linear size of a person's head against the template.
 SIZE = 0.925
@@ -92,6 +92,30 @@ def test_middle_cerebral_territory_is_the_largest(head, tree):
     assert 0.35 < middle < 0.60
     assert 0.10 < anterior < middle
     assert 0.08 < posterior < middle
+
+
+@pytest.mark.parametrize(
+    # Tatu et al., Neurology 1998.
+    ('place', 'name'),
+    [
+        ((4, 38, -22), 'ACA'),  # straight gyrus
+        ((6, 10, 60), 'ACA'),  # supplementary motor area
+        ((48, 10, 22), 'MCA superior'),  # inferior frontal gyrus
+        ((40, -22, 54), 'MCA superior'),  # hand knob
+        ((58, -30, 6), 'MCA inferior'),  # superior temporal gyrus
+        ((46, -62, 32), 'MCA inferior'),  # angular gyrus
+        ((8, -80, 6), 'PCA'),  # calcarine cortex
+        ((26, 4, 2), 'lenticulostriate'),  # putamen
+        ((10, -20, 8), 'thalamoperforating'),  # thalamus
+        ((5, -24, -32), 'basilar perforating'),  # pons
+        ((14, -64, -50), 'PICA'),  # lower cerebellum
+    ],
+)
+def test_landmarks_lie_in_their_territory(place, name):
+    x, y, z = place
+    for side, sign in enumerate((-1, 1)):
+        label = territory_of(np.array([[sign * x, y, z]], float))[0]
+        assert label == 2 * TERRITORIES.index(name) + 1 + side
 
 
 def test_left_lies_left(tree):
