@@ -131,7 +131,7 @@ def write_dataset(
     if participants:
         scores = draw_scores(np.stack(delays), mask, seed, flips=0.0)
         _write_tables(out, pd.DataFrame(rows), scores)
-        _write_substrates(out / TRUTH)
+    _write_substrates(out / TRUTH)  # those of the cohort too
     if cohort:
         _write_cohort(out / COHORT, make_cohort(seed, cohort, tell=tell))
 
