@@ -24,6 +24,7 @@ class _ComputeInput(BaseInterfaceInputSpec):
     ncct = File(exists=True, mandatory=True, desc='conformed NCCT')
     cta = File(exists=True, mandatory=True, desc='CTA on the grid of the NCCT')
     brain = File(exists=True, mandatory=True, desc='brain mask')
+    xfm = File(exists=True, mandatory=True, desc='NCCT to template')
     inverse_xfm = File(exists=True, mandatory=True, desc='template to NCCT')
     space = traits.Str(mandatory=True, desc='template')
     settings = traits.Instance(PerfusionSettings, mandatory=True)
@@ -64,23 +65,30 @@ class ComputePerfusion(SimpleInterface):
 
         template = ct.load_template(self.inputs.space, spacing=2.0)
         shape, affine = template.brain_mask.shape, template.brain_mask.affine
-        priors = {
-            name: tensor(
+
+        def to_patient(values: np.ndarray) -> torch.Tensor:
+            return tensor(
                 ct.apply_transform(
-                    nib.Nifti1Image(prior, affine), ncct, Path(self.inputs.inverse_xfm)
+                    nib.Nifti1Image(values, affine), ncct, Path(self.inputs.inverse_xfm)
                 )
             )
-            for name, prior in (
-                ('inflow', perfusion.inflow_prior(shape, affine)),
-                ('veins', perfusion.vein_prior(shape, affine)),
-            )
-        }
+
+        def mirror(values: torch.Tensor) -> torch.Tensor:
+            there = ct.apply_transform(image(values), template.brain_mask, Path(self.inputs.xfm))
+            return to_patient(np.asarray(there.dataobj, dtype=np.float32)[::-1].copy())
+
+        veins = to_patient(perfusion.vein_prior(shape, affine))
         ct_hu, cta_hu = tensor(ncct), tensor(_load(self.inputs.cta))
         brain = tensor(_load(self.inputs.brain), torch.bool)
         subtraction = perfusion.subtract(ct_hu, cta_hu, brain, spacing, settings=settings)
         vesselness = perfusion.vesselness(subtraction, spacing)
         sources = perfusion.find_sources(
-            subtraction, vesselness, priors['inflow'], brain, spacing, settings=settings
+            subtraction,
+            vesselness,
+            to_patient(perfusion.inflow_prior(shape, affine)),
+            brain,
+            spacing,
+            settings=settings,
         )
         maps = perfusion.synthesize(
             ct_hu,
@@ -88,7 +96,10 @@ class ComputePerfusion(SimpleInterface):
             brain,
             sources,
             spacing,
-            veins=priors['veins'],
+            veins=veins,
+            white=to_patient(template.white.get_fdata(dtype=np.float32)),
+            grey=to_patient(template.grey.get_fdata(dtype=np.float32)),
+            mirror=mirror,
             settings=settings,
         )
         for key, values in (

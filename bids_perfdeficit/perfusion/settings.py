@@ -16,8 +16,8 @@ class PerfusionSettings:
         Whether fronts run faster along a vessel than across it.
     recipe : {'default', 'published'}
         `published`: the arrival of VTrails (Moriconi et al., TMI 2018), as in Tangwiriyasakul et
-        al. 2026. `default`: that arrival without veins, blended by rank with the enhancement that
-        the tissue itself lacks; on digital patients the better of the two.
+        al. 2026. `default`: that arrival without veins, joined with what the tissue's own
+        enhancement lacks, by weights that were fitted on digital patients.
     window : tuple of float
         Range of the subtraction CTA - NCCT in HU.
     exponent : float
@@ -26,8 +26,6 @@ class PerfusionSettings:
         Speed of tissue without contrast, as a share of that of a full vessel.
     vein_suppression : float
         Share of the vesselness that is taken away where the vein prior is 1.
-    enhancement : float
-        Weight of the missing enhancement against that of the arrival.
     dilation : float
         mm by which the brain is grown for the front to follow arteries on its surface.
     bone : float
@@ -40,6 +38,5 @@ class PerfusionSettings:
     exponent: float = 2.0
     floor: float = 0.01
     vein_suppression: float = 1.0
-    enhancement: float = 1.0
     dilation: float = 4.0
     bone: float = 130.0

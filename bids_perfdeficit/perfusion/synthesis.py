@@ -14,20 +14,24 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from bids_perfdeficit.perfusion.combination import (
+    NEAR,
+    WIDE,
+    Mirror,
+    calibration,
+    combine,
+    signs,
+    tissue_enhancement,
+)
 from bids_perfdeficit.perfusion.eikonal import bounding_box, solve_eikonal
 from bids_perfdeficit.perfusion.settings import PerfusionSettings
 from bids_perfdeficit.perfusion.sources import Sources
-from bids_perfdeficit.perfusion.vessels import orientation_metric, smooth, vesselness
+from bids_perfdeficit.perfusion.vessels import orientation_metric, vesselness
 
 #: Percentiles of arrival in the brain that become 0 and 1 of the perfusion map.
 _RANGE = (0.02, 0.98)
 #: Speed of the published recipe, `CVM ** 2 + 0.01` (VTrails, as released).
 _PUBLISHED_EXPONENT, _PUBLISHED_FLOOR = 2.0, 0.01
-#: Parenchymal enhancement: HU range of the NCCT that is brain tissue, HU of subtraction from which
-#: a voxel is a vessel, and the smoothing in mm that its noise asks for.
-_TISSUE = (10.0, 60.0)
-_VESSEL_HU = 40.0
-_TISSUE_SIGMA = 4.0
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,14 @@ class PerfusionMaps:
     arrival : Tensor
         Arrival in mm per unit of speed; `inf` outside the brain.
     perfusion : Tensor
-        In [0, 1] inside the brain, higher is later; 0 outside. By the default recipe the ranks of
-        arrival and of the tissue's missing enhancement together, else the arrival alone.
+        In [0, 1] inside the brain, higher is later; 0 outside. By the default recipe the
+        calibrated sum of `combination.signs`, else the arrival alone.
     distance : Tensor
         Arrival at speed 1 everywhere, in mm: the control that every correlation stands beside.
     enhancement : Tensor
         Mean enhancement of the tissue itself in HU, without vessels and bone; 0 outside.
+    signs : dict of str to Tensor
+        What the default recipe joined; empty by the published one.
     """
 
     subtraction: Tensor
@@ -57,6 +63,7 @@ class PerfusionMaps:
     perfusion: Tensor
     distance: Tensor
     enhancement: Tensor
+    signs: dict[str, Tensor]
 
 
 def domain(
@@ -159,6 +166,9 @@ def synthesize(
     spacing: Sequence[float],
     *,
     veins: Tensor | None = None,
+    white: Tensor | None = None,
+    grey: Tensor | None = None,
+    mirror: Mirror | None = None,
     settings: PerfusionSettings | None = None,
 ) -> PerfusionMaps:
     """Compute the perfusion map of one patient.
@@ -174,6 +184,11 @@ def synthesize(
         mm along (z, y, x).
     veins : Tensor, (Z, Y, X), optional
         `vein_prior`, warped to this grid.
+    white, grey : Tensor, (Z, Y, X), optional
+        Probability of the tissue, warped to this grid: white matter enhances less.
+    mirror : callable, optional
+        Carries a map on this grid to its left-right mirror, for what one side lacks of the other.
+        Without it, or the tissues, the default recipe goes by the signs that are left.
     settings : PerfusionSettings, optional
 
     Returns
@@ -203,15 +218,26 @@ def synthesize(
     arrival = solve_eikonal(speed, start, spacing, mask=inside, metric=metric)
     distance = solve_eikonal(torch.ones_like(speed), start, spacing, mask=inside)
     never = torch.full_like(arrival, torch.inf)
-    enhancement = _enhancement(ncct, difference, brain, spacing)
-    late = arrival
-    if settings.recipe == 'default':
-        late = _ranks(arrival, brain) + settings.enhancement * _ranks(-enhancement, brain)
+    enhancement = tissue_enhancement(
+        ncct, difference, brain, spacing, veins=within, sigmas=(NEAR, WIDE)
+    )
 
     def whole(values: Tensor, fill: float = 0.0) -> Tensor:
         out = torch.full(shape, fill, dtype=torch.float32, device=values.device)
         out[box] = values
         return out
+
+    late, found = arrival, {}
+    if settings.recipe == 'default':
+        found = signs(
+            arrival,
+            enhancement,
+            brain,
+            white=None if white is None else white[box],
+            grey=None if grey is None else grey[box],
+            mirror=None if mirror is None else lambda values: mirror(whole(values))[box],
+        )
+        late = combine(found, calibration()['weights'])
 
     return PerfusionMaps(
         subtraction=whole(difference),
@@ -219,17 +245,9 @@ def synthesize(
         arrival=whole(torch.where(brain, arrival, never), torch.inf),
         perfusion=whole(_rescale(late, brain)),
         distance=whole(torch.where(brain, distance, never), torch.inf),
-        enhancement=whole(enhancement),
+        enhancement=whole(enhancement[0]),
+        signs={name: whole(values) for name, values in found.items()},
     )
-
-
-def _ranks(values: Tensor, brain: Tensor) -> Tensor:
-    """Ranks in the brain, from 0 to 1: scales of unlike signals become alike; 0 outside."""
-    _, place, counts = torch.unique(values[brain], return_inverse=True, return_counts=True)
-    middle = (torch.cumsum(counts, 0).double() - counts / 2) / len(place)  # ties share a rank
-    out = torch.zeros_like(values)
-    out[brain] = middle[place].to(values.dtype)
-    return out
 
 
 def _rescale(arrival: Tensor, brain: Tensor) -> Tensor:
@@ -237,24 +255,6 @@ def _rescale(arrival: Tensor, brain: Tensor) -> Tensor:
     low, high = np.quantile(values.cpu().numpy(), _RANGE)
     scaled = ((arrival - low) / max(high - low, 1e-6)).clamp(0, 1)
     return torch.where(brain, scaled, torch.zeros_like(scaled)).float()
-
-
-def _enhancement(
-    ncct: Tensor, subtraction: Tensor, brain: Tensor, spacing: Sequence[float]
-) -> Tensor:
-    """Mean enhancement of tissue: a normalised convolution over tissue voxels only.
-
-    CSF, vessels and bone get weight zero, so that none of them bleeds across an edge.
-    """
-    tissue = smooth(ncct, 1.0, spacing)
-    weight = brain & (tissue >= _TISSUE[0]) & (tissue <= _TISSUE[1])
-    level = smooth(subtraction, 1.0, spacing)
-    weight = (weight & (level < _VESSEL_HU)).float()
-    total = smooth(weight, _TISSUE_SIGMA, spacing)
-    value = smooth(weight * subtraction, _TISSUE_SIGMA, spacing)
-    return torch.where(
-        brain & (total > 1e-3), value / total.clamp_min(1e-3), torch.zeros_like(value)
-    )
 
 
 def asymmetry(perfusion: Tensor) -> Tensor:

@@ -57,8 +57,9 @@ def init_perfusion_wf(
     blend = 'The perfusion map is the arrival. '
     if how.recipe == 'default':
         blend = (
-            'The perfusion map joins the ranks of the arrival and of the enhancement that the '
-            f'tissue lacks (weight {how.enhancement:g}). '
+            'The perfusion map joins the ranks of the arrival and of the enhancement of the '
+            'tissue itself, the kind of tissue and the difference from the other hemisphere, '
+            'with weights fitted on digital patients. '
         )
     workflow = LiterateWorkflow(name=name)
     workflow.__desc__ = f"""\
@@ -116,6 +117,7 @@ asymmetry is its difference from its left-right mirror image in *{space}*.
                 ('preproc_ct', 'ncct'),
                 ('preproc_cta', 'cta'),
                 ('brain_mask', 'brain'),
+                ('template_xfm', 'xfm'),
                 ('template_inverse_xfm', 'inverse_xfm'),
             ]),
         ])  # fmt: skip

@@ -20,7 +20,7 @@ from bids_perfdeficit.bids import ScanPair, output_path, sidecar_path
 from bids_perfdeficit.settings import Level, Settings
 
 #: Raised whenever a stage's results change, so that older files are not mixed with newer ones.
-PIPELINE_VERSION = 2
+PIPELINE_VERSION = 3
 
 
 @dataclass(frozen=True)
