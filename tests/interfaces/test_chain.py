@@ -48,6 +48,7 @@ def chain(stroke_dataset, tmp_path_factory):
         ComputePerfusion(
             **shared,
             cta=cta.out_file,
+            xfm=template.out_xfm,
             inverse_xfm=template.out_inverse_xfm,
             space=DEFAULT_SPACE,
             settings=PerfusionSettings(),
