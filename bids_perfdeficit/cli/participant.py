@@ -148,9 +148,7 @@ class _Run:
 
         from bids_perfdeficit.workflows.base import init_bids_perfdeficit_wf
 
-        workflow = init_bids_perfdeficit_wf(
-            plans=plans, settings=self.settings, device=device, omp_nthreads=threads
-        )
+        workflow = init_bids_perfdeficit_wf(plans=plans, settings=self.settings, device=device)
         return self.book.run(workflow, nprocs=nprocs)
 
     def _judge(self, early: dict[str, str], seconds: dict[str, float]) -> list[Outcome]:

@@ -30,7 +30,6 @@ class _ComputeInput(BaseInterfaceInputSpec):
     settings = traits.Instance(PerfusionSettings, mandatory=True)
     device = traits.Str('cpu', usedefault=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc='for the scheduler')
-    num_threads = traits.Int(1, usedefault=True, nohash=True)
 
 
 class _ComputeOutput(TraitedSpec):
@@ -48,7 +47,9 @@ class ComputePerfusion(SimpleInterface):
     output_spec = _ComputeOutput
 
     def _run_interface(self, runtime):
-        torch.set_num_threads(self.inputs.num_threads)
+        # One, for vectorised functions round otherwise at the ends of each thread's share, and a
+        # map would depend on the number of cores.
+        torch.set_num_threads(1)
         settings = self.inputs.settings
         ncct = _load(self.inputs.ncct)
         spacing = tuple(float(s) for s in ncct.header.get_zooms()[2::-1])

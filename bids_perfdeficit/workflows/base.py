@@ -35,7 +35,6 @@ def init_bids_perfdeficit_wf(
     plans: Sequence[Plan],
     settings: Settings,
     device: str = 'cpu',
-    omp_nthreads: int = 1,
     name: str = 'bids_perfdeficit_wf',
 ) -> LiterateWorkflow:
     """Build the participant level of all pairs of scans.
@@ -48,8 +47,6 @@ def init_bids_perfdeficit_wf(
         Of the run.
     device : str
         Where tensors are computed.
-    omp_nthreads : int
-        Threads of one step.
 
     Returns
     -------
@@ -62,7 +59,6 @@ def init_bids_perfdeficit_wf(
             plan=plan,
             settings=settings,
             device=device,
-            omp_nthreads=omp_nthreads,
             name=workflow_name(plan.pair),
         )
         for plan in plans
@@ -80,7 +76,6 @@ def init_pair_wf(
     plan: Plan,
     settings: Settings,
     device: str = 'cpu',
-    omp_nthreads: int = 1,
     name: str = 'pair_wf',
 ) -> LiterateWorkflow:
     """Build the participant level of one pair of scans."""
@@ -103,7 +98,7 @@ def init_pair_wf(
     ])  # fmt: skip
     if settings.processing.level is Level.FULL:
         perfusion_wf = init_perfusion_wf(
-            plan=plan, settings=settings, device=device, omp_nthreads=omp_nthreads, mem_gb=mem_gb
+            plan=plan, settings=settings, device=device, mem_gb=mem_gb
         )
         workflow.connect([
             (ct_fit_wf, perfusion_wf, [

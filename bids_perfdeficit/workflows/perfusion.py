@@ -24,7 +24,6 @@ def init_perfusion_wf(
     plan: Plan,
     settings: Settings,
     device: str,
-    omp_nthreads: int,
     mem_gb: dict[str, float],
     name: str = 'perfusion_wf',
 ) -> LiterateWorkflow:
@@ -38,8 +37,6 @@ def init_perfusion_wf(
         Of the run.
     device : str
         Where tensors are computed: ``cpu`` or ``cuda:N``.
-    omp_nthreads : int
-        Threads of the tensor step.
     mem_gb : dict
         GB of the steps ``perfusion`` and ``standard``.
 
@@ -82,11 +79,9 @@ asymmetry is its difference from its left-right mirror image in *{space}*.
             settings=how,
             device=device,
             use_gpu=device != 'cpu',
-            num_threads=omp_nthreads,
         ),
         name='compute',
         mem_gb=mem_gb['perfusion'],
-        n_procs=omp_nthreads,
     )
     perfusion_buffer = connect_stage(
         workflow, compute, stage='perfusion', outputs={key: key for key in NATIVE_KEYS},

@@ -136,8 +136,12 @@ def test_a_second_run_redoes_only_what_is_missing(finished, pair):
 
 @pytest.mark.slow
 def test_two_runs_with_one_seed_are_equal_to_the_bit(finished, tmp_path):
+    """Also when they have other numbers of processes and threads."""
     root, out, _, _ = finished
-    done = run(root, tmp_path / 'out', 'participant', '--sloppy', '--participant-label', '01')
+    done = run(
+        root, tmp_path / 'out', 'participant', '--sloppy', '--participant-label', '01',
+        '--nprocs', '1', '--omp-nthreads', '3',
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     ours, theirs = checksums(out), checksums(tmp_path / 'out')
     keys = [k for k in theirs if k.startswith('sub-')]

@@ -72,16 +72,14 @@ def finish(plan, settings: Settings, stage, root: Path | None = None) -> None:
 
 
 @pytest.mark.parametrize(
-    ('level', 'sloppy', 'arrival', 'threads'),
-    list(itertools.product(Level, (False, True), ('isotropic', 'anisotropic'), (1, 2))),
+    ('level', 'sloppy', 'arrival'),
+    list(itertools.product(Level, (False, True), ('isotropic', 'anisotropic'))),
 )
-def test_every_combination_of_options_has_a_graph(pair, tmp_path, level, sloppy, arrival, threads):
+def test_every_combination_of_options_has_a_graph(pair, tmp_path, level, sloppy, arrival):
     settings = replace(
         settings_for(tmp_path, level, sloppy=sloppy), perfusion=PerfusionSettings(arrival=arrival)
     )
-    workflow = init_bids_perfdeficit_wf(
-        plans=[make_plan(pair, settings)], settings=settings, omp_nthreads=threads
-    )
+    workflow = init_bids_perfdeficit_wf(plans=[make_plan(pair, settings)], settings=settings)
     text = workflow.visit_desc()
     workflow._generate_flatgraph()
     nodes = {node.name: node for node in workflow._graph.nodes()}
@@ -89,7 +87,7 @@ def test_every_combination_of_options_has_a_graph(pair, tmp_path, level, sloppy,
     assert all(node.mem_gb > 0 for node in nodes.values())
     assert ('eikonal' in text) == (level is Level.FULL)
     if level is Level.FULL:
-        assert nodes['compute'].n_procs == threads
+        assert nodes['compute'].n_procs == 1  # more would change the bits
         assert ('anisotropic' in text) == (arrival == 'anisotropic')
 
 
