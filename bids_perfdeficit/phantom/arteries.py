@@ -682,9 +682,10 @@ def _anastomoses(
             pairs = cKDTree(points[nodes]).query_pairs(14.0, output_type='ndarray')
             pairs = nodes[pairs]
             pairs = pairs[territory[pairs[:, 0]] != territory[pairs[:, 1]]]
-            # The two divisions of the MCA are joined less often than two cerebral arteries are.
+            # The two divisions of the MCA are hardly joined, as two cerebral arteries are (Vander
+            # Eecken and Adams 1953): a share of .02 left M2 occlusions half the harm they have.
             within = np.isin(index[pairs], (1, 2)).all(1)
-            pairs = pairs[~within | (rng.random(len(pairs)) < 0.02)]
+            pairs = pairs[~within | (rng.random(len(pairs)) < 0.005)]
             # Prefer wide partners; no two anastomoses closer than 4 mm.
             merit = np.log(radius[pairs]).sum(1) + 0.3 * rng.standard_normal(len(pairs))
             taken: list[Ints] = []

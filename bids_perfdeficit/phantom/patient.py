@@ -173,7 +173,9 @@ def make_patient(
         'age': float(np.clip(rng.normal(71, 12), 25, 97)),
         'size': float(np.clip(rng.normal(0.925, 0.025), 0.85, 1.0)),
         'sex': str(rng.choice(['F', 'M'])),
-        'phase': float(np.clip(rng.normal(2.0, 3.0), -4, 12)),
+        # Of 871 scans 60 % were early arterial, and in 1.5 % veins were brighter than arteries
+        # (Pfaff et al., Eur Radiol 2021), which here they are from 4 s after the peak.
+        'phase': float(np.clip(rng.normal(0.0, 2.0), -4, 12)),
         'peak': float(np.clip(rng.normal(360, 55), 230, 480)),
         'old': bool(rng.random() < 0.12),
     }

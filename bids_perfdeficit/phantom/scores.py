@@ -24,7 +24,8 @@ Point = tuple[float, float, float]
 #: Neuropsychologia 1996. Language: Vigneau et al., NeuroImage 2006. Neglect: Karnath & Rorden,
 #: Neuropsychologia 2012. Calcarine cortex and optic radiation: Amunts et al., NeuroImage 2000;
 #: Burgel et al., NeuroImage 2006. Thalamus: Morel in MNI space, Krauth et al., NeuroImage 2010.
-#: Cerebellum: Diedrichsen et al., NeuroImage 2009.
+#: Cerebral peduncle: Oishi et al., NeuroImage 2008. Cerebellum: Diedrichsen et al., NeuroImage
+#: 2009.
 PARTS: dict[str, tuple[Point, Point, str]] = {
     'hand': ((-38, -22, 56), (11, 10, 11), 'grey'),
     'face': ((-54, -7, 34), (9, 9, 11), 'grey'),
@@ -42,11 +43,12 @@ PARTS: dict[str, tuple[Point, Point, str]] = {
     'postcentral': ((-44, -29, 52), (11, 9, 11), 'grey'),
     'sensory thalamus': ((-15, -20, 5), (6, 7, 7), 'any'),
     'medial thalamus': ((-6, -16, 5), (5, 8, 7), 'any'),
+    'peduncle': ((-14, -18, -14), (6, 6, 7), 'any'),
     'brain stem': ((-3, -29, -22), (7, 8, 14), 'any'),
     'cerebellum': ((-24, -62, -38), (18, 16, 12), 'any'),
 }
 _LEFT, _RIGHT, _BOTH = ('L',), ('R',), ('L', 'R')
-_MOTOR = ('corona radiata', 'internal capsule')
+_MOTOR = ('corona radiata', 'internal capsule', 'peduncle')
 _LANGUAGE = ('inferior frontal', 'insula', 'superior temporal', 'angular')
 
 
@@ -85,7 +87,7 @@ ITEMS: dict[str, ItemTruth] = {
     '1a': ItemTruth(4, ('medial thalamus', 'brain stem'), _BOTH, 'saturating', volume=0.45),
     '1b': ItemTruth(3, ('superior temporal', 'inferior frontal'), _LEFT, 'saturating', volume=0.2),
     '1c': ItemTruth(3, ('angular', 'superior temporal'), _LEFT, 'saturating', volume=0.2),
-    '2': ItemTruth(3, ('eye field', 'inferior parietal'), _BOTH, 'threshold'),
+    '2': ItemTruth(3, ('eye field', 'inferior parietal', 'brain stem'), _BOTH, 'threshold'),
     '3': ItemTruth(4, ('calcarine', 'optic radiation'), _BOTH, 'synergistic'),
     '4': ItemTruth(4, ('face', *_MOTOR), _BOTH, 'synergistic'),
     '5a': ItemTruth(5, ('hand', *_MOTOR), _RIGHT, 'synergistic', untestable=0.005),
@@ -103,9 +105,9 @@ LINKS = ('mixed', 'threshold', 'saturating', 'synergistic')
 #: mL of hypoperfusion at which the part of the drive that volume has is two thirds of its whole.
 _VOLUME_ML = 150.0
 #: Drive at which a score of 1 begins, and that of the highest score.
-_FIRST, _LAST = 0.30, 0.90
+_FIRST, _LAST = 0.18, 0.95
 #: Standard deviation of what else shapes a score: effort, examiner, time of day.
-_NOISE = 0.14
+_NOISE = 0.10
 
 
 @lru_cache(maxsize=2)

@@ -90,6 +90,23 @@ def test_only_what_can_be_untestable_is_missing_and_flips_change_scores():
     assert flipped.nihss_5b.mean() == pytest.approx(2.0, abs=0.35)
 
 
+def test_totals_by_site_are_like_those_of_registries():
+    """Bhogal et al., Interv Neurol 2017: 15.7 with M1 occlusions, 11.8 with treated M2 ones."""
+    mix = {'M1': 0.3, 'M2sup': 0.2, 'M2inf': 0.2, 'BA': 0.1, 'none': 0.2}
+    cohort = make_cohort(5, 60, mix=mix, trees=3, flips=0.0, processes=1)
+    total = cohort.scores.sum(axis=1).groupby(cohort.participants.site).mean()
+    assert 11 < total['M1'] < 20
+    assert 3 < total[['M2sup', 'M2inf']].mean() < 12
+    assert 3 < total['BA'] < 15
+    assert total['none'] < 2
+    ill = cohort.participants.site != 'none'
+    ever = (cohort.scores[ill] > 0).mean()
+    # Weakness of the face is the commonest sign, ataxia and neglect are among the rarest.
+    assert ever['nihss_4'] > 0.5
+    assert ever['nihss_7'] < 0.3
+    assert ever['nihss_11'] < 0.5
+
+
 @pytest.mark.parametrize('wrong', [{'links': 'linear'}, {'flips': 1.5}])
 def test_wrong_options_of_scores_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
