@@ -3,29 +3,48 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
 
 _CGROUP = Path('/sys/fs/cgroup')
+_OWN = Path('/proc/self/cgroup')
 
 
-def available_cores(cgroup: Path = _CGROUP) -> int:
+def available_cores(cgroup: Path = _CGROUP, own: Path = _OWN) -> int:
     """Return how many cores this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    limit = _read(cgroup / 'cpu.max').split()
-    if len(limit) == 2 and limit[0].isdigit():
-        cores = min(cores or 1, max(1, int(limit[0]) // int(limit[1])))
-    return max(1, cores or 1)
+    limits = [cores or 1]
+    for folder in _groups(cgroup, own, 'cpu'):
+        quota = _read(folder / 'cpu.max').split()  # control groups 2
+        quota = quota or [_read(folder / f'cpu.cfs_{n}_us') for n in ('quota', 'period')]  # and 1
+        if len(quota) == 2 and all(part.isdigit() for part in quota):
+            limits.append(int(quota[0]) // int(quota[1]))
+    return max(1, min(limits))
 
 
-def available_memory_gb(cgroup: Path = _CGROUP) -> float:
-    """Return how much memory this process may use, in GB (1e9 bytes)."""
+def available_memory_gb(
+    cgroup: Path = _CGROUP, own: Path = _OWN, environ: Mapping[str, str] = os.environ
+) -> float:
+    """Return how much memory this process may use, in GB (1e9 bytes).
+
+    That is the least of what the machine has, what any control group around this process allows,
+    and what SLURM was asked for: not every cluster enforces that by control groups, and one that
+    looks now and then kills just the same.
+    """
     limits = [psutil.virtual_memory().total]
-    for name in ('memory.max', 'memory/memory.limit_in_bytes'):  # control groups 2 and 1
-        text = _read(cgroup / name)
-        if text.isdigit():
-            limits.append(int(text))
+    for folder in _groups(cgroup, own, 'memory'):
+        for name in ('memory.max', 'memory.limit_in_bytes'):  # control groups 2 and 1
+            text = _read(folder / name)
+            if text.isdigit():
+                limits.append(int(text))
+    per_cpu, cpus = environ.get('SLURM_MEM_PER_CPU', ''), environ.get('SLURM_CPUS_ON_NODE', '')
+    if per_cpu.isdigit() and cpus.isdigit():
+        limits.append(int(per_cpu) * int(cpus) * 2**20)
+    per_node = environ.get('SLURM_MEM_PER_NODE', '')
+    if per_node.isdigit() and int(per_node):  # 0 is all that the node has
+        limits.append(int(per_node) * 2**20)
     return min(limits) / 1e9
 
 
@@ -47,6 +66,27 @@ def resolve_device(device: str) -> tuple[str, str | None]:
             return 'cuda:0', f'--device auto: computing on {torch.cuda.get_device_name(0)}'
         return 'cpu', '--device auto: no GPU was found, computing on the CPU'
     return device, None
+
+
+def _groups(cgroup: Path, own: Path, controller: str) -> Iterator[Path]:
+    """Yield the folders of the control groups that this process is in, innermost first.
+
+    A container sees its own group as the root. A job of a cluster, and Apptainer, see the whole
+    tree, in which the limit is that of a group on the way to their own.
+    """
+    roots = {cgroup: '/', cgroup / controller: '/'}
+    for line in _read(own).splitlines():
+        _, controllers, path = line.split(':', 2)
+        if not controllers:
+            roots[cgroup] = path
+        elif controller in controllers.split(','):
+            roots[cgroup / controller] = path
+    for root, path in roots.items():
+        folder = root / path.lstrip('/')
+        yield folder
+        while folder != root and folder != folder.parent:
+            folder = folder.parent
+            yield folder
 
 
 def _read(path: Path) -> str:

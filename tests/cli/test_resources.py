@@ -43,3 +43,37 @@ def test_auto_says_what_it_chose():
     assert device in ('cpu', 'cuda:0')
     assert sentence is not None
     assert resolve_device('cpu') == ('cpu', None)
+
+
+def test_memory_is_that_of_the_job_around_this_process(tmp_path):
+    """SLURM limits a group on the way to that of the step; Apptainer shows the whole tree."""
+    own = tmp_path / 'own'
+    own.write_text('4:memory:/slurm/job_7/step_0\n0::/user.slice/job_8\n')
+    job = tmp_path / 'memory' / 'slurm' / 'job_7'
+    (job / 'step_0').mkdir(parents=True)
+    (job / 'step_0' / 'memory.limit_in_bytes').write_text('9223372036854771712')
+    (job / 'memory.limit_in_bytes').write_text('3000000000')
+    assert available_memory_gb(tmp_path, own, {}) == 3.0
+    (tmp_path / 'user.slice').mkdir()
+    (tmp_path / 'user.slice' / 'memory.max').write_text('1000000000')
+    assert available_memory_gb(tmp_path, own, {}) == 1.0
+
+
+def test_memory_is_no_more_than_was_asked_of_slurm(tmp_path):
+    own = tmp_path / 'own'
+    assert available_memory_gb(tmp_path, own, {'SLURM_MEM_PER_NODE': '1000'}) == 1.048576
+    both = {'SLURM_MEM_PER_CPU': '500', 'SLURM_CPUS_ON_NODE': '2'}
+    assert available_memory_gb(tmp_path, own, both) == 1.048576
+    assert available_memory_gb(tmp_path, own, {'SLURM_MEM_PER_NODE': '0'}) > 1.1
+
+
+def test_cores_follow_the_quota_of_older_control_groups(tmp_path):
+    folder = tmp_path / 'cpu' / 'docker'
+    folder.mkdir(parents=True)
+    own = tmp_path / 'own'
+    own.write_text('1:cpu,cpuacct:/docker\n')
+    (folder / 'cpu.cfs_quota_us').write_text('100000\n')
+    (folder / 'cpu.cfs_period_us').write_text('100000\n')
+    assert available_cores(tmp_path, own) == 1
+    (folder / 'cpu.cfs_quota_us').write_text('-1\n')
+    assert available_cores(tmp_path, own) == available_cores(tmp_path / 'absent', own)
