@@ -10,16 +10,22 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import signal
 import sys
 from typing import Any
 
 from bids_perfdeficit import __version__
-from bids_perfdeficit.cli.parser import build_parser
+from bids_perfdeficit.cli.parser import (
+    EXIT_INTERNAL,
+    EXIT_SOME_FAILED,
+    EXIT_USAGE,
+    build_parser,
+)
 
 #: Which options hold a path that the platform must bring into the container, and which a number;
 #: the parser takes all values as text and checks them itself.
 FILES = frozenset({'FILE', 'DIR'})
-NUMBERS = {'N': True, 'GB': False}  # metavar: is it whole?
+NUMBERS = {'N': True, 'GB': False, 'MM': False, 'SHARE': False}  # metavar: is it whole?
 #: Of platforms that let users choose resources, this app asks for what `docs/containers.rst` says.
 RESOURCES = {'cpu-cores': 2, 'ram': 8, 'walltime-estimate': 1800}
 
@@ -37,6 +43,7 @@ def describe(image: str) -> dict[str, Any]:
     return {
         'name': 'bids_perfdeficit',
         'description': re.sub(r'\s+', ' ', parser.description or ''),
+        'author': 'The bids_perfdeficit developers',
         'tool-version': __version__,
         'schema-version': '0.5',
         'command-line': f'bids_perfdeficit {" ".join(words)}',
@@ -52,9 +59,14 @@ def describe(image: str) -> dict[str, Any]:
         ],
         'suggested-resources': RESOURCES,
         'error-codes': [
-            {'code': 1, 'description': 'Some participants failed; the others are complete.'},
-            {'code': 2, 'description': 'Bad usage or input; all problems are listed.'},
-            {'code': 70, 'description': 'Internal error.'},
+            {'code': code, 'description': meaning}
+            for code, meaning in (
+                (EXIT_SOME_FAILED, 'Some participants failed; the others are complete.'),
+                (EXIT_USAGE, 'Bad usage or input, or a full disk; each problem has its remedy.'),
+                (EXIT_INTERNAL, 'Internal error.'),
+                (128 + signal.SIGINT, 'Interrupted; the same command again goes on.'),
+                (128 + signal.SIGTERM, 'Terminated; the same command again goes on.'),
+            )
         ],
         'tags': {'domain': ['neuroinformatics', 'medical imaging', 'stroke'], 'bids-app': True},
     }

@@ -1,0 +1,68 @@
+"""What platforms read about the app says what the app is: the Boutiques descriptor."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shlex
+from argparse import _HelpAction, _VersionAction
+from pathlib import Path
+
+import pytest
+from boutiques import execute
+from boutiques.validator import validate_descriptor
+
+from bids_perfdeficit.cli.parser import build_parser, parse_settings
+from bids_perfdeficit.settings import AnalysisLevel, Level
+
+SCRIPT = Path(__file__).parents[1] / 'scripts' / 'boutiques_descriptor.py'
+
+
+@pytest.fixture(scope='module')
+def descriptor():
+    spec = importlib.util.spec_from_file_location('boutiques_descriptor', SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script.describe('bids_perfdeficit:test')
+
+
+def test_boutiques_accepts_the_descriptor(descriptor):
+    validate_descriptor(descriptor, format_output=False)
+
+
+def test_every_option_is_an_input_and_every_input_an_option(descriptor):
+    ours = {
+        action.dest: [name for name in action.option_strings if name.startswith('--')][:1]
+        for action in build_parser()._actions
+        if not isinstance(action, _HelpAction | _VersionAction)
+    }
+    theirs = {i['id']: [i[k] for k in ('command-line-flag',) if k in i]
+              for i in descriptor['inputs']}  # fmt: skip
+    assert theirs == ours
+    assert all(f'[{name.upper()}]' in descriptor['command-line'] for name in ours)
+
+
+def test_what_a_platform_starts_is_what_was_asked_for(descriptor, tmp_path):
+    """Boutiques makes the command line, the parser reads it."""
+    (tmp_path / 'data').mkdir()
+    asked = {
+        'bids_dir': str(tmp_path / 'data'), 'output_dir': str(tmp_path / 'out'),
+        'analysis_level': 'participant', 'participant_label': ['01', 'sub-02'],
+        'level': 'minimal', 'mem': 7.5, 'nprocs': 3, 'sloppy': True, 'resolution': 6.5,
+        'min_coverage': 0.05, 'work_dir': str(tmp_path / 'work'),
+    }  # fmt: skip
+    for name, content in (('descriptor.json', descriptor), ('invocation.json', asked)):
+        (tmp_path / name).write_text(json.dumps(content))
+    done = execute(
+        'simulate', str(tmp_path / 'descriptor.json'), '-i', str(tmp_path / 'invocation.json')
+    )
+    program, *words = shlex.split(done.shell_command)
+    assert program == 'bids_perfdeficit'
+    settings = parse_settings(words)
+    assert settings.inputs.analysis_level is AnalysisLevel.PARTICIPANT
+    assert settings.inputs.participant_label == ('01', 'sub-02')
+    assert settings.processing.level is Level.MINIMAL
+    assert settings.processing.sloppy
+    assert (settings.resources.mem, settings.resources.nprocs) == (7.5, 3)
+    assert (settings.group.resolution, settings.group.min_coverage) == (6.5, 0.05)
+    assert settings.resources.work_dir == tmp_path / 'work'
