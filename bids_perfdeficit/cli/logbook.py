@@ -24,6 +24,7 @@ from typing import Any
 from bids_perfdeficit import __version__
 from bids_perfdeficit.bids import write_json, write_text
 from bids_perfdeficit.cli.resources import available_memory_gb
+from bids_perfdeficit.errors import InputError
 from bids_perfdeficit.settings import Settings
 
 LOGGER = logging.getLogger('bids_perfdeficit')
@@ -120,21 +121,19 @@ class Logbook:
         dict of str to float
             Seconds that the steps of each branch took.
         """
+        from bids_perfdeficit.cli.pool import Pool  # late: it imports Nipype's engine
+
         resources = self.settings.resources
         progress = Progress(_count_steps(workflow))
-        plugin: dict[str, Any] = {
-            'plugin': 'MultiProc',
-            'plugin_args': {
+        if resources.use_plugin is not None:
+            plugin = _load_plugin(resources.use_plugin, progress)
+        else:
+            plugin = Pool({
                 'n_procs': nprocs,
                 'memory_gb': resources.mem or 0.95 * available_memory_gb(),
                 'raise_insufficient': False,
                 'status_callback': progress,
-            },
-        }
-        if resources.use_plugin is not None:
-            import yaml
-
-            plugin = yaml.safe_load(resources.use_plugin.read_text(encoding='utf-8'))
+            })  # fmt: skip
         work_dir = resources.work_dir
         with tempfile.TemporaryDirectory(
             prefix='bids_perfdeficit-', ignore_cleanup_errors=True
@@ -146,7 +145,7 @@ class Logbook:
                     dotfilename=str(self.folder / 'graph.dot'), graph2use='colored', format='svg'
                 )
             try:
-                workflow.run(**plugin)
+                workflow.run(plugin=plugin)
             except RuntimeError as error:
                 # Nipype raises once all branches have ended; the crash files tell which failed.
                 LOGGER.debug('the workflow ended with: %s', error)
@@ -155,6 +154,27 @@ class Logbook:
                     shutil.rmtree(Path(workflow.base_dir) / workflow.name, ignore_errors=True)
         write_text(workflow.visit_desc(), self.folder / 'methods.md')
         return progress.seconds
+
+
+def _load_plugin(path: Path, progress: Progress) -> Any:
+    """Return the plugin of Nipype that a file asks for."""
+    import yaml
+
+    from bids_perfdeficit.cli.pool import use_plugin
+
+    try:
+        asked = yaml.safe_load(path.read_text(encoding='utf-8'))
+        plugin_args = {'status_callback': progress, **(asked.get('plugin_args') or {})}
+        # Nipype names its jobs by it, and an environment that was cleaned lacks it.
+        os.environ.setdefault('LOGNAME', f'uid{os.getuid()}')
+        return use_plugin(asked['plugin'], plugin_args)
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f'--use-plugin: {error}',
+            fix='give "plugin:" with the name of a plugin of Nipype and "plugin_args:" with its '
+            'arguments',
+            path=path,
+        ) from error
 
 
 def set_threads(threads: int) -> None:
@@ -177,6 +197,8 @@ def configure_nipype(settings: Settings, log_dir: Path) -> None:
             'create_report': 'false',
             'stop_on_first_crash': str(settings.resources.stop_on_first_crash).lower(),
             'hash_method': 'content',
+            # Of jobs of a cluster: how long a shared file system may take to show a result.
+            'job_finished_timeout': '30',
             'remove_unnecessary_outputs': 'false',
             'check_version': 'false',
         },
@@ -263,12 +285,13 @@ def read_crashes(log_dir: Path) -> dict[str, list[str]]:
         parts = node.group(1).split('.') if node else []
         branch = parts[1] if len(parts) > 1 else ''
         told = re.findall(r'bids_perfdeficit\.errors\.InputError: (.+)', text)
+        killed = re.findall(r'^WorkerKilled: (.+)', text, re.M)
         if told:
             sentence = told[-1].strip()
         else:
-            last = [line.strip() for line in text.splitlines() if line.strip()][-1]
+            last = killed or [line.strip() for line in text.splitlines() if line.strip()]
             step = parts[-1] if parts else 'a step'
-            sentence = f'{step} failed: {last}; see {path}'
+            sentence = f'{step} failed: {last[-1]}; see {path}'
         if sentence not in crashes.setdefault(branch, []):
             crashes[branch].append(sentence)
     return crashes

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import errno
+import logging
+import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
 
 from bids_perfdeficit.cli.parser import (
     EXIT_INTERNAL,
@@ -16,10 +25,26 @@ from bids_perfdeficit.cli.parser import (
 from bids_perfdeficit.errors import InputError
 from bids_perfdeficit.settings import AnalysisLevel
 
+#: What a run cannot mend and its user can: no defect of ours, so no trace back and no code 70.
+_SURROUNDINGS = {
+    errno.ENOSPC: 'free some space',
+    errno.EDQUOT: 'free some space within your quota',
+    errno.EROFS: 'bind it read-write or give another folder',
+    errno.EACCES: 'make it readable and writable to you',
+    errno.EPERM: 'make it readable and writable to you',
+}
+#: From Linux' prctl.h: the signal that a process gets when its parent dies.
+_PR_SET_PDEATHSIG = 1
+
+
+class Terminated(BaseException):
+    """The run was told to end, as clusters and container engines do before they kill."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the app and return its exit code."""
     try:
+        _heed_signals()
         settings = parse_settings(argv)
         # Late: what follows imports pybids, Nipype and more, which takes seconds.
         if settings.inputs.analysis_level is AnalysisLevel.GROUP:
@@ -35,19 +60,70 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print_problems([str(error)])
         return EXIT_USAGE
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
         print(
-            'bids_perfdeficit: interrupted; run the same command again to go on', file=sys.stderr
-        )
-        return 130
-    except Exception as error:
-        traceback.print_exc()
-        print(
-            f'bids_perfdeficit: internal error ({type(error).__name__}: {error}); '
-            'please report it with the lines above',
+            f'bids_perfdeficit: {"interrupted" if interrupted else "terminated"}; '
+            'run the same command again to go on',
             file=sys.stderr,
         )
-        return EXIT_INTERNAL
+        return 128 + (signal.SIGINT if interrupted else signal.SIGTERM)
+    except OSError as error:
+        if error.errno not in _SURROUNDINGS:
+            return _internal(error)
+        _end_workers()
+        print(
+            f'bids_perfdeficit: {error.strerror}: {error.filename or "OUTPUT_DIR"}; '
+            f'{_SURROUNDINGS[error.errno]} and run the same command again to go on',
+            file=sys.stderr,
+        )
+        return EXIT_USAGE
+    except Exception as error:
+        return _internal(error)
+
+
+def _internal(error: Exception) -> int:
+    traceback.print_exception(error)
+    print(
+        f'bids_perfdeficit: internal error ({type(error).__name__}: {error}); '
+        'please report it with the lines above',
+        file=sys.stderr,
+    )
+    return EXIT_INTERNAL
+
+
+def _heed_signals() -> None:
+    """Make SIGTERM and SIGINT end the run in order, and let no worker outlive it."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    run = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        if os.getpid() != run:  # a worker, which has this handler from the run
+            os._exit(128 + number)
+        # At once: what unwinds after this may wait for their work.
+        _end_workers()
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    if sys.platform == 'linux':
+        # A run that is killed outright cannot end its workers, which would wait for ever.
+        libc = ctypes.CDLL(None)
+        os.register_at_fork(
+            after_in_child=lambda: libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        )
+
+
+def _end_workers() -> None:
+    """Kill the processes that this one started."""
+    import psutil
+
+    # The pool tells of every process that it loses, and would have the last word.
+    logging.getLogger('concurrent.futures').disabled = True
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
 
 
 if __name__ == '__main__':

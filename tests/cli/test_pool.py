@@ -1,0 +1,109 @@
+"""A worker that is killed, as by Linux when memory runs out, neither hangs nor hides."""
+
+from __future__ import annotations
+
+import pytest
+from nipype.interfaces import utility as niu
+from nipype.pipeline import engine as pe
+
+from bids_perfdeficit.cli.logbook import _load_plugin, read_crashes
+from bids_perfdeficit.cli.pool import Pool, use_plugin
+from bids_perfdeficit.errors import InputError
+
+
+def die(x):
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_in_company(x):
+    """Stand in for a step that finds no memory beside another."""
+    import os
+    import signal
+    from pathlib import Path
+
+    mark = Path(x)
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return str(mark)
+
+
+def sleep(x):
+    import time
+
+    time.sleep(1)
+    return x
+
+
+def step(function, name, **inputs):
+    node = pe.Node(
+        niu.Function(function=function, input_names=['x'], output_names=['y']), name=name
+    )
+    node.inputs.trait_set(**inputs)
+    return node
+
+
+@pytest.fixture
+def workflow(tmp_path):
+    branches = pe.Workflow('run', base_dir=str(tmp_path / 'work'))
+    branches.config['execution'] = {
+        'crashfile_format': 'txt',
+        'crashdump_dir': str(tmp_path),
+        'poll_sleep_duration': '0.2',
+        'create_report': 'false',
+    }
+    good = pe.Workflow('good_wf')
+    good.connect(step(sleep, 'first', x='here'), 'y', step(sleep, 'second'), 'x')
+    branches.add_nodes([good])
+    return branches
+
+
+def results(tmp_path, branch):
+    return sorted(p.parent.name for p in (tmp_path / 'work/run' / branch).glob('*/result_*.pklz'))
+
+
+def test_a_step_that_is_killed_alone_is_named_and_the_others_complete(workflow, tmp_path):
+    bad = pe.Workflow('bad_wf')
+    bad.connect(step(die, 'greedy', x='here'), 'y', step(sleep, 'after'), 'x')
+    workflow.add_nodes([bad])
+    with pytest.raises(RuntimeError):
+        workflow.run(plugin=Pool({'n_procs': 2}))
+    assert results(tmp_path, 'good_wf') == ['first', 'second']
+    assert results(tmp_path, 'bad_wf') == []
+    ((sentence,),) = read_crashes(tmp_path).values()
+    assert sentence.startswith('greedy failed: ')
+    assert 'memory' in sentence
+
+
+def test_a_step_that_was_killed_in_company_is_repeated_alone(workflow, tmp_path):
+    bad = pe.Workflow('bad_wf')
+    bad.add_nodes([step(die_in_company, 'greedy', x=str(tmp_path / 'mark'))])
+    workflow.add_nodes([bad])
+    workflow.run(plugin=Pool({'n_procs': 2}))
+    assert results(tmp_path, 'good_wf') == ['first', 'second']
+    assert results(tmp_path, 'bad_wf') == ['greedy']
+    assert read_crashes(tmp_path) == {}
+
+
+def test_a_job_of_a_cluster_without_a_result_fails_its_step_by_name(workflow, tmp_path):
+    """Nipype 1.11 fails over the crash file here, and takes the whole run along."""
+    node = workflow.get_node('good_wf.first')
+    node.config = workflow.config
+    told = 'OSError: Job id (46) finished or terminated, but results file does not exist'
+    use_plugin('SLURM', {})._report_crash(node, result={'result': None, 'traceback': told})
+    ((sentence,),) = read_crashes(tmp_path).values()
+    assert sentence.startswith('first failed: its job ended without a result')
+
+
+@pytest.mark.parametrize(
+    'content', ['plugin: SLRUM', 'plugin_args: {}', 'SLURM', '- plugin: SLURM', ': : :', '']
+)
+def test_a_plugin_that_cannot_be_had_is_an_error_with_its_file(content, tmp_path):
+    path = tmp_path / 'plugin.yml'
+    path.write_text(content)
+    with pytest.raises(InputError, match='--use-plugin') as caught:
+        _load_plugin(path, None)
+    assert str(path) in str(caught.value)

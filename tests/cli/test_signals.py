@@ -1,0 +1,95 @@
+"""A run that is told to end says so, and one that is killed leaves no process behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+#: A run whose workers would never end by themselves.
+RUN = """
+import concurrent.futures, os, sys, time
+from bids_perfdeficit.cli import participant, run
+
+def work(_):
+    time.sleep(1000)
+
+def endless(settings):
+    with concurrent.futures.ProcessPoolExecutor(2) as pool:
+        jobs = [pool.submit(work, 0) for _ in range(3)]
+        print('ready', flush=True)
+        jobs[0].result()
+
+participant.run_participants = endless
+sys.exit(run.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def started(stroke_dataset, tmp_path):
+    run = subprocess.Popen(
+        [sys.executable, '-c', RUN, stroke_dataset, tmp_path / 'out', 'participant'],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert run.stdout is not None
+    assert run.stdout.readline() == 'ready\n'
+    workers = psutil.Process(run.pid).children(recursive=True)
+    assert len(workers) == 2
+    yield run, workers
+    for process in workers:
+        if process.is_running():
+            process.kill()
+
+
+def gone(workers):
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if not [w for w in workers if w.is_running() and w.status() != psutil.STATUS_ZOMBIE]:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize(
+    ('number', 'word'), [(signal.SIGTERM, 'terminated'), (signal.SIGINT, 'interrupted')]
+)
+def test_a_signal_ends_the_run_with_its_code_and_a_last_line(started, number, word):
+    run, workers = started
+    run.send_signal(number)
+    _, errors = run.communicate(timeout=20)
+    assert run.returncode == 128 + number
+    assert errors.splitlines()[-1] == (
+        f'bids_perfdeficit: {word}; run the same command again to go on'
+    )
+    assert gone(workers)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='workers die with their run on Linux only')
+def test_workers_die_with_a_run_that_is_killed(started):
+    run, workers = started
+    os.kill(run.pid, signal.SIGKILL)
+    run.communicate(timeout=20)
+    assert gone(workers)
+
+
+def test_a_full_disk_is_told_without_a_trace_back(monkeypatch, stroke_dataset, tmp_path, capsys):
+    import errno
+
+    from bids_perfdeficit.cli import participant
+    from bids_perfdeficit.cli.run import main
+
+    def full(settings):
+        raise OSError(errno.ENOSPC, 'No space left on device', '/out/logs')
+
+    monkeypatch.setattr(participant, 'run_participants', full)
+    assert main([str(stroke_dataset), str(tmp_path / 'out'), 'participant']) == 2
+    told = capsys.readouterr().err
+    assert told == (
+        'bids_perfdeficit: No space left on device: /out/logs; '
+        'free some space and run the same command again to go on\n'
+    )
