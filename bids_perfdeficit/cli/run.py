@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import errno
 import logging
 import os
@@ -12,8 +13,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from bids_perfdeficit.cli.parser import (
     EXIT_INTERNAL,
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the app and return its exit code."""
     try:
         _heed_signals()
-        settings = parse_settings(argv)
+        settings = _absolute(parse_settings(argv))
         # Late: what follows imports pybids, Nipype and more, which takes seconds.
         if settings.inputs.analysis_level is AnalysisLevel.GROUP:
             from bids_perfdeficit.cli.group import run_group
@@ -80,6 +82,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except Exception as error:
         return _internal(error)
+
+
+def _absolute(table: Any) -> Any:
+    """Return settings with their paths made absolute: steps run in folders of their own."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(table):
+        value = getattr(table, field.name)
+        if isinstance(value, Path):
+            values[field.name] = value.absolute()
+        elif isinstance(value, tuple) and any(isinstance(item, Path) for item in value):
+            values[field.name] = tuple(item.absolute() for item in value)
+        elif dataclasses.is_dataclass(value):
+            values[field.name] = _absolute(value)
+    return dataclasses.replace(table, **values)
 
 
 def _internal(error: Exception) -> int:

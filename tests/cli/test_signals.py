@@ -93,3 +93,21 @@ def test_a_full_disk_is_told_without_a_trace_back(monkeypatch, stroke_dataset, t
         'bids_perfdeficit: No space left on device: /out/logs; '
         'free some space and run the same command again to go on\n'
     )
+
+
+def test_paths_are_absolute_before_anything_runs(monkeypatch, stroke_dataset, tmp_path):
+    """A resumed run hands steps the files in OUTPUT_DIR, and each step has a folder of its own."""
+    from bids_perfdeficit.cli import participant
+    from bids_perfdeficit.cli.run import main
+
+    seen = []
+    monkeypatch.setattr(participant, 'run_participants', lambda s: seen.append(s) or 0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'data').symlink_to(stroke_dataset)
+    (tmp_path / 'before').mkdir()
+    assert main(['data', 'out', 'participant', '-w', 'work', '-d', 'before']) == 0
+    (settings,) = seen
+    assert settings.inputs.bids_dir == tmp_path / 'data'
+    assert settings.inputs.output_dir == tmp_path / 'out'
+    assert settings.inputs.derivatives == (tmp_path / 'before',)
+    assert settings.resources.work_dir == tmp_path / 'work'
