@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow
 
-from bids_perfdeficit.cli.logbook import _load_plugin, read_crashes
+from bids_perfdeficit.cli.logbook import Logbook, _load_plugin, configure_nipype, read_crashes
 from bids_perfdeficit.cli.pool import Pool, use_plugin
 from bids_perfdeficit.errors import InputError
+from bids_perfdeficit.settings import Settings
 
 
 def die(x):
@@ -29,6 +33,10 @@ def die_in_company(x):
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return str(mark)
+
+
+def fail(x):
+    raise ValueError(x)
 
 
 def sleep(x):
@@ -107,3 +115,26 @@ def test_a_plugin_that_cannot_be_had_is_an_error_with_its_file(content, tmp_path
     with pytest.raises(InputError, match='--use-plugin') as caught:
         _load_plugin(path, None)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize('good', [True, False])
+def test_the_working_folder_is_emptied_after_a_good_run_only(good, tmp_path):
+    """What failed is needed to go on; what others keep there is none of ours."""
+    work = tmp_path / 'work'
+    work.mkdir()
+    (work / 'theirs').touch()
+    settings = Settings()
+    settings = replace(
+        settings,
+        inputs=replace(settings.inputs, output_dir=tmp_path / 'out'),
+        resources=replace(settings.resources, work_dir=work, clean_workdir=True),
+    )
+    book = Logbook(settings)
+    book.start()
+    configure_nipype(settings, book.folder)
+    workflow = LiterateWorkflow(name='run')
+    workflow.add_nodes([step(sleep if good else fail, 'only', x='here')])
+    book.run(workflow, nprocs=1)
+    assert (work / 'run').exists() is not good
+    assert (work / 'theirs').exists()
+    assert bool(read_crashes(book.folder)) is not good
