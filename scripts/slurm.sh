@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Run both levels on a SLURM cluster: a job array, one participant a task, then the group.
+#
+#   scripts/slurm.sh BIDS_DIR OUTPUT_DIR [options of the participant level]
+#
+# The same command again goes on where jobs failed or were killed. From the environment:
+#   APP            how to start the app (default: bids_perfdeficit), for example
+#                  'apptainer run --containall -B /data -B /scratch bids_perfdeficit.sif'
+#   SBATCH         options of sbatch for a participant (default: 2 cores, 8 GB, 30 minutes)
+#   SBATCH_GROUP   the same for the group (default: 2 cores, 16 GB, 2 hours)
+#   GROUP          options of the group level, for example '--model spatial ridge'; 'no' for none
+#   AT_ONCE        participants at once (default: as many as the cluster gives)
+set -euo pipefail
+
+if [[ -z "${PERFDEFICIT_TASK:-}" ]]; then # on the login node: submit
+    bids="$(realpath "${1:?BIDS_DIR is missing; see the head of this script}")"
+    out="$(realpath -m "${2:?OUTPUT_DIR is missing; see the head of this script}")"
+    logs="$out/logs/slurm-$(date +%Y%m%d-%H%M%S)-$$"
+    mkdir -p "$logs"
+    # A list made once: folders that come or go while jobs wait do not shift who is whose task.
+    find "$bids" -mindepth 1 -maxdepth 1 -name 'sub-*' -printf '%f\n' | sort >"$logs/participants.txt"
+    count="$(wc -l <"$logs/participants.txt")"
+    if [[ "$count" -eq 0 ]]; then
+        echo "$bids holds no folder sub-*; give a BIDS dataset" >&2
+        exit 2
+    fi
+    export PERFDEFICIT_BIDS="$bids" PERFDEFICIT_OUT="$out" PERFDEFICIT_LIST="$logs/participants.txt"
+    # shellcheck disable=SC2086 # options are several words
+    array="$(PERFDEFICIT_TASK=participant sbatch --parsable --job-name perfdeficit \
+        --array "1-$count${AT_ONCE:+%$AT_ONCE}" --output "$logs/%a.txt" --open-mode append \
+        ${SBATCH:---cpus-per-task=2 --mem=8G --time=00:30:00} "$0" "${@:3}")"
+    echo "participants: job $array, $count tasks, output in $logs"
+    if [[ "${GROUP:-}" != no ]]; then
+        # After any end: a participant that failed is no reason to leave out the group.
+        # shellcheck disable=SC2086
+        group="$(PERFDEFICIT_TASK=group sbatch --parsable --job-name perfdeficit-group \
+            --dependency "afterany:${array%%;*}" --output "$logs/group.txt" \
+            ${SBATCH_GROUP:---cpus-per-task=2 --mem=16G --time=02:00:00} "$0" ${GROUP:-})"
+        echo "group: job $group"
+    fi
+    exit 0
+fi
+
+# In a job. `exec`, so that the signal with which SLURM announces the end reaches the app itself.
+# shellcheck disable=SC2206
+app=(${APP:-bids_perfdeficit})
+if [[ "$PERFDEFICIT_TASK" == group ]]; then
+    exec "${app[@]}" "$PERFDEFICIT_BIDS" "$PERFDEFICIT_OUT" group "$@"
+fi
+label="$(sed -n "${SLURM_ARRAY_TASK_ID}p" "$PERFDEFICIT_LIST")"
+exec "${app[@]}" "$PERFDEFICIT_BIDS" "$PERFDEFICIT_OUT" participant --participant-label "$label" "$@"
