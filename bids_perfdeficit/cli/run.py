@@ -39,6 +39,10 @@ _SURROUNDINGS = {
 _PR_SET_PDEATHSIG = 1
 
 
+#: Seconds that a run has to unwind once it was told to end; clusters give about thirty.
+GRACE_S = 10.0
+
+
 class Terminated(BaseException):
     """The run was told to end, as clusters and container engines do before they kill."""
 
@@ -63,13 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_problems([str(error)])
         return EXIT_USAGE
     except (KeyboardInterrupt, Terminated) as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        print(
-            f'bids_perfdeficit: {"interrupted" if interrupted else "terminated"}; '
-            'run the same command again to go on',
-            file=sys.stderr,
-        )
-        return 128 + (signal.SIGINT if interrupted else signal.SIGTERM)
+        number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
+        _tell_end(number)
+        return 128 + number
     except OSError as error:
         if error.errno not in _SURROUNDINGS:
             return _internal(error)
@@ -119,6 +119,10 @@ def _heed_signals() -> None:
             os._exit(128 + number)
         # At once: what unwinds after this may wait for their work.
         _end_workers()
+        # Raised in a destructor or a callback of C code it would be lost.
+        last_resort = threading.Timer(GRACE_S, _leave, [number])
+        last_resort.daemon = True
+        last_resort.start()
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -129,6 +133,20 @@ def _heed_signals() -> None:
         os.register_at_fork(
             after_in_child=lambda: libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
         )
+
+
+def _tell_end(number: int) -> None:
+    word = 'interrupted' if number == signal.SIGINT else 'terminated'
+    print(
+        f'bids_perfdeficit: {word}; run the same command again to go on',
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _leave(number: int) -> None:
+    _tell_end(number)
+    os._exit(128 + number)
 
 
 def _end_workers() -> None:
