@@ -76,6 +76,7 @@ class MapKind(StrEnum):
 
     PERFUSION = 'perfusion'  #: computed perfusion, 0 to 1
     ASYMMETRY = 'asymmetry'  #: how much later than the other side; 0 where it is earlier
+    HYPOPERFUSED = 'hypoperfused'  #: probability of a delay of more than 6 s
 
 
 @dataclass(frozen=True)

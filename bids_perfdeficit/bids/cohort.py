@@ -132,7 +132,7 @@ def find_cohort(
     space : str
         Template.
     key : str
-        ``std_perfusion`` or ``std_asymmetry`` of `data/io_spec.json`.
+        ``std_perfusion``, ``std_asymmetry`` or ``std_hypoperfused`` of `data/io_spec.json`.
     participants : sequence of str
         Who is wanted, with or without ``sub-``; all by default.
     session : str, optional
@@ -330,7 +330,11 @@ def _sessions(root: Path, label: str, key: str, space: str) -> list[Entry]:
 
 
 def _what(key: str) -> str:
-    return {'std_perfusion': 'perfusion map', 'std_asymmetry': 'asymmetry map'}[key]
+    return {
+        'std_perfusion': 'perfusion map',
+        'std_asymmetry': 'asymmetry map',
+        'std_hypoperfused': 'map of hypoperfusion',
+    }[key]
 
 
 def _tell(dropped: Mapping[str, str]) -> str:

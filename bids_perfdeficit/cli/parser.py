@@ -161,9 +161,9 @@ def build_parser() -> argparse.ArgumentParser:
         help='deficit models to fit side by side (default: spatial)',
     )  # fmt: skip
     group.add_argument(
-        '--map-kind', metavar='{perfusion,asymmetry}',
-        help='relate scores to computed perfusion, or to how much later it is than on the other '
-        'side (default: perfusion)',
+        '--map-kind', metavar='{perfusion,asymmetry,hypoperfused}',
+        help='relate scores to computed perfusion, to how much later it is than on the other '
+        'side, or to the probability of hypoperfusion (default: perfusion)',
     )  # fmt: skip
     group.add_argument(
         '--folds', metavar='N', help='folds of the cross-validation, 0 for none (default: 5)'

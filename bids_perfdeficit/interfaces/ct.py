@@ -168,6 +168,7 @@ class _ToTemplateInput(BaseInterfaceInputSpec):
     brain = File(exists=True, mandatory=True)
     toa = File(exists=True, mandatory=True)
     perfusion = File(exists=True, mandatory=True)
+    hypoperfused = File(exists=True, mandatory=True)
     xfm = File(exists=True, mandatory=True, desc='NCCT to template')
     space = traits.Str(mandatory=True)
 
@@ -179,6 +180,7 @@ class _ToTemplateOutput(TraitedSpec):
     std_toa = File(exists=True)
     std_perfusion = File(exists=True)
     std_asymmetry = File(exists=True)
+    std_hypoperfused = File(exists=True)
 
 
 class ToTemplate(SimpleInterface):
@@ -194,6 +196,7 @@ class ToTemplate(SimpleInterface):
         ('std_brain_mask', 'brain', 'nearest', 0.0),
         ('std_toa', 'toa', 'linear', 0.0),
         ('std_perfusion', 'perfusion', 'linear', 0.0),
+        ('std_hypoperfused', 'hypoperfused', 'linear', 0.0),
     )
 
     def _run_interface(self, runtime):
@@ -210,7 +213,7 @@ class ToTemplate(SimpleInterface):
         }
         inside = np.asarray(images['std_brain_mask'].dataobj) > 0
         inside &= np.asarray(template.brain_mask.dataobj) > 0
-        for key in ('std_toa', 'std_perfusion'):
+        for key in ('std_toa', 'std_perfusion', 'std_hypoperfused'):
             values = np.where(inside, images[key].get_fdata(dtype=np.float32), 0)
             images[key] = nib.Nifti1Image(values.astype(np.float32), template.brain_mask.affine)
         images['std_brain_mask'] = nib.Nifti1Image(

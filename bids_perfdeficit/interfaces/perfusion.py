@@ -37,6 +37,7 @@ class _ComputeOutput(TraitedSpec):
     vessel = File(exists=True)
     toa = File(exists=True)
     perfusion = File(exists=True)
+    hypoperfused = File(exists=True)
     meta = traits.Dict(desc='for the sidecars')
 
 
@@ -108,6 +109,7 @@ class ComputePerfusion(SimpleInterface):
             ('vessel', maps.vesselness),
             ('toa', maps.arrival),
             ('perfusion', maps.perfusion),
+            ('hypoperfused', maps.hypoperfused),
         ):
             self._results[key] = _save(image(values), runtime.cwd, f'{key}.nii')
         points = torch.nonzero(sources.mask).flip(1).cpu().numpy()

@@ -29,6 +29,8 @@ class _MeasureInput(BaseInterfaceInputSpec):
     std_brain_mask = File(exists=True, mandatory=True, desc='derivatives, template grid')
     std_toa = File(exists=True, mandatory=True)
     std_perfusion = File(exists=True, mandatory=True)
+    std_hypoperfused = File(exists=True, mandatory=True)
+    xfm = File(exists=True, mandatory=True, desc='NCCT to template')
     space = traits.Str(mandatory=True)
 
 
@@ -46,18 +48,51 @@ class MeasureResults(SimpleInterface):
     def _run_interface(self, runtime):
         template = ct.load_template(self.inputs.space, spacing=2.0)
         std_brain = _load(self.inputs.std_brain_mask)
+        inside = np.asarray(std_brain.dataobj) > 0
+        toa, late, hypoperfused = (
+            _load(path).get_fdata(dtype=np.float32)
+            for path in (
+                self.inputs.std_toa, self.inputs.std_perfusion, self.inputs.std_hypoperfused,
+            )
+        )  # fmt: skip
+        brain, subtraction = _load(self.inputs.brain), _load(self.inputs.subtraction)
+        volumes = [
+            np.count_nonzero(np.asarray(image.dataobj))
+            * abs(float(np.linalg.det(image.affine[:3, :3])))
+            for image in (brain, std_brain)
+        ]
         regions = perfusion.measure_regions(
-            _load(self.inputs.std_toa).get_fdata(dtype=np.float32),
-            _load(self.inputs.std_perfusion).get_fdata(dtype=np.float32),
-            np.asarray(std_brain.dataobj) > 0,
-            perfusion.territories(std_brain.shape, std_brain.affine),
+            toa,
+            late,
+            hypoperfused,
+            inside,
+            std_brain.affine,
+            threshold=perfusion.calibration()['threshold'],
+            scale=volumes[0] / max(volumes[1], 1.0),
         )
+        filled = ct.apply_transform(subtraction, template.brain_mask, Path(self.inputs.xfm))
+        finding = perfusion.find_occlusion(
+            perfusion.evidence(
+                hypoperfused,
+                np.asarray(filled.dataobj, dtype=np.float32),
+                inside,
+                std_brain.affine,
+            )
+        )
+        # Of the whole brain: only the first row has them.
+        for column, value in (
+            ('occlusion_site', finding.site),
+            ('occlusion_side', finding.side),
+            ('occlusion_confidence', finding.confidence),
+            ('occlusion_any', finding.any),
+        ):
+            regions[column] = pd.Series([value]).reindex(regions.index)
         quality: dict[str, object] = dict(
             ct.measure_quality(
                 _load(self.inputs.ncct),
                 _load(self.inputs.cta),
-                _load(self.inputs.brain),
-                _load(self.inputs.subtraction),
+                brain,
+                subtraction,
                 std_brain,
                 template.brain_mask,
             )

@@ -14,10 +14,15 @@ from typing import Any
 
 #: Public name -> submodule. Loaded on first use, so that importing the room costs nothing.
 _PUBLIC: dict[str, str] = {
+    'Occlusion': 'occlusion',
     'PerfusionMaps': 'synthesis',
     'PerfusionSettings': 'settings',
     'Sources': 'sources',
+    'aspects_regions': 'regions',
     'asymmetry': 'synthesis',
+    'calibration': 'combination',
+    'evidence': 'occlusion',
+    'find_occlusion': 'occlusion',
     'find_sources': 'sources',
     'inflow_prior': 'priors',
     'measure_regions': 'regions',

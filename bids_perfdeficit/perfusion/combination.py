@@ -1,11 +1,12 @@
-"""Several signs of late contrast, joined into one map by calibrated weights.
+"""Many signs of late contrast, joined by a small calibrated network into two maps.
 
 No single sign is good enough: arrival knows the arteries but not the tissue, and the tissue's own
 enhancement is confounded by its kind, for white matter holds half the blood. Each becomes a rank
-in the brain or a logarithm, so that scanners and doses do not matter; their weights were fitted
-on digital patients and lie in ``perfusion_calibration.json``. They know nothing of the moment of
-the scan: the contrast of sinuses over that of arteries tells it (r = .87), but weights that
-varied with it were no better in patients left out.
+in the brain or a logarithm against the brain's median or the mirror place, so that scanners and
+doses do not matter. Places are no signs, lest the network learn the anatomy of those it was fitted
+on. Two numbers of the whole patient tell the moment of the scan: the contrast of the sinuses and
+of the tissue over that of the arteries. The network has two hidden layers of tens of units; it
+was fitted on digital patients and lies, with its provenance, in ``perfusion_calibration.json``.
 Must not know files of patients, or templates.
 """
 
@@ -25,8 +26,10 @@ from bids_perfdeficit.perfusion.vessels import smooth
 #: Carries a map in the patient to the place of its left-right mirror; same grid.
 Mirror = Callable[[Tensor], Tensor]
 
-#: Standard deviations in mm over which the tissue's enhancement is averaged.
-NEAR, WIDE = 4.0, 12.0
+#: Standard deviations in mm over which the tissue's enhancement is averaged; that of the vessels'
+#: contrast; that of the NCCT's own density.
+TISSUE_MM = (4.0, 8.0, 12.0, 20.0)
+VESSEL_MM, DENSITY_MM = 16.0, 6.0
 #: HU of the NCCT that are brain tissue; HU of subtraction from which a voxel is a vessel; vein
 #: prior from which it may be a vein.
 _TISSUE = (15.0, 60.0)
@@ -36,6 +39,16 @@ _VEIN = 0.2
 _DENOISE = 2.0
 #: Enhancement in HU below which its logarithm is noise.
 _LEAST_HU = 0.5
+#: Where logarithms end: of the tissue, of vessels, of either against its mirror place.
+_TISSUE_SPAN, _VESSEL_SPAN, _MIRROR_SPAN = 2.0, 3.0, 1.5
+#: Share of the brain's median contrast of vessels that is added before a logarithm: none is 0.
+_VESSEL_FLOOR = 0.1
+#: mm of arrival at which its logarithm begins to be proportional to it.
+_ARRIVAL_FLOOR = 50.0
+#: HU of difference in density, from the brain's median and from the mirror place, that count 1.
+_DENSITY_HU, _DENSITY_MIRROR_HU = 10.0, 5.0
+#: Voxels that the network sees at once.
+_CHUNK = 1 << 18
 
 
 @cache
@@ -77,7 +90,7 @@ def tissue_enhancement(
     spacing: Sequence[float],
     *,
     veins: Tensor | None = None,
-    sigmas: Sequence[float] = (NEAR,),
+    sigmas: Sequence[float] = TISSUE_MM,
 ) -> list[Tensor]:
     """Mean enhancement of tissue: a normalised convolution over tissue voxels only.
 
@@ -114,53 +127,164 @@ def tissue_enhancement(
     return out
 
 
-def signs(
-    arrival: Tensor,
-    enhancement: Sequence[Tensor],
+def vessel_contrast(
+    subtraction: Tensor,
+    vessels: Tensor,
     brain: Tensor,
+    spacing: Sequence[float],
     *,
+    veins: Tensor | None = None,
+) -> Tensor:
+    """Contrast in the vessels about a place, without the great veins.
+
+    Parameters
+    ----------
+    subtraction, vessels : Tensor, (Z, Y, X)
+        HU, and vesselness in [0, 1).
+    brain : Tensor, bool, (Z, Y, X)
+    spacing : sequence of float
+        mm along (z, y, x).
+    veins : Tensor, (Z, Y, X), optional
+        Vein prior.
+
+    Returns
+    -------
+    Tensor, (Z, Y, X)
+        HU times vesselness, averaged over `VESSEL_MM` within the brain.
+    """
+    inside = brain if veins is None else brain & (veins < _VEIN)
+    tube = torch.where(inside, subtraction.clamp(0, 200) * vessels, torch.zeros_like(vessels))
+    return _share_smooth(tube, brain, VESSEL_MM, spacing)
+
+
+def _share_smooth(values: Tensor, brain: Tensor, sigma: float, spacing: Sequence[float]) -> Tensor:
+    share = _wide_smooth(brain.float(), sigma, spacing).clamp_min(1e-2)
+    return _wide_smooth(values, sigma, spacing) / share
+
+
+def signs(
+    ncct: Tensor,
+    subtraction: Tensor,
+    vessels: Tensor,
+    arrival: Tensor,
+    brain: Tensor,
+    start: Tensor,
+    spacing: Sequence[float],
+    *,
+    veins: Tensor | None = None,
     white: Tensor | None = None,
     grey: Tensor | None = None,
     mirror: Mirror | None = None,
 ) -> dict[str, Tensor]:
-    """The signs of late contrast, each larger where contrast is later.
+    """The signs of late contrast.
 
     Parameters
     ----------
-    arrival : Tensor, (Z, Y, X)
-        From the eikonal equation.
-    enhancement : sequence of Tensor
-        From `tissue_enhancement` over `NEAR` and `WIDE`.
-    brain : Tensor, bool, (Z, Y, X)
-    white, grey : Tensor, (Z, Y, X), optional
-        Probability of the tissue.
+    ncct, subtraction, vessels, arrival : Tensor, (Z, Y, X)
+        HU, HU, vesselness, and arrival from the eikonal equation.
+    brain, start : Tensor, bool, (Z, Y, X)
+        The brain, and where the front started.
+    spacing : sequence of float
+        mm along (z, y, x).
+    veins, white, grey : Tensor, (Z, Y, X), optional
+        Prior of the veins, probabilities of the tissues.
     mirror : callable, optional
         Carries a map to its mirror place.
 
     Returns
     -------
     dict of str to Tensor
-        Those whose inputs are there; centred on 0, within some units of it.
+        Maps, and numbers of the whole patient (``venous``, ``tissue``) as tensors without a
+        dimension. Those are missing whose inputs are.
     """
-    near, wide = enhancement
+    tissue = tissue_enhancement(ncct, subtraction, brain, spacing, veins=veins, sigmas=TISSUE_MM)
+    near, middle, wide, widest = tissue
+    medians = [values[brain].median().clamp_min(_LEAST_HU) for values in tissue]
+    tube = vessel_contrast(subtraction, vessels, brain, spacing, veins=veins)
+    usual = tube[brain].median().clamp_min(1e-3)
+    tube = tube + _VESSEL_FLOOR * usual
+    density = torch.where(brain, ncct.float().clamp(0, 80), torch.zeros_like(subtraction))
+    density = _share_smooth(density, brain, DENSITY_MM, spacing)
+    travel = torch.where(brain, arrival.nan_to_num(posinf=0.0), torch.zeros_like(arrival))
+    travel = torch.where(brain, (travel + _ARRIVAL_FLOOR).log(), torch.zeros_like(travel))
+
+    def level(values: Tensor, median: Tensor) -> Tensor:
+        return (values.clamp_min(_LEAST_HU) / median).log().clamp(-_TISSUE_SPAN, _TISSUE_SPAN)
+
     out = {
         'arrival': ranks(arrival, brain) - 0.5,
         'near': ranks(-near, brain) - 0.5,
         'wide': ranks(-wide, brain) - 0.5,
+        'level': level(middle, medians[1]),
+        'level_wide': level(widest, medians[3]),
+        'vessels': (tube / usual).log().clamp(-_VESSEL_SPAN, _VESSEL_SPAN),
+        'density': ((density - density[brain].median()) / _DENSITY_HU).clamp(-2, 2),
     }
     if white is not None:
         out['white'] = white - 0.5
     if grey is not None:
         out['grey'] = grey - 0.5
     if mirror is not None:
-        other = mirror(wide).clamp_min(_LEAST_HU)
-        out['asymmetry'] = (other / wide.clamp_min(_LEAST_HU)).log().clamp(-1.5, 1.5)
+
+        def against(values: Tensor, span: float) -> Tensor:
+            least = values.clamp_min(_LEAST_HU)
+            return (mirror(values).clamp_min(_LEAST_HU) / least).log().clamp(-span, span)
+
+        out['asymmetry'] = against(middle, _MIRROR_SPAN)
+        out['asymmetry_wide'] = against(widest, _MIRROR_SPAN)
+        floor = _VESSEL_FLOOR * usual
+        other = mirror(tube - floor) + floor
+        out['vessel_asymmetry'] = (other / tube).log().clamp(-2, 2)
+        out['arrival_asymmetry'] = (travel - mirror(travel)).clamp(-_MIRROR_SPAN, _MIRROR_SPAN)
+        out['density_asymmetry'] = ((mirror(density) - density) / _DENSITY_MIRROR_HU).clamp(-2, 2)
+    artery = subtraction[start].float().quantile(0.8).clamp_min(1.0)
+    if veins is not None and bool((sinus := veins > 0.8).any()):
+        share = subtraction[sinus].float().quantile(0.9) / artery
+        out['venous'] = share.clamp_min(0.03).log().clamp(-3, 1)
+    out['tissue'] = (medians[2] / artery).clamp_min(0.003).log()
     return out
 
 
-def combine(found: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Weighted sum of the signs; one that is missing counts as 0."""
-    total = torch.zeros_like(next(iter(found.values())))
-    for name, values in found.items():
-        total += weights.get(name, 0.0) * values
-    return total
+def combine(
+    found: Mapping[str, Tensor], brain: Tensor, fitted: Mapping[str, Any] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Join the signs.
+
+    Parameters
+    ----------
+    found : mapping of str to Tensor
+        From `signs`. One that is missing counts as its mean in those the network was fitted on.
+    brain : Tensor, bool, (Z, Y, X)
+    fitted : mapping, optional
+        The network; that of `calibration` by default.
+
+    Returns
+    -------
+    late : Tensor, (Z, Y, X)
+        Rank of the delay in the brain, from 0 to 1, plus its seconds (to 12) over 12.
+    hypoperfused : Tensor, (Z, Y, X)
+        Probability of a delay of more than 6 s. Both are 0 outside the brain.
+    """
+    fitted = calibration() if fitted is None else fitted
+    inside = torch.nonzero(brain.flatten()).squeeze(1)
+    centre, scale = (torch.tensor(fitted[k], device=brain.device) for k in ('centre', 'scale'))
+    layers = [
+        (torch.tensor(layer['weight'], device=brain.device),
+         torch.tensor(layer['bias'], device=brain.device))
+        for layer in fitted['layers']
+    ]  # fmt: skip
+    out = torch.zeros(2, brain.numel(), device=brain.device)
+    for part in inside.split(_CHUNK):
+        x = torch.zeros(len(part), len(fitted['signs']), device=brain.device)
+        for k, name in enumerate(fitted['signs']):
+            if name in found:
+                values = found[name]
+                x[:, k] = values.flatten()[part] if values.ndim else values
+                x[:, k] = (x[:, k] - centre[k]) / scale[k]
+        for k, (weight, bias) in enumerate(layers):
+            x = torch.addmm(bias, x, weight.T)
+            if k < len(layers) - 1:
+                x = x.tanh()
+        out[0, part], out[1, part] = x[:, 0], x[:, 1].sigmoid()
+    late, probability = out.reshape(2, *brain.shape)
+    return late, probability

@@ -1,7 +1,7 @@
-"""What a perfusion map says per side and arterial territory, for a reader who is no programmer.
+"""What the maps say per side and region, for a reader who is no programmer.
 
-The territories are drawn from coordinates, so that nothing has to be downloaded. Must not know
-files or registration.
+Arterial territories and ASPECTS regions are drawn from coordinates, so that nothing has to be
+downloaded. Must not know files or registration.
 """
 
 from __future__ import annotations
@@ -11,6 +11,23 @@ import pandas as pd
 
 #: Labels of `territories`; the left side has the label as here, the right side 10 more.
 TERRITORY_LABELS = {'ACA': 1, 'MCA': 2, 'PCA': 3, 'VB': 4}
+#: Labels of `aspects_regions`, likewise, by the names that ASPECTS has for them.
+ASPECTS_LABELS = {
+    'caudate': 1, 'lentiform': 2, 'internal capsule': 3, 'insula': 4,
+    'M1': 5, 'M2': 6, 'M3': 7, 'M4': 8, 'M5': 9, 'M6': 10,
+}  # fmt: skip
+#: Offset of the right side's labels.
+_RIGHT = {'territory': 10, 'aspects': 20}
+#: Deep regions of the right side: centre and half axes, MNI mm.
+_DEEP = {
+    'insula': ((38, 2, 2), (6, 18, 13)),
+    'internal capsule': ((20, -6, 9), (5, 15, 10)),
+    'lentiform': ((25, 1, 1), (8, 14, 8)),
+    'caudate': ((13, 14, 9), (6, 10, 10)),
+}
+#: Height in MNI mm of the border between the ganglionic and the supraganglionic level, and the
+#: borders of the cortical regions on each from front to back.
+_LEVEL, _GANGLIONIC, _ABOVE = 22.0, (12.0, -26.0), (4.0, -32.0)
 
 
 def territories(shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
@@ -57,40 +74,105 @@ def territories(shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
     return labels + np.where(x > 0, 10, 0).astype(np.uint8)
 
 
-def measure_regions(
-    arrival: np.ndarray, perfusion: np.ndarray, brain: np.ndarray, labels: np.ndarray
-) -> pd.DataFrame:
-    """Measure both sides of every territory, and of the whole brain.
+def aspects_regions(shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
+    """Draw the ten regions of ASPECTS in MNI space.
+
+    The regions are those of Barber et al., *Lancet* 2000: caudate, lentiform nucleus, internal
+    capsule and insula as ellipsoids about their centres in the ICBM 152 template, and within the
+    territory of the middle cerebral artery its anterior, lateral and posterior cortex with the
+    white matter below on the ganglionic level (M1 to M3) and above it (M4 to M6).
 
     Parameters
     ----------
-    arrival, perfusion : ndarray, (X, Y, Z)
-        In template space; higher is later.
+    shape : tuple of int
+        (X, Y, Z).
+    affine : ndarray, (4, 4)
+        Voxel to MNI mm, RAS.
+
+    Returns
+    -------
+    ndarray of uint8, (X, Y, Z)
+        `ASPECTS_LABELS`, plus 20 on the right; 0 elsewhere. Mask it with the brain.
+    """
+    index = np.indices(shape, dtype=np.float32).reshape(3, -1)
+    x, y, z = (affine[:3, :3] @ index + affine[:3, 3:]).reshape(3, *shape)
+    lateral = np.abs(x)
+    out = np.zeros(shape, dtype=np.uint8)
+    middle = territories(shape, affine) % _RIGHT['territory'] == TERRITORY_LABELS['MCA']
+    middle &= lateral > 12
+    for names, level, (front, back) in (
+        (('M1', 'M2', 'M3'), (z <= _LEVEL) & (z > -20), _GANGLIONIC),
+        (('M4', 'M5', 'M6'), z > _LEVEL, _ABOVE),
+    ):
+        parts = (y > front, (y <= front) & (y > back), y <= back)
+        for name, part in zip(names, parts, strict=True):
+            out[middle & level & part] = ASPECTS_LABELS[name]
+    # Later ones lie within earlier ones' outlines: the capsule between caudate and lentiform.
+    for name, (centre, half) in _DEEP.items():
+        away = sum(
+            ((axis - c) / h) ** 2 for axis, c, h in zip((lateral, y, z), centre, half, strict=True)
+        )
+        out[away <= 1] = ASPECTS_LABELS[name]
+    out[(out > 0) & (x > 0)] += _RIGHT['aspects']
+    return out
+
+
+def measure_regions(
+    arrival: np.ndarray,
+    perfusion: np.ndarray,
+    hypoperfused: np.ndarray,
+    brain: np.ndarray,
+    affine: np.ndarray,
+    *,
+    threshold: float,
+    scale: float = 1.0,
+) -> pd.DataFrame:
+    """Measure both sides of the brain, of every territory and of every ASPECTS region.
+
+    Parameters
+    ----------
+    arrival, perfusion, hypoperfused : ndarray, (X, Y, Z)
+        In template space; the last is the probability of hypoperfusion.
     brain : ndarray of bool, (X, Y, Z)
         Where they hold.
-    labels : ndarray of uint8, (X, Y, Z)
-        As from `territories`.
+    affine : ndarray, (4, 4)
+        Voxel to MNI mm, RAS.
+    threshold : float
+        Probability above which a voxel counts as hypoperfused.
+    scale : float
+        Volume of the patient's brain over that of `brain`: volumes are the patient's own.
 
     Returns
     -------
     DataFrame
         A row per region: ``region``, ``voxels_left``, ``voxels_right``, mean ``arrival_left``,
-        ``arrival_right``, mean ``perfusion_left``, ``perfusion_right`` and ``asymmetry`` (left
-        minus right perfusion: positive means that the left is later).
+        ``arrival_right``, mean ``perfusion_left``, ``perfusion_right``, ``asymmetry`` (left
+        minus right perfusion: positive means that the left is later), and the hypoperfused volume
+        in mL, ``hypoperfused_left`` and ``hypoperfused_right``.
     """
+    regions = territories(brain.shape, affine)
+    aspects = aspects_regions(brain.shape, affine)
+    right = regions > _RIGHT['territory']
+    places: list[tuple[str, np.ndarray, np.ndarray]] = [('hemisphere', ~right, right)]
+    for labels, names, offset in (
+        (regions, TERRITORY_LABELS, _RIGHT['territory']),
+        (aspects, ASPECTS_LABELS, _RIGHT['aspects']),
+    ):
+        places += [(name, labels == k, labels == k + offset) for name, k in names.items()]
+    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000 * scale
+    late = hypoperfused > threshold
     rows = []
-    for name, label in [('hemisphere', None), *TERRITORY_LABELS.items()]:
+    for name, *halves in places:
         row: dict[str, object] = {'region': name}
-        for side, offset in (('left', 0), ('right', 10)):
-            if label is None:
-                inside = brain & ((labels > 10) == (offset == 10))
-            else:
-                inside = brain & (labels == label + offset)
+        for side, half in zip(('left', 'right'), halves, strict=True):
+            inside = brain & half
             row[f'voxels_{side}'] = int(inside.sum())
             for measure, values in (('arrival', arrival), ('perfusion', perfusion)):
                 row[f'{measure}_{side}'] = float(values[inside].mean()) if inside.any() else np.nan
+            row[f'hypoperfused_{side}'] = voxel_ml * int((late & inside).sum())
         row['asymmetry'] = row['perfusion_left'] - row['perfusion_right']  # type: ignore[operator]
         rows.append(row)
     columns = ['region', 'voxels_left', 'voxels_right', 'arrival_left', 'arrival_right']
     columns += ['perfusion_left', 'perfusion_right', 'asymmetry']
+    columns += ['hypoperfused_left', 'hypoperfused_right']
     return pd.DataFrame(rows, columns=columns)

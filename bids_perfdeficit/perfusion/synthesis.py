@@ -14,15 +14,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from bids_perfdeficit.perfusion.combination import (
-    NEAR,
-    WIDE,
-    Mirror,
-    calibration,
-    combine,
-    signs,
-    tissue_enhancement,
-)
+from bids_perfdeficit.perfusion.combination import Mirror, combine, signs
 from bids_perfdeficit.perfusion.eikonal import bounding_box, solve_eikonal
 from bids_perfdeficit.perfusion.settings import PerfusionSettings
 from bids_perfdeficit.perfusion.sources import Sources
@@ -47,22 +39,22 @@ class PerfusionMaps:
     arrival : Tensor
         Arrival in mm per unit of speed; `inf` outside the brain.
     perfusion : Tensor
-        In [0, 1] inside the brain, higher is later; 0 outside. By the default recipe the
-        calibrated sum of `combination.signs`, else the arrival alone.
+        In [0, 1] inside the brain, higher is later; 0 outside. By the default recipe all
+        `combination.signs` joined, else the arrival alone.
+    hypoperfused : Tensor
+        Probability of a delay of more than 6 s, from the same signs by either recipe; 0 outside.
     distance : Tensor
         Arrival at speed 1 everywhere, in mm: the control that every correlation stands beside.
-    enhancement : Tensor
-        Mean enhancement of the tissue itself in HU, without vessels and bone; 0 outside.
     signs : dict of str to Tensor
-        What the default recipe joined; empty by the published one.
+        What was joined; numbers of the whole patient have no dimension.
     """
 
     subtraction: Tensor
     vesselness: Tensor
     arrival: Tensor
     perfusion: Tensor
+    hypoperfused: Tensor
     distance: Tensor
-    enhancement: Tensor
     signs: dict[str, Tensor]
 
 
@@ -218,35 +210,37 @@ def synthesize(
     arrival = solve_eikonal(speed, start, spacing, mask=inside, metric=metric)
     distance = solve_eikonal(torch.ones_like(speed), start, spacing, mask=inside)
     never = torch.full_like(arrival, torch.inf)
-    enhancement = tissue_enhancement(
-        ncct, difference, brain, spacing, veins=within, sigmas=(NEAR, WIDE)
-    )
 
     def whole(values: Tensor, fill: float = 0.0) -> Tensor:
         out = torch.full(shape, fill, dtype=torch.float32, device=values.device)
         out[box] = values
         return out
 
-    late, found = arrival, {}
-    if settings.recipe == 'default':
-        found = signs(
-            arrival,
-            enhancement,
-            brain,
-            white=None if white is None else white[box],
-            grey=None if grey is None else grey[box],
-            mirror=None if mirror is None else lambda values: mirror(whole(values))[box],
-        )
-        late = combine(found, calibration()['weights'])
+    found = signs(
+        ncct,
+        difference,
+        vessels,
+        arrival,
+        brain,
+        start,
+        spacing,
+        veins=within,
+        white=None if white is None else white[box],
+        grey=None if grey is None else grey[box],
+        mirror=None if mirror is None else lambda values: mirror(whole(values))[box],
+    )
+    late, hypoperfused = combine(found, brain)
+    if settings.recipe == 'published':
+        late = arrival
 
     return PerfusionMaps(
         subtraction=whole(difference),
         vesselness=whole(vessels),
         arrival=whole(torch.where(brain, arrival, never), torch.inf),
         perfusion=whole(_rescale(late, brain)),
+        hypoperfused=whole(hypoperfused),
         distance=whole(torch.where(brain, distance, never), torch.inf),
-        enhancement=whole(enhancement[0]),
-        signs={name: whole(values) for name, values in found.items()},
+        signs={name: whole(values) if values.ndim else values for name, values in found.items()},
     )
 
 

@@ -305,6 +305,7 @@ def describe_methods(plan: GroupPlan, settings: Settings) -> str:
     maps = {
         MapKind.PERFUSION: 'computed perfusion maps (0 to 1, higher is later)',
         MapKind.ASYMMETRY: 'the positive left-right asymmetry of computed perfusion maps',
+        MapKind.HYPOPERFUSED: 'maps of the probability of hypoperfusion (a delay above 6 s)',
     }[plan.map_kind]
     covariates = ', '.join(cohort.covariate_names)
     text = f"""\

@@ -54,9 +54,9 @@ def init_perfusion_wf(
     blend = 'The perfusion map is the arrival. '
     if how.recipe == 'default':
         blend = (
-            'The perfusion map joins the ranks of the arrival and of the enhancement of the '
-            'tissue itself, the kind of tissue and the difference from the other hemisphere, '
-            'with weights fitted on digital patients. '
+            'The perfusion map joins the arrival, the enhancement of tissue and vessels, the '
+            'density and kind of the tissue, and their differences from the other hemisphere, '
+            'by a small neural network fitted on digital patients. '
         )
     workflow = LiterateWorkflow(name=name)
     workflow.__desc__ = f"""\
@@ -65,7 +65,9 @@ The NCCT was subtracted from the CTA, and the contrast arrival time was computed
 the arterial inflow at the skull base [after @vtrails; @perfusion], with a speed given by the
 vesselness of the subtraction to the power {how.exponent:g} plus {how.floor:g}. {blend}It was
 rescaled to [0, 1] between its 2nd and 98th percentile in the brain; higher values are later. Its
-asymmetry is its difference from its left-right mirror image in *{space}*.
+asymmetry is its difference from its left-right mirror image in *{space}*. From the same signs
+came the probability of hypoperfusion, a delay of more than 6 s, and from it and the filling of the
+arterial trunks the likely site of an occlusion.
 """
     inputnode = pe.Node(niu.IdentityInterface(fields=list(FIT_KEYS)), name='inputnode')
     outputnode = pe.Node(
@@ -94,7 +96,9 @@ asymmetry is its difference from its left-right mirror image in *{space}*.
         plan=plan, settings=settings,
         sources=[
             uri(plan, key, settings)
-            for key in ('preproc_ct', 'preproc_cta', 'perfusion', 'toa', 'template_xfm')
+            for key in (
+                'preproc_ct', 'preproc_cta', 'perfusion', 'toa', 'hypoperfused', 'template_xfm',
+            )
         ],
     )  # fmt: skip
     measure = pe.Node(MeasureResults(space=space), name='measure', mem_gb=mem_gb['standard'])
@@ -124,7 +128,11 @@ asymmetry is its difference from its left-right mirror image in *{space}*.
                 ('brain_mask', 'brain'),
                 ('template_xfm', 'xfm'),
             ]),
-            (perfusion_buffer, to_template, [('toa', 'toa'), ('perfusion', 'perfusion')]),
+            (perfusion_buffer, to_template, [
+                ('toa', 'toa'),
+                ('perfusion', 'perfusion'),
+                ('hypoperfused', 'hypoperfused'),
+            ]),
         ])  # fmt: skip
     if 'measure' in present:
         workflow.connect([
@@ -132,6 +140,7 @@ asymmetry is its difference from its left-right mirror image in *{space}*.
                 ('preproc_ct', 'ncct'),
                 ('preproc_cta', 'cta'),
                 ('brain_mask', 'brain'),
+                ('template_xfm', 'xfm'),
             ]),
             (perfusion_buffer, measure, [
                 ('subtraction', 'subtraction'),
@@ -141,6 +150,7 @@ asymmetry is its difference from its left-right mirror image in *{space}*.
                 ('std_brain_mask', 'std_brain_mask'),
                 ('std_toa', 'std_toa'),
                 ('std_perfusion', 'std_perfusion'),
+                ('std_hypoperfused', 'std_hypoperfused'),
             ]),
         ])  # fmt: skip
     workflow.connect([

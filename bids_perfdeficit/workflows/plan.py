@@ -20,7 +20,7 @@ from bids_perfdeficit.bids import ScanPair, output_path, sidecar_path
 from bids_perfdeficit.settings import Level, Settings
 
 #: Raised whenever a stage's results change, so that older files are not mixed with newer ones.
-PIPELINE_VERSION = 3
+PIPELINE_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ STAGES: tuple[Stage, ...] = (
     Stage('template', ('template_xfm', 'template_inverse_xfm'), _seeded),
     Stage(
         'perfusion',
-        ('perfusion', 'toa', 'subtraction', 'vessel'),
+        ('perfusion', 'toa', 'hypoperfused', 'subtraction', 'vessel'),
         lambda s: dataclasses.asdict(s.perfusion),
         Level.FULL,
     ),
@@ -67,6 +67,7 @@ STAGES: tuple[Stage, ...] = (
             'std_perfusion',
             'std_toa',
             'std_asymmetry',
+            'std_hypoperfused',
             'std_preproc_ct',
             'std_preproc_cta',
             'std_brain_mask',

@@ -104,6 +104,10 @@ def test_the_deficit_is_late_and_on_its_side(finished, pair):
     regions = pd.read_csv(paths['regions_metrics'], sep='\t', index_col='region')
     assert regions.asymmetry['MCA'] > 0.03
     assert regions.asymmetry['MCA'] > regions.asymmetry['ACA']
+    assert regions.hypoperfused_left['MCA'] > 20
+    assert regions.hypoperfused_right['MCA'] < 0.3 * regions.hypoperfused_left['MCA']
+    assert regions.occlusion_side['hemisphere'] == 'left'
+    assert regions.occlusion_site['hemisphere'] in ('M1', 'ICA')
     values = nib.load(paths['std_perfusion']).get_fdata()
     inside = np.asarray(nib.load(paths['std_brain_mask']).dataobj) > 0
     assert values[inside].min() >= 0

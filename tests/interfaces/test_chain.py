@@ -182,6 +182,7 @@ def test_results_are_measured(chain):
     assert min(row.arrival_left, row.arrival_right) > 0
     regions = pd.read_csv(found.outputs.regions_metrics, sep='\t')
     assert 'hemisphere' in set(regions.region)
+    assert regions.occlusion_side.notna().sum() <= 1
 
 
 def test_input_error_reaches_the_caller(stroke_dataset, tmp_path):

@@ -1,0 +1,165 @@
+"""Which artery is likely to be occluded, and on which side.
+
+A multinomial logistic regression on what `evidence` measures in template space: how much of each
+region is likely to be hypoperfused, and how well the trunks of the arteries are filled. Weights
+are shared by the two sides, so that left and right are judged alike; they were fitted on digital
+patients and lie with the rest of the calibration. A hint for a reader, not a diagnosis. Must not
+know files or registration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bids_perfdeficit.perfusion.combination import calibration
+from bids_perfdeficit.perfusion.priors import Points, _paint, _pair
+from bids_perfdeficit.perfusion.regions import (
+    ASPECTS_LABELS,
+    TERRITORY_LABELS,
+    aspects_regions,
+    territories,
+)
+
+#: Sites with a side, and those without.
+SIDED, MIDLINE = ('ICA', 'M1', 'M2', 'ACA', 'PCA'), ('none', 'BA')
+#: Course of the trunks in MNI mm, the right ones: the carotid terminus beside the chiasm, M1 along
+#: the sphenoid ridge, the divisions of M2 over the insula, A2 in front of and above the corpus
+#: callosum, P1 and P2 about the midbrain, the basilar in front of the pons (Rhoton, Neurosurgery
+#: 2002, 51 (4 Suppl): S53-S120, at the template's own cisterns).
+_TRUNKS: dict[str, Points] = {
+    'ICA': [(11, 3, -25), (12, 3, -17)],
+    'M1': [(14, 3, -17), (23, 6, -17), (32, 5, -15)],
+    'M2 superior': [(35, 6, -12), (40, 12, -5), (42, 10, 7)],
+    'M2 inferior': [(36, 0, -12), (41, -8, -5), (42, -22, 6)],
+    'A2': [(4, 14, -14), (4, 26, -4), (4, 34, 10)],
+    'P1': [(3, -13, -18), (10, -16, -17)],
+    'P2': [(14, -20, -16), (21, -28, -12), (20, -38, -6)],
+}
+_BASILAR: Points = [(0, -16, -34), (0, -13, -22)]
+#: Radius in mm about a course in which its artery is sought: anatomy varies and normalisation
+#: errs. Share of that tube's voxels that the artery is taken to fill.
+_RADIUS, _FILL = 5.0, 0.1
+#: Added before logarithms are taken: HU of contrast, and share of a region.
+_FLOOR_HU, _FLOOR_SHARE = 15.0, 0.01
+
+
+@dataclass(frozen=True)
+class Occlusion:
+    """What is likely to be occluded.
+
+    Attributes
+    ----------
+    site : str
+        One of `SIDED` or `MIDLINE`.
+    side : {'left', 'right', 'n/a'}
+    confidence : float
+        Probability of that site and side.
+    any : float
+        Probability of an occlusion, whichever.
+    """
+
+    site: str
+    side: str
+    confidence: float
+    any: float
+
+
+def evidence(
+    hypoperfused: np.ndarray, subtraction: np.ndarray, brain: np.ndarray, affine: np.ndarray
+) -> np.ndarray:
+    """Measure both sides.
+
+    Parameters
+    ----------
+    hypoperfused, subtraction : ndarray, (X, Y, Z)
+        Probability of hypoperfusion, and CTA minus NCCT in HU; in template space.
+    brain : ndarray of bool, (X, Y, Z)
+    affine : ndarray, (4, 4)
+        Voxel to MNI mm, RAS.
+
+    Returns
+    -------
+    ndarray, (2, F)
+        Left and right: the logarithm of the share of each territory and ASPECTS region that is
+        hypoperfused (mean probability), that of the contrast of each trunk against the best
+        filled carotid, and that of the basilar, which is the same for both.
+    """
+    regions, aspects = territories(brain.shape, affine), aspects_regions(brain.shape, affine)
+
+    def share(inside: np.ndarray) -> float:
+        inside = inside & brain
+        mean = float(hypoperfused[inside].mean()) if inside.any() else 0.0
+        return float(np.log(mean + _FLOOR_SHARE))
+
+    def contrast(path: Points) -> float:
+        tube = np.zeros(brain.shape, np.float32)
+        _paint(tube, affine, path, _RADIUS, 0.1)
+        values = np.sort(subtraction[tube > 0.5])
+        best = values[int((1 - _FILL) * len(values)) :]
+        return float(np.log(max(best.mean() if best.size else 0.0, 0.0) + _FLOOR_HU))
+
+    trunks = np.array([[contrast(p) for p in _pair(path)[::-1]] for path in _TRUNKS.values()]).T
+    basilar = contrast(_BASILAR)
+    reference = trunks[:, 0].max()
+    out = []
+    for side, (territory, aspect) in enumerate(((0, 0), (10, 20))):
+        late = [share(regions == k + territory) for k in TERRITORY_LABELS.values()]
+        late += [share(aspects == k + aspect) for k in ASPECTS_LABELS.values()]
+        out.append([*late, *(trunks[side] - reference), basilar - reference])
+    return np.array(out)
+
+
+def scores(measured: np.ndarray, fitted: dict[str, object]) -> np.ndarray:
+    """Logarithms of the odds of each outcome.
+
+    Parameters
+    ----------
+    measured : ndarray, (2, F)
+        From `evidence`.
+    fitted : dict
+        ``centre`` and ``scale`` (F,), ``weights`` (7, 2 F) for the sites of `SIDED` and
+        `MIDLINE`, side of the occlusion first, and ``bias`` (7,).
+
+    Returns
+    -------
+    ndarray, (12,)
+        For `SIDED` on the left, on the right, and for `MIDLINE`.
+    """
+    centre, scale, weights, bias = (
+        np.asarray(fitted[k], float) for k in ('centre', 'scale', 'weights', 'bias')
+    )
+    left, right = (measured - centre) / scale
+    here, there = np.concatenate([left, right]), np.concatenate([right, left])
+    sided = len(SIDED)
+    both = 0.5 * (here + there)
+    return np.concatenate(
+        [
+            weights[:sided] @ here + bias[:sided],
+            weights[:sided] @ there + bias[:sided],
+            weights[sided:] @ both + bias[sided:],
+        ]
+    )
+
+
+def find_occlusion(measured: np.ndarray) -> Occlusion:
+    """Tell the likeliest site and side.
+
+    Parameters
+    ----------
+    measured : ndarray, (2, F)
+        From `evidence`.
+
+    Returns
+    -------
+    Occlusion
+    """
+    odds = scores(measured, calibration()['occlusion'])
+    probability = np.exp(odds - odds.max())
+    probability /= probability.sum()
+    outcomes = [(site, side) for side in ('left', 'right') for site in SIDED]
+    outcomes += [(site, 'n/a') for site in MIDLINE]
+    open_ = float(probability[outcomes.index(('none', 'n/a'))])
+    site, side = outcomes[int(probability.argmax())]
+    return Occlusion(site, side, float(probability.max()), 1 - open_)

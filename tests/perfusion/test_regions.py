@@ -1,0 +1,102 @@
+"""Regions, their volumes, and which artery is told to be occluded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bids_perfdeficit.perfusion import (
+    aspects_regions,
+    calibration,
+    evidence,
+    find_occlusion,
+    measure_regions,
+    territories,
+)
+from bids_perfdeficit.perfusion.occlusion import MIDLINE, SIDED, scores
+from bids_perfdeficit.perfusion.regions import ASPECTS_LABELS, TERRITORY_LABELS
+
+SHAPE = (99, 117, 95)
+AFFINE = np.array([[2, 0, 0, -98], [0, 2, 0, -134], [0, 0, 2, -72], [0, 0, 0, 1.0]])
+X, Y, Z = (
+    AFFINE[a, 3] + 2 * np.arange(n).reshape([-1 if a == b else 1 for b in range(3)])
+    for a, n in enumerate(SHAPE)
+)
+BRAIN = ((X / 70) ** 2 + ((Y + 18) / 88) ** 2 + ((Z - 8) / 66) ** 2) <= 1
+
+
+@pytest.mark.parametrize(
+    ('draw', 'offset'), [(territories, 10), (aspects_regions, 20)], ids=['arteries', 'aspects']
+)
+def test_regions_mirror_each_other(draw, offset):
+    labels = draw(SHAPE, AFFINE)
+    left, right = labels[:49], labels[:49:-1]
+    assert np.array_equal(np.where(left > 0, left + offset, 0), right)
+
+
+def test_aspects_regions_lie_where_readers_look_for_them():
+    labels = aspects_regions(SHAPE, AFFINE)
+    centres = {
+        name: (np.argwhere((labels == k) & BRAIN) * 2 + AFFINE[:3, 3]).mean(0)
+        for name, k in ASPECTS_LABELS.items()
+    }
+    assert all(centre[0] < 0 for centre in centres.values())  # the left is where x is negative
+    depth = [abs(centres[n][0]) for n in ('caudate', 'internal capsule', 'lentiform', 'insula')]
+    assert depth == sorted(depth)
+    for level in (('M1', 'M2', 'M3'), ('M4', 'M5', 'M6')):
+        front_to_back = [centres[n][1] for n in level]
+        assert front_to_back == sorted(front_to_back, reverse=True)
+    for low, high in (('M1', 'M4'), ('M2', 'M5'), ('M3', 'M6')):
+        assert centres[high][2] > centres[low][2] + 20
+
+
+def test_volumes_are_the_patient_s_own():
+    late = np.zeros(SHAPE, np.float32)
+    late[territories(SHAPE, AFFINE) == TERRITORY_LABELS['MCA'] + 10] = 0.9  # on the right
+    flat = np.zeros(SHAPE, np.float32)
+    table = measure_regions(
+        flat, late, late, BRAIN, AFFINE, threshold=0.5, scale=0.8
+    ).set_index('region')  # fmt: skip
+    there = BRAIN & (late > 0)
+    assert table.hypoperfused_right['MCA'] == pytest.approx(0.8 * 0.008 * there.sum())
+    assert table.hypoperfused_right['hemisphere'] == table.hypoperfused_right['MCA']
+    assert (table.hypoperfused_left == 0).all()
+    assert table.asymmetry['MCA'] == pytest.approx(-0.9)
+    parts = table.loc[['M1', 'M2', 'M3', 'M4', 'M5', 'M6']].hypoperfused_right.sum()
+    assert 0.5 < parts / table.hypoperfused_right['MCA'] < 1
+
+
+def patient(side: int, *, filled: bool = True) -> np.ndarray:
+    """Evidence with a late MCA territory on a side (-1 left, 1 right, 0 none)."""
+    late = np.full(SHAPE, 0.02, np.float32)
+    contrast = np.full(SHAPE, 150.0, np.float32)
+    if side:
+        label = TERRITORY_LABELS['MCA'] + (10 if side > 0 else 0)
+        late[territories(SHAPE, AFFINE) == label] = 0.9
+        if not filled:
+            contrast[(X * side > 15) & (np.abs(Y) < 40) & (np.abs(Z) < 30)] = 0
+    return evidence(late, contrast, BRAIN, AFFINE)
+
+
+def test_left_and_right_are_judged_alike():
+    left, right = patient(-1), patient(1)
+    np.testing.assert_allclose(left, right[::-1], atol=1e-6)
+    one, other = (scores(k, calibration()['occlusion']) for k in (left, right))
+    sided = len(SIDED)
+    np.testing.assert_allclose(one[:sided], other[sided : 2 * sided], atol=1e-5)
+    np.testing.assert_allclose(one[-len(MIDLINE) :], other[-len(MIDLINE) :], atol=1e-5)
+
+
+@pytest.mark.parametrize(('side', 'name'), [(-1, 'left'), (1, 'right')])
+def test_a_late_territory_with_an_empty_trunk_is_an_occlusion_of_its_side(side, name):
+    found = find_occlusion(patient(side, filled=False))
+    assert found.side == name
+    assert found.site in ('ICA', 'M1', 'M2')
+    assert found.any > 0.9
+    assert 1 / 12 < found.confidence <= 1
+
+
+def test_open_arteries_are_told_as_such():
+    found = find_occlusion(patient(0))
+    assert (found.site, found.side) == ('none', 'n/a')
+    assert found.any < find_occlusion(patient(1)).any
