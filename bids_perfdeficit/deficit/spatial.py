@@ -16,7 +16,8 @@ the substrate: ``P(v in M) = 1 - prod_l (1 - P(v in ball_l))``, a noisy-or.
 
 Choices that are ours: the null component (mean deficit and mean asymmetry of the whole brain)
 explains away whatever follows the volume of the deficit; the features are means of decoded maps
-``E[x | z]``, and of their positive asymmetry; items of a left-right pair share their mirrored
+``E[x | z]``, and of their positive asymmetry; a place may be a ball with its mirror image, for
+what either hemisphere can do (gaze, face, speech); items of a left-right pair share their mirrored
 places; the likelihood of a place is tempered. Must not know files, BIDS or other models.
 """
 
@@ -63,33 +64,50 @@ _NEGLIGIBLE = 1e-5
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Features of a cohort on a dictionary; shared by items and folds."""
+    """Features of a cohort on a dictionary; shared by items and folds.
+
+    There is a layer of places for each channel, and a last one whose places are a ball and its
+    mirror image in the first channel.
+    """
 
     dictionary: Dictionary
-    features: Tensor  #: (N, channels * P)
-    log_prior: Tensor  #: (channels * P,)
-    mirror: Tensor  #: (channels * P,)
+    features: Tensor  #: (N, layers * P)
+    log_prior: Tensor  #: (layers * P,)
+    mirror: Tensor  #: (layers * P,)
     nuisance: NDArray[np.float64]  #: (N, channels) mean of each channel over the brain
 
     @property
     def n_channels(self) -> int:
         """Number of channels."""
-        return self.features.shape[1] // len(self.dictionary.radii)
+        return self.nuisance.shape[1]
+
+    def by_ball(self, values: Tensor) -> Tensor:
+        """Return (layers * P,) values of places as those of balls, (channels, P).
+
+        A place of two balls counts half in each: values are shared out, not multiplied.
+        """
+        layers = values.reshape(-1, len(self.dictionary.radii))
+        both = layers[-1]
+        out = layers[:-1].clone()
+        out[0] += (both + both[torch.from_numpy(self.dictionary.mirror)]) / 2
+        return out
 
 
 def lay_out(prepared: Prepared, settings: DeficitSettings) -> Places:
     """Compute the features of a cohort: the mean of each channel over each ball."""
     dictionary = build_dictionary(prepared.coarse, settings.radii, settings.spacings)
-    n_balls, n_channels = len(dictionary.radii), len(prepared.features)
+    n_balls, n_layers = len(dictionary.radii), len(prepared.features) + 1
     averaging = dictionary.averaging.T.tocsr()
-    features = torch.empty(prepared.n_participants, n_channels * n_balls)
+    features = torch.empty(prepared.n_participants, n_layers * n_balls)
     for channel, values in enumerate(prepared.features):
         for start in range(0, len(values), _BLOCK):
             part = (averaging @ values[start : start + _BLOCK].T).T
             rows = slice(start, start + len(part))
             features[rows, channel * n_balls : (channel + 1) * n_balls] = torch.from_numpy(part)
-    prior = np.tile(dictionary.log_prior - np.log(n_channels), n_channels)
-    mirror = np.concatenate([dictionary.mirror + c * n_balls for c in range(n_channels)])
+    single = features[:, :n_balls]
+    features[:, -n_balls:] = (single + single[:, torch.from_numpy(dictionary.mirror)]) / 2
+    prior = np.tile(dictionary.log_prior - np.log(n_layers), n_layers)
+    mirror = np.concatenate([dictionary.mirror + c * n_balls for c in range(n_layers)])
     device = torch.device(settings.device)
     return Places(
         dictionary,
@@ -438,7 +456,7 @@ def fit_spatial(
             for e in kept:
                 assert e.place is not None
                 assert e.mean is not None
-                coefficient = (e.place * e.mean).cpu().numpy().reshape(n_channels, -1)
+                coefficient = places.by_ball((e.place * e.mean).cpu()).numpy()
                 coefficient[coefficient < _NEGLIGIBLE * coefficient.max()] = 0
                 weights[k] += (averaging @ coefficient.T).T
             details[items[k].name] = {
@@ -482,7 +500,8 @@ def _describe(effect: _Effect, places: Places) -> dict[str, object]:
         'centre_mm': [float(v) for v in places.dictionary.centres[best]],
         'radius_mm': float(places.dictionary.radii[best]),
         'strength': float((effect.place * effect.mean).sum()),
-        'channels': [round(float(v), 4) for v in place.sum(1)],
+        'channels': [round(float(v), 4) for v in place[:-1].sum(1)],
+        'both_sides': round(float(place[-1].sum()), 4),
     }
 
 
@@ -490,17 +509,19 @@ def _paint(
     kept: list[_Effect], places: Places, prepared: Prepared
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Evaluate effect, sd and probability of membership at the voxels of the fine grid."""
-    n_balls = len(places.dictionary.radii)
     n_voxels = prepared.grid.n_voxels
     first, variance, outside = np.zeros(n_voxels), np.zeros(n_voxels), np.ones(n_voxels)
     for e in kept:
         assert e.place is not None
         assert e.mean is not None
         assert e.variance is not None
-        place = e.place.double().reshape(-1, n_balls)
-        mean = (place * e.mean.reshape(-1, n_balls)).sum(0).cpu().numpy()
-        square = (place * (e.mean**2 + e.variance).reshape(-1, n_balls)).sum(0).cpu().numpy()
-        chance = place.sum(0).cpu().numpy()
+        place = e.place.double().cpu()
+        mean = places.by_ball(place * e.mean.cpu()).sum(0).numpy()
+        square = places.by_ball(place * (e.mean**2 + e.variance).cpu()).sum(0).numpy()
+        # A place of two balls is in both of them, not half in each.
+        both = place.reshape(-1, len(places.dictionary.radii))[-1]
+        other = both[torch.from_numpy(places.dictionary.mirror)]
+        chance = (places.by_ball(place).sum(0) + (both + other) / 2).numpy()
         large = np.flatnonzero(chance > _NEGLIGIBLE * chance.max())
         balls = membership(
             prepared.grid, places.dictionary.centres[large], places.dictionary.radii[large]
@@ -508,7 +529,7 @@ def _paint(
         m = balls @ mean[large]
         first += m
         variance += np.maximum(balls @ square[large] - m**2, 0)
-        outside *= 1 - np.clip(balls @ (chance[large] / chance.sum()), 0, 1)
+        outside *= 1 - np.clip(balls @ (chance[large] / float(place.sum())), 0, 1)
     return (
         first.astype(np.float32),
         np.sqrt(variance).astype(np.float32),
