@@ -47,4 +47,5 @@ if [[ -d "${PIP_FIND_LINKS:-}" ]]; then
     arguments+=(--volume "$PIP_FIND_LINKS:/run/host-wheels:ro")
 fi
 arguments+=(--volume "$aside/pip.conf:/etc/pip.conf:ro")
-buildah build --isolation chroot --layers "${arguments[@]}" .
+# Without a target this buildah would build the stage of the tests too.
+buildah build --isolation chroot --layers --target production "${arguments[@]}" .

@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 
 USER = '12345:12345'
+#: Images and transforms that the participant level writes, at the least.
+FEWEST = 12
 APP = Path(sys.executable).with_name('bids_perfdeficit')
 
 
@@ -96,7 +98,10 @@ def main() -> int:
     run('--version')
     run('/data', '/out', 'nonsense', expect=2)
     run('/data', '/out', 'participant', '--sloppy', '--participant-label', '01')
-    run('/data', '/out', 'group', '-d', cohort, '--sloppy', *group)
+    run(cohort, '/out', 'group', '-d', cohort, '--sloppy', *group)
+    for name in ('sub-01.html', 'group.html'):
+        if not (out / name).is_file():
+            failures.append(f'{name} was not written')
     bare = aside / 'bare'
     subprocess.run(
         [APP, data, bare, 'participant', '--sloppy', '--participant-label', '01'],
@@ -106,6 +111,8 @@ def main() -> int:
     different = sorted(k for k in ours if theirs.get(k) != ours[k])
     print(f'{len(ours) - len(different)} of {len(ours)} files are equal to those of a bare run')
     failures += different
+    if len(ours) < FEWEST:
+        failures.append(f'a bare run writes {len(ours)} images and transforms, not {FEWEST}')
     owners = {path.stat().st_uid for path in out.rglob('*')}
     if owners != {int(USER.split(':')[0])}:
         failures.append(f'files belong to {sorted(owners)}')
