@@ -11,8 +11,9 @@ other participants along. Must not know what steps compute.
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -60,8 +61,12 @@ class Pool(MultiProcPlugin):
         future.add_done_callback(partial(self._ended, task, pool))
 
     def _ended(self, task: int, pool: ProcessPoolExecutor, future: Future) -> None:
-        if future.cancelled() or future.exception() is not None:
+        error = None if future.cancelled() else future.exception()
+        if future.cancelled() or isinstance(error, BrokenExecutor):
             self._lost.append((task, pool))
+        elif error is not None:  # not even the failure could be kept, as when the disk is full
+            told = traceback.format_exception(error)
+            self._taskresult[task] = {'result': None, 'traceback': told, 'taskid': task}
         else:
             self._taskresult[task] = future.result()
 

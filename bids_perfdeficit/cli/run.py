@@ -130,9 +130,14 @@ def _heed_signals() -> None:
     if sys.platform == 'linux':
         # A run that is killed outright cannot end its workers, which would wait for ever.
         libc = ctypes.CDLL(None)
-        os.register_at_fork(
-            after_in_child=lambda: libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
-        )
+
+        def in_worker() -> None:
+            libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+            # Where memory runs out, Linux shall take a step and leave the run to tell of it.
+            with contextlib.suppress(OSError):
+                Path('/proc/self/oom_score_adj').write_text('500')
+
+        os.register_at_fork(after_in_child=in_worker)
 
 
 def _tell_end(number: int) -> None:

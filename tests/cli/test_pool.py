@@ -35,6 +35,10 @@ def die_in_company(x):
     return str(mark)
 
 
+def disk_is_full(node, updatehash, task):
+    raise OSError(28, 'No space left on device')
+
+
 def fail(x):
     raise ValueError(x)
 
@@ -138,3 +142,15 @@ def test_the_working_folder_is_emptied_after_a_good_run_only(good, tmp_path):
     assert (work / 'run').exists() is not good
     assert (work / 'theirs').exists()
     assert bool(read_crashes(book.folder)) is not good
+
+
+def test_a_failure_that_cannot_be_kept_is_no_killed_worker(workflow, tmp_path, monkeypatch):
+    """On a full disk not even the error of a step can be written; the cause must be told."""
+    from bids_perfdeficit.cli import pool
+
+    monkeypatch.setattr(pool, 'run_node', disk_is_full)
+    with pytest.raises(RuntimeError):
+        workflow.run(plugin=Pool({'n_procs': 2}))
+    (text,) = [p.read_text() for p in tmp_path.glob('crash-*.txt')]
+    assert 'No space left' in text
+    assert 'WorkerKilled' not in text
