@@ -19,6 +19,13 @@ from bids_perfdeficit import ct, perfusion
 from bids_perfdeficit.interfaces.ct import _load, _save
 from bids_perfdeficit.perfusion.settings import PerfusionSettings
 
+#: What a reader is told of numbers that the calibration has not met.
+_UNUSUAL = {
+    name: f'the contrast of the {what} over that of the arteries is unlike any that the perfusion '
+    'map was calibrated on: do not trust it; no occlusion is told'
+    for name, what in (('tissue', 'brain tissue'), ('venous', 'sinuses'))
+}
+
 
 class _ComputeInput(BaseInterfaceInputSpec):
     ncct = File(exists=True, mandatory=True, desc='conformed NCCT')
@@ -116,7 +123,8 @@ class ComputePerfusion(SimpleInterface):
         self._results['meta'] = {
             'InflowMethod': sources.method,
             'InflowPoints': np.round(nib.affines.apply_affine(ncct.affine, points), 1).tolist(),
-            'Notes': list(sources.notes),
+            'Unusual': list(maps.unusual),
+            'Notes': [*sources.notes, *(_UNUSUAL[name] for name in maps.unusual)],
             'Device': self.inputs.device,
         }
         return runtime

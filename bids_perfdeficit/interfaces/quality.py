@@ -79,14 +79,6 @@ class MeasureResults(SimpleInterface):
                 std_brain.affine,
             )
         )
-        # Of the whole brain: only the first row has them.
-        for column, value in (
-            ('occlusion_site', finding.site),
-            ('occlusion_side', finding.side),
-            ('occlusion_confidence', finding.confidence),
-            ('occlusion_any', finding.any),
-        ):
-            regions[column] = pd.Series([value]).reindex(regions.index)
         quality: dict[str, object] = dict(
             ct.measure_quality(
                 _load(self.inputs.ncct),
@@ -101,6 +93,15 @@ class MeasureResults(SimpleInterface):
             json.loads(sidecar_path(Path(path)).read_text(encoding='utf-8'))
             for path in (self.inputs.ncct, self.inputs.perfusion)
         )
+        # Of the whole brain: only the first row has them, and only if the calibration holds.
+        for column, value in (
+            ('occlusion_site', finding.site),
+            ('occlusion_side', finding.side),
+            ('occlusion_confidence', finding.confidence),
+            ('occlusion_any', finding.any),
+        ):
+            told = None if inflow.get('Unusual') else value
+            regions[column] = pd.Series([told], dtype=object).reindex(regions.index)
         hemisphere = regions.set_index('region').loc['hemisphere']
         quality |= {
             'coverage_missing': ', '.join(coverage.get('CoverageMissing', [])) or 'none',

@@ -47,6 +47,8 @@ _VESSEL_FLOOR = 0.1
 _ARRIVAL_FLOOR = 50.0
 #: HU of difference in density, from the brain's median and from the mirror place, that count 1.
 _DENSITY_HU, _DENSITY_MIRROR_HU = 10.0, 5.0
+#: Standard deviations from what the network was fitted on beyond which it is not to be believed.
+_UNUSUAL = 4.0
 #: Voxels that the network sees at once.
 _CHUNK = 1 << 18
 
@@ -243,6 +245,31 @@ def signs(
         out['venous'] = share.clamp_min(0.03).log().clamp(-3, 1)
     out['tissue'] = (medians[2] / artery).clamp_min(0.003).log()
     return out
+
+
+def unusual(found: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Return which numbers of the patient are far from all that the network was fitted on.
+
+    Parameters
+    ----------
+    found : mapping of str to Tensor
+        From `signs`.
+
+    Returns
+    -------
+    tuple of str
+        Of ``venous`` and ``tissue``. With any, the maps are a guess.
+    """
+    fitted = calibration()
+    return tuple(
+        name
+        for name, centre, scale in zip(
+            fitted['signs'], fitted['centre'], fitted['scale'], strict=True
+        )
+        if name in found
+        and not found[name].ndim
+        and abs(float(found[name]) - centre) > _UNUSUAL * scale
+    )
 
 
 def combine(

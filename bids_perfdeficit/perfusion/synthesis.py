@@ -14,7 +14,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from bids_perfdeficit.perfusion.combination import Mirror, combine, signs
+from bids_perfdeficit.perfusion.combination import Mirror, combine, signs, unusual
 from bids_perfdeficit.perfusion.eikonal import bounding_box, solve_eikonal
 from bids_perfdeficit.perfusion.settings import PerfusionSettings
 from bids_perfdeficit.perfusion.sources import Sources
@@ -45,6 +45,8 @@ class PerfusionMaps:
         Probability of a delay of more than 6 s, from the same signs by either recipe; 0 outside.
     distance : Tensor
         Arrival at speed 1 everywhere, in mm: the control that every correlation stands beside.
+    unusual : tuple of str
+        From `combination.unusual`.
     signs : dict of str to Tensor
         What was joined; numbers of the whole patient have no dimension.
     """
@@ -55,6 +57,7 @@ class PerfusionMaps:
     perfusion: Tensor
     hypoperfused: Tensor
     distance: Tensor
+    unusual: tuple[str, ...]
     signs: dict[str, Tensor]
 
 
@@ -240,6 +243,7 @@ def synthesize(
         perfusion=whole(_rescale(late, brain)),
         hypoperfused=whole(hypoperfused),
         distance=whole(torch.where(brain, distance, never), torch.inf),
+        unusual=unusual(found),
         signs={name: whole(values) if values.ndim else values for name, values in found.items()},
     )
 

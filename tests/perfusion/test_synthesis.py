@@ -21,6 +21,7 @@ from bids_perfdeficit.perfusion.combination import (
     calibration,
     combine,
     tissue_enhancement,
+    unusual,
 )
 from bids_perfdeficit.perfusion.vessels import smooth
 
@@ -198,6 +199,13 @@ def test_a_sign_that_is_missing_counts_as_usual():
     late, hypoperfused = combine(every, brain)
     assert late.isfinite().all()
     assert ((hypoperfused >= 0) & (hypoperfused <= 1)).all()
+
+
+def test_contrast_unlike_any_that_was_calibrated_is_told():
+    usual = dict(zip(calibration()['signs'], calibration()['centre'], strict=True))
+    found = {name: torch.tensor(usual[name]) for name in ('tissue', 'venous')}
+    assert unusual(found) == ()
+    assert unusual(found | {'tissue': torch.tensor(usual['tissue'] - 5.0)}) == ('tissue',)
 
 
 def test_smoothing_on_a_coarse_grid_is_as_good_as_on_the_fine():
