@@ -281,6 +281,7 @@ def read_crashes(log_dir: Path) -> dict[str, list[str]]:
     crashes: dict[str, list[str]] = {}
     for path in sorted(log_dir.glob('crash-*.txt')):
         text = path.read_text(encoding='utf-8', errors='replace')
+        text = text.split('\n\nWhen creating this crashfile,')[0]  # Nipype's, and no cause
         node = re.search(r'^Node: (\S+)', text, re.M)
         parts = node.group(1).split('.') if node else []
         branch = parts[1] if len(parts) > 1 else ''

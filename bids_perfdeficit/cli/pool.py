@@ -21,6 +21,8 @@ from nipype.pipeline import plugins
 from nipype.pipeline.plugins.base import SGELikeBatchManagerBase
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer, run_node
 
+from bids_perfdeficit.cli import signals
+
 #: How the cause is told in a crash file, and found there again.
 KILLED = 'WorkerKilled'
 LOST_JOB = (
@@ -28,8 +30,8 @@ LOST_JOB = (
     "see squeue's or sacct's word on it, and give jobs more in the file of --use-plugin"
 )
 LOST_WORKER = (
-    'its process was killed, also when it ran alone; most likely memory ran out: '
-    'give the job or container more'
+    'its process was killed, also when it ran alone; most likely memory ran out, or the space of '
+    'the working folder: give the job or container more'
 )
 
 
@@ -101,6 +103,10 @@ class Pool(MultiProcPlugin):
             self._alone = self._queue.popleft()
             self._start(self._alone)
 
+    def _report_crash(self, node: Any, result: dict[str, Any] | None = None) -> str:
+        signals.insist()  # the step did not fail, it was told to end
+        return super()._report_crash(node, result=result)
+
     def _check_resources(self, running_tasks: Any) -> tuple[float, int, int]:
         if self._lost or self._queue or self._alone is not None:
             return 0.0, 0, 0  # nothing new beside a step that is to run alone
@@ -124,6 +130,7 @@ def use_plugin(name: str, plugin_args: dict[str, Any]) -> Any:
 
     class Cluster(base):
         def _report_crash(self, node: Any, result: dict[str, Any] | None = None) -> str:
+            signals.insist()
             told = (result or {}).get('traceback')
             if isinstance(told, str):  # Nipype 1.11 adds a list to it
                 lines = [f'{line}\n' for line in told.splitlines()]

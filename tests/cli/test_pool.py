@@ -9,6 +9,7 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow
 
+from bids_perfdeficit.cli import signals
 from bids_perfdeficit.cli.logbook import Logbook, _load_plugin, configure_nipype, read_crashes
 from bids_perfdeficit.cli.pool import Pool, use_plugin
 from bids_perfdeficit.errors import InputError
@@ -37,6 +38,15 @@ def die_in_company(x):
 
 def disk_is_full(node, updatehash, task):
     raise OSError(28, 'No space left on device')
+
+
+def told_to_end(x):
+    import signal
+
+    from bids_perfdeficit.cli import signals
+
+    signals._came.append(signal.SIGTERM)
+    signals.insist()
 
 
 def fail(x):
@@ -151,6 +161,19 @@ def test_a_failure_that_cannot_be_kept_is_no_killed_worker(workflow, tmp_path, m
     monkeypatch.setattr(pool, 'run_node', disk_is_full)
     with pytest.raises(RuntimeError):
         workflow.run(plugin=Pool({'n_procs': 2}))
-    (text,) = [p.read_text() for p in tmp_path.glob('crash-*.txt')]
-    assert 'No space left' in text
-    assert 'WorkerKilled' not in text
+    told = [sentence for reasons in read_crashes(tmp_path).values() for sentence in reasons]
+    assert len(told) == 1
+    assert told[0].startswith('first failed: OSError: [Errno 28] No space left on device; see ')
+
+
+def test_a_step_of_the_run_itself_that_is_told_to_end_has_not_failed(
+    workflow, tmp_path, monkeypatch
+):
+    """Nipype keeps what is raised in a step, whatever it is, for a failure of that step."""
+    monkeypatch.setattr(signals, '_came', [])
+    node = step(told_to_end, 'within', x='here')
+    node.run_without_submitting = True
+    workflow.add_nodes([node])
+    with pytest.raises(signals.Terminated):
+        workflow.run(plugin=Pool({'n_procs': 2}))
+    assert list(tmp_path.glob('crash-*.txt')) == []
