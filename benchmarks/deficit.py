@@ -242,16 +242,21 @@ def run_cohort(n, seed, kind, models, settings, folds, **options):
                     'gain_low': own.gain_low, 'kappa': own.kappa, 'ece_scores': own.ece,
                 }  # fmt: skip
             rows.append(row)
-            if model == 'ridge' and item.name in truths and np.isfinite(fit.cut[k]):
+            if model == 'ridge' and item.name in truths:
+                # Its best rule that uses labels only: a share of the maximum, after its own
+                # permutation test or without it.
+                passed = np.isfinite(fit.cut[k])
                 for share in RIDGE_SHARES:
                     other = fit.effect[k] >= share * fit.effect[k].max()
+                    found = measure(
+                        grid, fit.effect[k], fit.probability[k], other, truths[item.name], bias[k]
+                    )
+                    untested = {**common, 'item': item.name, 'model': f'ridge, no test@{share}'}
+                    rows.append(untested | found)
                     rows.append(
-                        {**common, 'model': f'ridge@{share}', 'item': item.name}
-                        | measure(grid, fit.effect[k], fit.probability[k], other,
-                                  truths[item.name], bias[k])
-                    )  # fmt: skip
-            elif model == 'ridge' and item.name in truths:
-                rows.extend({**row, 'model': f'ridge@{share}'} for share in RIDGE_SHARES)
+                        ({**common, 'item': item.name} | found if passed else dict(row))
+                        | {'model': f'ridge@{share}'}
+                    )
     return rows
 
 

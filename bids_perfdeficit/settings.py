@@ -116,6 +116,7 @@ class OutputSettings:
     """What to tell, and how."""
 
     reports_only: bool = False
+    self_contained_reports: bool = False  #: pages that hold their figures
     boilerplate_only: bool = False
     write_graph: bool = False
     dry_run: bool = False

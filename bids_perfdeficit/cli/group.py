@@ -14,6 +14,7 @@ from bids_perfdeficit.cli.logbook import (
     read_crashes,
     set_threads,
     versions,
+    write_index,
 )
 from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE
 from bids_perfdeficit.cli.resources import available_cores, resolve_device
@@ -78,6 +79,8 @@ class _Run:
         outcomes = self._judge(seconds)
         if stale and not applied and any(o.status == 'complete' for o in outcomes):
             self._report(outcomes)
+            # Of models; what became of participants stands in the logs.
+            write_index(self.book.output_dir, outcomes, ours=False)
         code = self._code(outcomes)
         self.book.write_status(outcomes, code)
         for outcome in outcomes:
@@ -156,6 +159,7 @@ class _Run:
                     methods=describe_methods(plan, settings),
                     settings=settings.to_toml(),
                     versions=versions(),
+                    self_contained=settings.outputs.self_contained_reports,
                 )
             )
         except Exception as error:

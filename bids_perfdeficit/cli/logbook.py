@@ -298,6 +298,27 @@ def read_crashes(log_dir: Path) -> dict[str, list[str]]:
     return crashes
 
 
+def write_index(output_dir: Path, outcomes: list[Outcome], *, ours: bool = True) -> None:
+    """Write the page of all participants; say so among the outcomes when that fails.
+
+    Parameters
+    ----------
+    output_dir : Path
+        OUTPUT_DIR.
+    outcomes : list of Outcome
+        Of this run.
+    ours : bool
+        Whether they are about participants.
+    """
+    from bids_perfdeficit.reports.cohort import build_index
+
+    try:
+        build_index(output_dir, {o.name: (o.status, o.reasons) for o in outcomes if ours})
+    except Exception as error:
+        LOGGER.exception('the page of all participants could not be made')
+        outcomes.append(Outcome('report', 'failed', [f'{error}; see run.log']))
+
+
 def versions() -> dict[str, str]:
     """Return the versions of what shapes the results."""
     return {'bids_perfdeficit': __version__} | {name: metadata.version(name) for name in VERSIONED}

@@ -236,6 +236,11 @@ def build_parser() -> argparse.ArgumentParser:
         '--dry-run', action='store_true', help='list what would run for whom, and stop'
     )
     run.add_argument('--reports-only', action='store_true', help='only make the reports again')
+    run.add_argument(
+        '--self-contained-reports',
+        action='store_true',
+        help='put figures and tables into the reports, so that each can be mailed as one file',
+    )
     run.add_argument('--boilerplate-only', action='store_true', help='only print the methods text')
     run.add_argument('--write-graph', action='store_true', help='draw the workflow to logs/<run>/')
     run.add_argument('-v', '--verbose', action='count', help='say more (twice: everything)')

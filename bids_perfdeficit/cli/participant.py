@@ -21,6 +21,7 @@ from bids_perfdeficit.cli.logbook import (
     read_crashes,
     set_threads,
     versions,
+    write_index,
 )
 from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, print_problems
 from bids_perfdeficit.cli.resources import available_cores, resolve_device, share_threads
@@ -98,6 +99,7 @@ class _Run:
         seconds = self._compute(ready) if ready else {}
         outcomes = self._judge(early, seconds)
         self._report({plan.pair.prefix for plan in busy}, outcomes)
+        write_index(self.output_dir, outcomes)
         code = EXIT_OK if all(o.status == 'complete' for o in outcomes) else EXIT_SOME_FAILED
         self.book.write_status(outcomes, code)
         for outcome in outcomes:
@@ -205,6 +207,7 @@ class _Run:
                         methods=methods,
                         settings=self.settings.to_toml(),
                         versions=versions(),
+                        self_contained=self.settings.outputs.self_contained_reports,
                     )
                 except Exception as error:  # one page must not take the others with it
                     LOGGER.exception('the report of %s could not be made', plan.pair.prefix)

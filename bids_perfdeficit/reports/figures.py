@@ -375,7 +375,9 @@ def draw_asymmetry(
     limit = limit or _percentiles(np.abs(values[values != 0]), 0, 99)[1]
     grey_limits = _percentiles(brain[brain != 0], 1, 99.5)
     view = _look(values != 0, asymmetry, margin=4)
-    colours = colormaps['RdBu_r']
+    # Uniform to the eye, blue and red for all kinds of colour vision, and the farther from zero
+    # the brighter: dark ends of the usual red-blue maps would sink into the black ground.
+    colours = colormaps['berlin']
 
     def blend(part: np.ndarray, grey: np.ndarray) -> np.ndarray:
         # Clear at zero, so that the anatomy shows where both sides agree.
@@ -611,11 +613,17 @@ def _colour_bar(
     for step in range(5):
         value = limits[0] + (limits[1] - limits[0]) * step / 4
         sign = '≤ ' if step == 0 and beyond[0] else '≥ ' if step == 4 and beyond[1] else ''
-        number = f'{sign}{0.0 if abs(value) < 1e-9 else value:.3g}'.replace('-', '−')
+        number = f'{sign}{_number(value)}'
         parts.append(_text(left + width * step / 4, top + 25, number, size=11, anchor='middle'))
     parts.append(_text(left - 14, top + 10, ends[0], anchor='end'))
     parts.append(_text(left + width + 14, top + 10, ends[1]))
     return ''.join(parts)
+
+
+def _number(value: float) -> str:
+    """Return a value as it stands beside a scale: two digits, and no powers of ten."""
+    plain = f'{value:.0f}' if abs(value) >= 10 else f'{value:.2g}'
+    return '0' if abs(value) < 1e-9 else plain.replace('-', '−')
 
 
 def _save(

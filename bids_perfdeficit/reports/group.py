@@ -7,7 +7,9 @@ for nothing. Must not compute results.
 
 from __future__ import annotations
 
+import base64
 import functools
+import gzip
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -15,18 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import nibabel as nib
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
+from matplotlib import colormaps
 from scipy import ndimage
 
 from bids_perfdeficit.bids import output_path, sidecar_path, write_text
 from bids_perfdeficit.bids.cohort import contrast_label
 from bids_perfdeficit.data import load
 from bids_perfdeficit.reports import group_figures
-from bids_perfdeficit.reports.participant import _DATA, _tell
+from bids_perfdeficit.reports.words import DATA, cite, embed, environment, tell
 
 #: Correlation with coverage from which a map may be vascular bias.
 _RESEMBLES = 0.7
@@ -66,6 +68,8 @@ class GroupReport:
     settings : str
         TOML.
     versions : mapping of str to str
+    self_contained : bool
+        Put figures and tables into the page, so that it can be mailed as one file.
     """
 
     output_dir: Path
@@ -78,6 +82,7 @@ class GroupReport:
     methods: str = ''
     settings: str = ''
     versions: Mapping[str, str] | None = None
+    self_contained: bool = False
 
     def path(self, key: str, **entities: str) -> Path:
         """Return where an output lies."""
@@ -85,6 +90,10 @@ class GroupReport:
 
     def link(self, path: Path) -> str:
         """Return a path as the page links it."""
+        return embed(path) if self.self_contained else self.relative(path)
+
+    def relative(self, path: Path) -> str:
+        """Return a path as seen from the page."""
         return path.relative_to(self.output_dir).as_posix()
 
     def table(self, key: str, model: str = '') -> pd.DataFrame:
@@ -108,33 +117,34 @@ def build_group_page(report: GroupReport) -> Path:
     Path
         The page.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_DATA),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    common: Any = environment.get_template('pieces.html').module
-    own: Any = environment.get_template('group.html').module
+    common: Any = environment().get_template('pieces.html').module
+    own: Any = environment().get_template('group.html').module
     page = _Page(report, common, own)
     sections = [
         ('Summary', page.summary()),
         ('Cohort', page.cohort()),
         ('Maps', page.maps()),
+        ('Viewer', page.viewer()),
         ('Prediction', page.prediction()),
         ('Trust', page.trust()),
         ('Methods', page.methods()),
         ('Reproduce', page.reproduce()),
     ]
-    html = environment.get_template('page.html').render(
-        title='Perfusion-deficit maps of the group',
-        header=[own.style()],
-        navbar=[],
-        footer=[],
-        sections=[
-            {'name': name, 'reportlets': [r for r in reportlets if r['components']]}
-            for name, reportlets in sections
-        ],
+    index = output_path(report.output_dir, 'index')
+    neighbours = not report.self_contained and any(report.output_dir.glob('sub-*.html'))
+    html = (
+        environment()
+        .get_template('page.html')
+        .render(
+            title='Perfusion-deficit maps of the group',
+            header=[own.style()],
+            navbar=[common.up(index.name)] if neighbours else [],
+            footer=[own.script((DATA / 'viewer.js').read_text(encoding='utf-8'))],
+            sections=[
+                {'name': name, 'reportlets': [r for r in reportlets if r['components']]}
+                for name, reportlets in sections
+            ],
+        )
     )
     return write_text(html, report.path('group_report'))
 
@@ -151,6 +161,8 @@ class _Page:
     def __init__(self, report: GroupReport, common: Any, own: Any) -> None:
         self.report, self.common, self.own = report, common, own
         self.people = report.table('group_cohort')
+        #: Contrast, model, title, map and declared mask of each map that was drawn.
+        self.seen: list[tuple[str, str, str, Path, Path]] = []
         self.summaries = {m: report.table('group_summary', m) for m in report.models}
         self.metrics = {m: report.table('group_metrics', m) for m in report.models}
         self.nulls = {m: report.table('group_null', m) for m in report.models}
@@ -177,7 +189,7 @@ class _Page:
             _part(
                 '',
                 self.common.summary(
-                    [(label, _tell(value)) for label, value in facts.items()], self._warnings()
+                    [(label, tell(value)) for label, value in facts.items()], self._warnings()
                 ),
             ),
             _part('Steps that failed', self.common.errors(list(self.report.errors)))
@@ -239,8 +251,8 @@ class _Page:
                 'Coverage',
                 (
                     self.common.figure(
-                        figure.name, self.report.link(figure), self.report.link(figure),
-                        'Share of participants with a deficit in each voxel', False,
+                        figure.name, self.report.link(figure), self._named(figure),
+                        'Share of participants with a deficit in each voxel',
                     ),
                     'Share of the participants with a deficit in each voxel. Nothing can be said '
                     'about places that are rarely ill. The outline is the group mask.',
@@ -291,7 +303,8 @@ class _Page:
         entries = []
         for row in largest.itertuples():
             pages = sorted(self.report.output_dir.glob(f'{row.participant_id}*.html'))
-            link = self.report.link(pages[0]) if pages else ''
+            alone = self.report.self_contained  # a mailed page has no neighbours
+            link = self.report.relative(pages[0]) if pages and not alone else ''
             entries.append((row.participant_id, link, f'{row.total_deficit_volume:.0f} mL'))
         median = f'{volume.median():.0f}'
         return self.own.people(f'The median volume is {median} mL; the largest have', entries)
@@ -351,18 +364,17 @@ class _Page:
             title=f'{_name(item)} · {model}: standard deviation of the effect',
             ends=('certain', 'uncertain'), cmap='cividis', glass=False,
         )  # fmt: skip
-        viewer = self.report.path('group_viewer', model=model, contrast=contrast)
-        _write_viewer(values, t1, viewer, f'NIHSS {item.removeprefix("nihss_")} · {model}')
+        self.seen.append((contrast, model, title, statmap(stat), statmap('threshold')))
         link = self.report.link
         certain = float(row['declared_ml']) > 0
         found: list[Any] = [
             self.own.verdict(
                 self._sentence(item, model, row), 'Declared' if certain else 'Nothing declared'
             ),
-            self.common.figure(drawn.name, link(drawn), '', title, False)
+            self.common.figure(drawn.name, link(drawn), '', title)
             if certain
             else self.own.more(f'Tendency, no finding ({model})', link(drawn), title),
-            self.own.viewer(link(viewer), f'Interactive viewer ({model})'),
+            self.own.look(f'{contrast}-{model}', f'Look at it in the viewer ({model})'),
             self.own.more(
                 f'Uncertainty ({model})', link(figure('uncertainty')), 'Standard deviation'
             ),
@@ -384,13 +396,53 @@ class _Page:
         if len(clusters):
             table = [
                 [c.cluster, f'{c.volume_ml:.1f}', f'{c.x:.0f}, {c.y:.0f}, {c.z:.0f}',
-                 f'{c.side} {c.territory}', _tell(c.peak)]
+                 f'{c.side} {c.territory}', tell(c.peak)]
                 for c in clusters.itertuples()
             ]  # fmt: skip
             columns = ['Cluster', 'mL', 'Peak, mm (x right, y front, z up)',
                        'Side and arterial territory', 'Peak effect']  # fmt: skip
             found.append(self.own.rows(columns, _words(table)))
         return found
+
+    def _named(self, path: Path) -> str:
+        """Return the link below a figure, which a page that holds its figures does not need."""
+        return '' if self.report.self_contained else self.report.relative(path)
+
+    def viewer(self) -> list[dict[str, Any]]:
+        if not self.seen:
+            return [_part('', Markup('<p>No map was fitted.</p>'))]
+        t1 = _template(self.report.space)
+        grey = np.asarray(t1.dataobj, np.float32)
+        high = np.percentile(grey[grey > 0], 99.5)
+        maps = []
+        for contrast, model, title, values, declared in self.seen:
+            field = _canonical(values)
+            top = float(np.nanmax(np.asarray(field.dataobj, np.float32))) or 1.0
+            maps.append(
+                {'id': f'{contrast}-{model}', 'title': title, 'max': top}
+                | _pack(field, 255 / top)
+                | {'declared': _pack(_canonical(declared), np.inf)['data']}
+            )
+        ramp = colormaps['inferno'](np.linspace(0.25, 1, 256))[:, :3]
+        data = {
+            # 64 greys: the eye sees no more of them, and the page is a third smaller.
+            'brain': _pack(t1, 63 / high),
+            'maps': maps,
+            'colours': np.round(255 * ramp).astype(int).ravel().tolist(),
+        }
+        return [
+            _part(
+                '',
+                (
+                    self.own.viewer(
+                        [(m['id'], m['title']) for m in maps],
+                        Markup(json.dumps(data).replace('<', '\\u003c')),  # noqa: S704
+                    ),
+                    'Every map in three planes. Click into a plane, or use the sliders, to move. '
+                    'A map opens at its highest value. Orange borders what the model declares.',
+                ),
+            )
+        ]
 
     def _sentence(self, item: str, model: str, row: pd.Series) -> str:
         text = f'{model}: {row["declared_ml"]:.0f} mL'
@@ -492,7 +544,7 @@ class _Page:
                     for f in (self.nulls[model], self.stabilities[model])
                 )
                 table.append([
-                    _name(item), model, f'{row["declared_ml"]:.0f}', _tell(row['p_value']),
+                    _name(item), model, f'{row["declared_ml"]:.0f}', tell(row['p_value']),
                     'n/a' if np.isnan(row['coverage_resemblance'])
                     else f'{row["coverage_resemblance"]:.2f}',
                     'not asked for' if null is None
@@ -518,7 +570,7 @@ class _Page:
 
     def methods(self) -> list[dict[str, Any]]:
         paragraphs, references = cite(self.report.methods)
-        return [_part('', self.own.methods(paragraphs, references))]
+        return [_part('', self.common.methods(paragraphs, references))]
 
     def reproduce(self) -> list[dict[str, Any]]:
         entries = []
@@ -534,6 +586,8 @@ class _Page:
         ):
             for model in self.report.models if key != 'group_cohort' else ('',):
                 path = self.report.path(key, model=model)
+                if self.report.self_contained and key == 'group_params':
+                    continue  # too large to mail
                 if path.is_file():
                     entries.append((path.name, self.report.link(path), meaning))
         return [
@@ -545,39 +599,6 @@ class _Page:
                 ),
             ),
         ]
-
-
-def cite(text: str) -> tuple[list[str], list[str]]:
-    """Replace ``[@key; @other]`` by numbers, and return paragraphs and the numbered references."""
-    known = _references()
-    used: list[str] = []
-
-    def number(match: re.Match[str]) -> str:
-        keys = re.findall(r'@(\w+)', match.group(0))
-        used.extend(k for k in keys if k in known and k not in used)
-        return '[' + ', '.join(str(used.index(k) + 1) for k in keys if k in known) + ']'
-
-    numbered = re.sub(r'\[[^\]]*@[^\]]+\]', number, text.replace('*', ''))
-    paragraphs = [' '.join(p.split()) for p in numbered.split('\n\n') if p.strip()]
-    return paragraphs, [known[k] for k in used]
-
-
-@functools.cache
-def _references() -> dict[str, str]:
-    """Return each entry of the bibliography as a line of text."""
-    found = {}
-    text = load('boilerplate.bib').read_text(encoding='utf-8')
-    for key, body in re.findall(r'@\w+\{(\w+),(.*?)\n\}', text, re.S):
-        fields = dict(re.findall(r'(\w+)\s*=\s*\{(.*?)\},?\s*(?=\n|$)', body, re.S))
-        plain = {k: re.sub(r'[{}]', '', v) for k, v in fields.items()}
-        people = [person.partition(',')[0] for person in plain['author'].split(' and ')]
-        who = ', '.join('et al.' if p == 'others' else p for p in people)
-        where = plain.get('journal') or plain.get('publisher') or ''
-        more = plain.get('doi') or plain.get('eprint') or plain.get('url') or ''
-        found[key] = '. '.join(
-            p.rstrip('.') for p in (who, plain['title'], where, plain['year'], more) if p
-        )
-    return found
 
 
 @functools.cache
@@ -595,7 +616,7 @@ def _listed(items: Sequence[str] | pd.Series) -> str:
 
 
 def _words(table: Sequence[Sequence[object]]) -> list[list[str]]:
-    return [[re.sub(r'(?<!\w)-(?=\d)', '−', _tell(cell)) for cell in row] for row in table]
+    return [[re.sub(r'(?<!\w)-(?=\d)', '−', tell(cell)) for cell in row] for row in table]
 
 
 def _generalise(reason: str) -> str:
@@ -612,6 +633,29 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _plain_figure(link: str, alt: str) -> Markup:
     return Markup('<div class="plain"><img src="{}" alt="{}" /></div>').format(link, alt)
+
+
+def _canonical(path: Path) -> nib.Nifti1Image:
+    image = nib.as_closest_canonical(nib.load(path))
+    assert isinstance(image, nib.Nifti1Image)
+    return image
+
+
+def _pack(image: nib.Nifti1Image, scale: float) -> dict[str, Any]:
+    """Return a volume in RAS for the viewer: bytes, x fastest, compressed; an infinite scale
+    makes a mask of it.
+    """
+    values = np.nan_to_num(np.asarray(image.dataobj, np.float32))
+    if np.isinf(scale):
+        values, scale = (values != 0).astype(np.float32), 1.0
+    small = np.clip(np.round(values * scale), 0, 255).astype(np.uint8)
+    packed = gzip.compress(small.tobytes(order='F'), mtime=0)
+    return {
+        'shape': list(image.shape),
+        'origin': [float(v) for v in image.affine[:3, 3]],
+        'spacing': [float(v) for v in np.diag(image.affine)[:3]],
+        'data': base64.b64encode(packed).decode('ascii'),
+    }
 
 
 @functools.cache
@@ -639,20 +683,3 @@ def _on(path: Path, target: nib.Nifti1Image, *, binary: bool = False) -> nib.Nif
     array = (array > 0.5).astype(np.float32) if binary else array
     inside = np.asarray(target.dataobj) > 0
     return nib.Nifti1Image(np.where(inside, array, 0), target.affine)
-
-
-def _write_viewer(values: nib.Nifti1Image, t1: nib.Nifti1Image, out: Path, title: str) -> None:
-    """Write nilearn's viewer, which holds all that it needs."""
-    from nilearn.plotting import view_img
-
-    high = float(np.asarray(values.dataobj).max()) or 1.0
-    view = view_img(
-        values, bg_img=t1, threshold=0.1 * high, vmin=0, vmax=high, symmetric_cmap=False,
-        cmap='inferno', black_bg=True, title=title, resampling_interpolation='nearest',
-        opacity=0.8, radiological=True,
-    )  # fmt: skip
-    # nilearn's page asks its repository for an icon; ours asks nobody for anything.
-    html = re.sub(
-        r'<link\s[^>]*icon[^>]*>', '<link rel="icon" href="data:,">', view.get_standalone()
-    )
-    write_text(html, out)

@@ -14,7 +14,12 @@ import pandas as pd
 
 from bids_perfdeficit.bids import ScanPair, output_path
 from bids_perfdeficit.reports.participant import build_participant_report
+from bids_perfdeficit.reports.words import number
 
+#: Regions that are arterial territories.
+_TERRITORIES = ('ACA', 'MCA', 'PCA', 'VB')
+#: Columns of the regional table that a reader of the page has no use for.
+_UNSHOWN = ('voxels_', 'occlusion_')
 #: Outputs whose sidecars carry notes for the reader, in the order in which they are made.
 _NOTED = ('preproc_ct', 'brain_mask', 'preproc_cta', 'template_xfm', 'perfusion')
 
@@ -28,6 +33,7 @@ def build_page(
     methods: str = '',
     settings: str = '',
     versions: Mapping[str, str] | None = None,
+    self_contained: bool = False,
 ) -> Path:
     """Write the page of one pair of scans from what lies in OUTPUT_DIR.
 
@@ -45,6 +51,8 @@ def build_page(
         Methods text, and the run's settings as TOML.
     versions : mapping of str to str, optional
         Of the software.
+    self_contained : bool
+        Put the figures into the page.
 
     Returns
     -------
@@ -69,31 +77,61 @@ def build_page(
     }
     if pair.session:
         summary['Session'] = f'ses-{pair.session}'
-    if len(regions):
-        summary['Later side'] = _later_side(regions)
     return build_participant_report(
         output_dir,
         pair.participant,
         pair.session,
         summary=summary,
+        found=tell_findings(regions.to_dict('records')),
         qc=qc,
-        regions=regions if len(regions) else None,
+        regions=regions[[c for c in regions if not str(c).startswith(_UNSHOWN)]],
         methods=methods,
         notes=list(dict.fromkeys(notes)),
         errors=errors,
         settings=settings,
         versions=versions,
+        self_contained=self_contained,
     )
 
 
-def _later_side(regions: pd.DataFrame) -> str:
-    """Name the side and territory of the largest difference, without calling it a diagnosis."""
-    territories = regions[regions['region'] != 'hemisphere'].dropna(subset=['asymmetry'])
-    if territories.empty:
-        return 'n/a'
-    row = territories.loc[territories['asymmetry'].abs().idxmax()]
-    side = 'left' if row['asymmetry'] > 0 else 'right'
-    return f'{side}, most in the {row["region"]} territory (by {abs(row["asymmetry"]):.2f})'
+def tell_findings(regions: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+    """Put ``desc-regions_metrics.tsv`` into a few facts, without calling them a diagnosis.
+
+    Parameters
+    ----------
+    regions : sequence of mapping
+        Rows of the table.
+
+    Returns
+    -------
+    dict of str to object
+        Empty when there are no rows.
+    """
+    by_region = {str(row['region']): row for row in regions}
+    whole = by_region.get('hemisphere', {})
+    differences = {
+        name: found
+        for name in _TERRITORIES
+        if (found := number(by_region.get(name, {}).get('asymmetry'))) is not None
+    }
+    found: dict[str, object] = {}
+    site, confidence = whole.get('occlusion_site'), number(whole.get('occlusion_confidence'))
+    if site and confidence is not None:
+        side = whole.get('occlusion_side')
+        where = f'{side} {site}' if side in ('left', 'right') else str(site)
+        found['Most likely occlusion'] = f'{where} ({confidence:.0%})'
+        if (some := number(whole.get('occlusion_any'))) is not None:
+            found['Of any occlusion'] = f'{some:.0%}'
+    for side in ('left', 'right'):
+        if (volume := number(whole.get(f'hypoperfused_{side}'))) is not None:
+            found[f'Hypoperfused {side}, mL'] = round(volume)
+    if differences:
+        region = max(differences, key=lambda name: abs(differences[name]))
+        found['Later side, most in'] = (
+            f'{"left" if differences[region] > 0 else "right"}, {region} territory'
+        )
+        found['Later by, on a scale of 0 to 1'] = abs(differences[region])
+    return found
 
 
 def _read_json(path: Path) -> dict[str, Any]:

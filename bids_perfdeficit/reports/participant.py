@@ -7,8 +7,6 @@ what it is handed, beside the limits of `data/reports/quality.yml`.
 
 from __future__ import annotations
 
-import base64
-import math
 import re
 from collections.abc import Mapping, Sequence
 from html import unescape
@@ -17,11 +15,22 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from xml.etree import ElementTree
 
-import jinja2
 import pandas as pd
-import yaml
+from markupsafe import Markup
 
-from bids_perfdeficit.bids import write_text
+from bids_perfdeficit.bids import output_path, write_text
+from bids_perfdeficit.reports.words import (
+    DATA,
+    cite,
+    embed,
+    environment,
+    number,
+    quality_limits,
+    tell,
+    title,
+    usual,
+    verdict,
+)
 
 #: The figures of a page by their `desc-` entity; each file is one that `reports.figures` drew.
 FIGURES = (
@@ -33,7 +42,6 @@ FIGURES = (
     'registration',
     'normalization',
 )
-_DATA = Path(__file__).resolve().parents[1] / 'data' / 'reports'
 
 
 def build_participant_report(
@@ -42,6 +50,7 @@ def build_participant_report(
     session: str | None = None,
     *,
     summary: Mapping[str, object],
+    found: Mapping[str, object] | None = None,
     qc: Mapping[str, object] | pd.DataFrame,
     regions: pd.DataFrame | None = None,
     methods: str = '',
@@ -63,13 +72,15 @@ def build_participant_report(
     participant, session : str
         Without ``sub-`` and ``ses-``.
     summary : mapping of str to object
-        Who and what was found, in order; a list or tuple is joined with commas.
+        Who, and which scans, in order; a list or tuple is joined with commas.
+    found : mapping of str to object, optional
+        What was found, likewise; it comes first.
     qc : mapping of str to object or DataFrame
         Metrics by name, or a table with one row, as in ``desc-qc_metrics.tsv``.
     regions : DataFrame, optional
         One row a region, as in ``desc-regions_metrics.tsv``.
     methods : str
-        Plain text; an empty line parts two paragraphs.
+        With citations as ``[@key]``; an empty line parts two paragraphs.
     notes : sequence of str
         Caveats, a sentence each.
     errors : sequence of str
@@ -91,26 +102,22 @@ def build_participant_report(
 
     out_dir = Path(out_dir)
     prefix = f'sub-{participant}' + (f'_ses-{session}' if session else '')
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_DATA),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    pieces: Any = environment.get_template('pieces.html').module
+    pieces: Any = environment().get_template('pieces.html').module
+    rows = _quality_rows(qc)
     html = {
-        'summary': pieces.summary(
-            [(label, _tell(value)) for label, value in summary.items()], list(notes)
-        ),
-        'quality': pieces.quality(_quality_rows(qc)),
+        'found': pieces.facts(_told(found or {}), large=True),
+        'summary': pieces.summary(_told(summary), [*notes, *_doubts(rows)]),
+        'quality': pieces.quality(rows),
         'errors': pieces.errors(list(errors)),
-        'methods': pieces.methods([p.strip() for p in methods.split('\n\n') if p.strip()]),
+        'methods': pieces.methods(*cite(methods)),
         'reproduce': pieces.reproduce(settings, list((versions or {}).items())),
     }
+    if not found:
+        del html['found']
     if regions is not None and len(regions):
         html['regions'] = pieces.table(
-            [_title(str(column)) for column in regions.columns],
-            [[_tell(cell) for cell in row] for row in regions.itertuples(index=False)],
+            [title(str(column)) for column in regions.columns],
+            [[tell(cell) for cell in row] for row in regions.itertuples(index=False)],
         )
     for name in FIGURES:
         html[name] = _figure(pieces, out_dir, prefix, name, self_contained)
@@ -125,16 +132,18 @@ def build_participant_report(
         report = Report(
             work,
             run_uuid=None,
-            bootstrap_file=_DATA / 'participant.yml',
+            bootstrap_file=DATA / 'participant.yml',
             out_filename=page,
             reportlets_dir=work,
             subject=participant,
         )
-        report.template_path = _DATA / 'page.html'
+        report.template_path = DATA / 'page.html'
         report.generate_report()
-        target = out_dir / page.name
-        write_text(page.read_text(encoding='utf-8'), target)
-    return target
+        text = page.read_text(encoding='utf-8')
+    if not self_contained:
+        # NiReports has no place for it, and a page that is mailed has nowhere to lead.
+        text = text.replace('<!-- up -->', str(pieces.up(output_path('.', 'index').name)))
+    return write_text(text, out_dir / f'{prefix}.html')
 
 
 def _figure(pieces: Any, out_dir: Path, prefix: str, name: str, self_contained: bool) -> str:
@@ -150,86 +159,47 @@ def _figure(pieces: Any, out_dir: Path, prefix: str, name: str, self_contained: 
         except (OSError, ElementTree.ParseError):
             continue
         link = path.relative_to(out_dir).as_posix()
-        code = base64.b64encode(content).decode('ascii')
         return pieces.figure(
             name=path.name,
-            source=f'data:image/svg+xml;base64,{code}' if self_contained else link,
+            source=embed(path) if self_contained else link,
             link='' if self_contained else link,
             alt=unescape(root.get('aria-label', name)),
-            turning=root.get('class') == 'turning',
+            # In the page itself pointer and keyboard focus reach it; in a frame of its own it is
+            # not even painted before it is scrolled to.
+            inline=Markup(content.decode('utf-8')) if root.get('class') == 'turning' else '',  # noqa: S704
         )
     return pieces.no_figure(name)
 
 
+def _told(facts: Mapping[str, object]) -> list[tuple[str, str]]:
+    return [(label, tell(value)) for label, value in facts.items()]
+
+
 def _quality_rows(qc: Mapping[str, object] | pd.DataFrame) -> list[dict[str, str]]:
     """Set each metric beside its limits; those without an entry are shown as they are."""
-    known = yaml.safe_load((_DATA / 'quality.yml').read_text(encoding='utf-8'))
+    known = quality_limits()
     if isinstance(qc, pd.DataFrame):
         qc = {str(k): v for k, v in qc.iloc[0].items()} if len(qc) else {}
     rows = []
     for name in [*(n for n in known if n in qc), *(n for n in qc if n not in known)]:
         entry = known.get(name, {})
-        low, high, expected = (entry.get(key) for key in ('minimum', 'maximum', 'expected'))
-        units = f' {entry["units"]}' if 'units' in entry else ''
-        usual = (
-            f'{low:g} to {high:g}{units}'
-            if low is not None and high is not None
-            else f'at least {low:g}{units}'
-            if low is not None
-            else f'at most {high:g}{units}'
-            if high is not None
-            else expected or ''
-        )
+        units = f' {entry["units"]}' if 'units' in entry and number(qc[name]) is not None else ''
         rows.append(
             {
-                'label': entry.get('label', _title(name)),
-                'value': _tell(qc[name]) + (units if _number(qc[name]) is not None else ''),
-                'usual': usual,
-                'verdict': _verdict(qc[name], low, high, expected),
+                'label': entry.get('label', title(name)),
+                'value': tell(qc[name]) + units,
+                'usual': usual(entry),
+                'verdict': verdict(qc[name], entry),
                 'meaning': entry.get('meaning', ''),
             }
         )
     return rows
 
 
-def _verdict(value: object, low: float | None, high: float | None, expected: str | None) -> str:
-    if expected is not None:
-        return 'ok' if str(value) == expected else 'look'
-    if low is None and high is None:
-        return ''
-    number = _number(value)
-    if number is None:
-        return 'look'
-    below, above = low is not None and number < low, high is not None and number > high
-    return 'look' if below or above else 'ok'
-
-
-def _number(value: object) -> float | None:
-    """Return a value as a finite number, or None."""
-    if isinstance(value, bool | str) or value is None:
-        return None
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _tell(value: object) -> str:
-    """Return a value as a person would write it."""
-    if isinstance(value, bool):
-        return 'yes' if value else 'no'
-    if isinstance(value, list | tuple):
-        return ', '.join(_tell(item) for item in value) or 'none'
-    number = _number(value)
-    if number is not None:
-        plain = abs(number) >= 100 or number == round(number)  # no 1.43e+03 mL
-        return (f'{number:.0f}' if plain else f'{number:.3g}').replace('-', '−')
-    missing = value is None or (isinstance(value, float) and not math.isfinite(value))
-    return 'n/a' if missing else str(value)
-
-
-def _title(name: str) -> str:
-    """Return a column's name in words."""
-    words = name.replace('_', ' ').strip()
-    return words[:1].upper() + words[1:]
+def _doubts(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return a sentence for each metric that asks for a look, for the top of the page."""
+    return [
+        f'{row["label"]}: {row["value"]} (usual: {row["usual"]}). {row["meaning"]}'
+        for row in rows
+        if row['verdict'] == 'look'
+    ]

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from bids_perfdeficit.reports import FIGURES, build_participant_report, draw_brain_outline
-from bids_perfdeficit.reports import participant as room
+from bids_perfdeficit.reports.words import DATA
 
 SECTIONS = (
     'summary',
@@ -65,6 +65,7 @@ def out_dir(tmp_path: Path) -> Path:
             nib.Nifti1Image(brain.astype(np.uint8), affine),
             tmp_path / 'sub-01' / 'figures' / f'sub-01_desc-{name}_ct.svg',
         )
+    (tmp_path / 'index.html').write_text('')  # a run writes it after the pages
     return tmp_path
 
 
@@ -196,8 +197,27 @@ def test_a_metric_is_set_beside_its_limits(out_dir, metrics, verdict):
     assert ({'✓ usual', '⚠ look'} - {verdict}).pop() not in text
 
 
+def test_what_was_found_is_told_as_far_as_the_table_tells_it():
+    from bids_perfdeficit.reports.page import tell_findings
+
+    territories = [{'region': 'MCA', 'asymmetry': -0.3}, {'region': 'M1', 'asymmetry': 0.9}]
+    assert tell_findings([]) == {}
+    assert tell_findings(territories) == {
+        'Later side, most in': 'right, MCA territory',  # M1 is an ASPECTS region
+        'Later by, on a scale of 0 to 1': 0.3,
+    }
+    whole = {'region': 'hemisphere', 'hypoperfused_left': 1.6, 'hypoperfused_right': 120.2,
+             'occlusion_site': 'M1', 'occlusion_side': 'right', 'occlusion_confidence': 0.71,
+             'occlusion_any': 0.94}  # fmt: skip
+    found = tell_findings([whole, *territories])
+    assert found['Most likely occlusion'] == 'right M1 (71%)'
+    assert found['Hypoperfused right, mL'] == 120
+    sideless = whole | {'occlusion_site': 'BA', 'occlusion_side': None}
+    assert tell_findings([sideless])['Most likely occlusion'] == 'BA (71%)'
+
+
 def test_the_layout_names_each_figure_once():
-    layout = yaml.safe_load((room._DATA / 'participant.yml').read_text())
+    layout = yaml.safe_load((DATA / 'participant.yml').read_text())
     listed = [
         reportlet['bids']['desc']
         for section in layout['sections']

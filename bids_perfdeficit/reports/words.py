@@ -1,0 +1,140 @@
+"""Words, numbers, citations and links of all pages.
+
+Must not know what a page is about.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from bids_perfdeficit.data import load
+
+#: Templates, scripts and limits.
+DATA = Path(__file__).resolve().parents[1] / 'data' / 'reports'
+
+_MEDIA = {'.svg': 'image/svg+xml', '.tsv': 'text/tab-separated-values', '.json': 'text/plain'}
+
+
+def environment() -> jinja2.Environment:
+    """Return where the templates of the pages are found; all that they print is escaped."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(DATA),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+@functools.cache
+def quality_limits() -> dict[str, dict[str, Any]]:
+    """Return what is usual of each metric, and what it means (``quality.yml``)."""
+    return dict(yaml.safe_load((DATA / 'quality.yml').read_text(encoding='utf-8')))
+
+
+def usual(entry: dict[str, Any]) -> str:
+    """Return the limits of a metric in words."""
+    low, high = entry.get('minimum'), entry.get('maximum')
+    units = f' {entry["units"]}' if 'units' in entry else ''
+    if low is not None and high is not None:
+        return f'{low:g} to {high:g}{units}'
+    if low is not None:
+        return f'at least {low:g}{units}'
+    if high is not None:
+        return f'at most {high:g}{units}'
+    return str(entry.get('expected', ''))
+
+
+def verdict(value: object, entry: dict[str, Any]) -> str:
+    """Return ``'ok'``, ``'look'``, or nothing where there are no limits."""
+    if 'expected' in entry:
+        return 'ok' if str(value) == entry['expected'] else 'look'
+    low, high = entry.get('minimum', -math.inf), entry.get('maximum', math.inf)
+    if math.isinf(low) and math.isinf(high):
+        return ''
+    found = number(value)
+    return 'ok' if found is not None and low <= found <= high else 'look'
+
+
+def number(value: object) -> float | None:
+    """Return a value as a finite number, or None."""
+    if isinstance(value, bool | str) or value is None:
+        return None
+    try:
+        found = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def tell(value: object) -> str:
+    """Return a value as a person would write it."""
+    if isinstance(value, bool):
+        return 'yes' if value else 'no'
+    if isinstance(value, list | tuple):
+        return ', '.join(tell(item) for item in value) or 'none'
+    found = number(value)
+    if found is not None:
+        plain = abs(found) >= 100 or found == round(found)  # no 1.43e+03 mL
+        return (f'{found:.0f}' if plain else f'{found:.3g}').replace('-', '−')
+    missing = value is None or (isinstance(value, float) and not math.isfinite(value))
+    return 'n/a' if missing else str(value)
+
+
+def title(name: str) -> str:
+    """Return a column's name in words."""
+    words = name.replace('_', ' ').strip()
+    return words[:1].upper() + words[1:]
+
+
+def embed(path: Path) -> str:
+    """Return a file as a link that holds it."""
+    code = base64.b64encode(path.read_bytes()).decode('ascii')
+    return f'data:{_MEDIA.get(path.suffix, "application/octet-stream")};base64,{code}'
+
+
+def cite(text: str) -> tuple[list[str], list[str]]:
+    """Replace ``[@key; @other]`` and ``@key`` by numbers.
+
+    Returns
+    -------
+    tuple of list of str
+        Paragraphs, and the references in the order of their numbers.
+    """
+    known = _references()
+    used: list[str] = []
+
+    def numbers(match: re.Match[str]) -> str:
+        keys = re.findall(r'@(\w+)', match.group(0))
+        used.extend(k for k in keys if k in known and k not in used)
+        return '[' + ', '.join(str(used.index(k) + 1) for k in keys if k in known) + ']'
+
+    plain = text.replace('*', '')
+    numbered = re.sub(r'\[[^\]]*@[^\]]+\]|(?<!\w)@\w+', numbers, plain)
+    paragraphs = [' '.join(p.split()) for p in numbered.split('\n\n') if p.strip()]
+    return paragraphs, [known[k] for k in used]
+
+
+@functools.cache
+def _references() -> dict[str, str]:
+    """Return each entry of the bibliography as a line of text."""
+    found = {}
+    text = load('boilerplate.bib').read_text(encoding='utf-8')
+    for key, body in re.findall(r'@\w+\{(\w+),(.*?)\n\}', text, re.S):
+        fields = dict(re.findall(r'(\w+)\s*=\s*\{(.*?)\},?\s*(?=\n|$)', body, re.S))
+        plain = {k: re.sub(r'[{}]', '', v) for k, v in fields.items()}
+        people = [person.partition(',')[0] for person in plain['author'].split(' and ')]
+        who = ', '.join('et al.' if p == 'others' else p for p in people)
+        where = plain.get('journal') or plain.get('publisher') or ''
+        more = plain.get('doi') or plain.get('eprint') or plain.get('url') or ''
+        found[key] = '. '.join(
+            p.rstrip('.') for p in (who, plain['title'], where, plain['year'], more) if p
+        )
+    return found
