@@ -60,6 +60,7 @@ def chain(stroke_dataset, tmp_path_factory):
             cta=cta.out_file,
             toa=maps.toa,
             perfusion=maps.perfusion,
+            hypoperfused=maps.hypoperfused,
             xfm=template.out_xfm,
             space=DEFAULT_SPACE,
         )
@@ -73,9 +74,11 @@ def chain(stroke_dataset, tmp_path_factory):
         'subtraction': maps.subtraction,
         'toa': maps.toa,
         'perfusion': maps.perfusion,
+        'hypoperfused': maps.hypoperfused,
         'std_brain_mask': standard.std_brain_mask,
         'std_toa': standard.std_toa,
         'std_perfusion': standard.std_perfusion,
+        'std_hypoperfused': standard.std_hypoperfused,
     }
     out = cwd / 'out'
     sink = DerivativesSink(
@@ -166,12 +169,14 @@ def test_outputs_have_their_names_and_sidecars(chain):
 def test_results_are_measured(chain):
     names = (
         'subtraction', 'perfusion', 'std_brain_mask', 'std_toa', 'std_perfusion',
+        'std_hypoperfused',
     )  # fmt: skip
     found = MeasureResults(
         ncct=chain.sunk.preproc_ct,
         cta=chain.sunk.preproc_cta,
         brain=chain.sunk.brain_mask,
         space=DEFAULT_SPACE,
+        xfm=chain.sunk.template_xfm,
         **{name: getattr(chain.sunk, name) for name in names},
     ).run(cwd=str(chain.cwd))
     quality = pd.read_csv(found.outputs.qc_metrics, sep='\t')
