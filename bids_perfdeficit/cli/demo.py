@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         (
             'deficit maps of the cohort',
             run.main,
-            [cohort, group, 'group', '-d', cohort, '--model', 'spatial', 'ridge', '--folds', 5],
+            [cohort, group, 'group', '-d', cohort, '--model', 'spatial', 'ridge', '--folds', 3],
         ),
     )
     for number, (what, command, options) in enumerate(steps, 1):
