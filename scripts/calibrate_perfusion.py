@@ -35,7 +35,14 @@ from sklearn.metrics import roc_auc_score
 from bids_perfdeficit import ct, perfusion
 from bids_perfdeficit.data import load
 from bids_perfdeficit.perfusion.combination import combine
-from bids_perfdeficit.perfusion.occlusion import MIDLINE, SIDED, evidence, scores
+from bids_perfdeficit.perfusion.occlusion import (
+    MIDLINE,
+    OPEN,
+    OUTCOMES,
+    SIDED,
+    evidence,
+    log_odds,
+)
 from bids_perfdeficit.phantom.patient import HYPOPERFUSED, Patient, make_patient
 from bids_perfdeficit.phantom.settings import Occlusion, ScannerSettings
 
@@ -140,7 +147,7 @@ def patient_images(seed: int, cache: Path) -> dict[str, Any]:
     }
     small = {k: v.astype(np.float16) if v.dtype.kind == 'f' else v for k, v in images.items()}
     np.savez(stored, **small, meta=json.dumps(meta))
-    return images | meta
+    return patient_images(seed, cache)  # as a later run will find them, rounded
 
 
 def to_template(values: np.ndarray, inside: np.ndarray, mni: np.ndarray) -> np.ndarray:
@@ -287,7 +294,7 @@ def fit_finder(seen: np.ndarray, outcomes: np.ndarray) -> dict[str, Any]:
     ----------
     seen : ndarray, (N, 2, F)
     outcomes : int array, (N,)
-        Place in the outcomes of `occlusion.scores`.
+        Place in `OUTCOMES`.
     """
     # Every patient counts twice, once as his own mirror image.
     sided = len(SIDED)
@@ -307,8 +314,8 @@ def fit_finder(seen: np.ndarray, outcomes: np.ndarray) -> dict[str, Any]:
     here = torch.cat([z[:, 0], z[:, 1]], 1)
     there = torch.cat([z[:, 1], z[:, 0]], 1)
     truth = torch.from_numpy(outcomes)
-    weight = torch.ones(2 * sided + len(MIDLINE), dtype=torch.float64)
-    weight[2 * sided + MIDLINE.index('none')] = OPEN_WEIGHT
+    weight = torch.ones(len(OUTCOMES), dtype=torch.float64)
+    weight[OPEN] = OPEN_WEIGHT
 
     def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
         free = torch.tensor(theta, requires_grad=True)
@@ -329,9 +336,8 @@ def fit_finder(seen: np.ndarray, outcomes: np.ndarray) -> dict[str, Any]:
 
 def outcome(patient: dict[str, Any]) -> int:
     site = CALLED[patient['site']]
-    if site in MIDLINE:
-        return 2 * len(SIDED) + MIDLINE.index(site)
-    return SIDED.index(site) + (0 if patient['side'] == 'L' else len(SIDED))
+    side = 'n/a' if site in MIDLINE else {'L': 'left', 'R': 'right'}[patient['side']]
+    return OUTCOMES.index((site, side))
 
 
 def concordance(x: np.ndarray, y: np.ndarray) -> float:
@@ -398,16 +404,16 @@ def main() -> None:
     for k in range(FOLDS):
         finder = fit_finder(looked[fold != k], outcomes[fold != k])
         for i in np.flatnonzero(fold == k):
-            told[i] = int(scores(looked[i], finder).argmax())
-    sided, none = len(SIDED), 2 * len(SIDED) + MIDLINE.index('none')
+            told[i] = int(log_odds(looked[i], finder).argmax())
+    sided = len(SIDED)
     for name, part in (('< 4 s', early), ('later', ~early)):
-        ill_ = part & (outcomes != none)
+        ill_ = part & (outcomes != OPEN)
         lateral = part & (outcomes < 2 * sided)
         side = (told[lateral] < 2 * sided) & (told[lateral] // sided == outcomes[lateral] // sided)
-        well = part & (outcomes == none)
+        well = part & (outcomes == OPEN)
         print(
             f'{name}: outcome right {np.mean(told[ill_] == outcomes[ill_]):.2f}, side right '
-            f'{side.mean():.2f}, false alarms {np.mean(told[well] != none):.2f} of {well.sum()}'
+            f'{side.mean():.2f}, false alarms {np.mean(told[well] != OPEN):.2f} of {well.sum()}'
         )
     confusion = np.zeros((len(CALLED), 2 * sided + 2), int)
     for p, t in zip(patients, told, strict=True):

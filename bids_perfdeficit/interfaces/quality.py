@@ -98,7 +98,7 @@ class MeasureResults(SimpleInterface):
             ('occlusion_site', finding.site),
             ('occlusion_side', finding.side),
             ('occlusion_confidence', finding.confidence),
-            ('occlusion_any', finding.any),
+            ('occlusion_any', finding.occluded),
         ):
             told = None if inflow.get('Unusual') else value
             regions[column] = pd.Series([told], dtype=object).reindex(regions.index)

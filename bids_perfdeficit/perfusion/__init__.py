@@ -14,7 +14,7 @@ from typing import Any
 
 #: Public name -> submodule. Loaded on first use, so that importing the room costs nothing.
 _PUBLIC: dict[str, str] = {
-    'Occlusion': 'occlusion',
+    'OcclusionFinding': 'occlusion',
     'PerfusionMaps': 'synthesis',
     'PerfusionSettings': 'settings',
     'Sources': 'sources',

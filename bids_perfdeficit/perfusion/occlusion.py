@@ -14,16 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from bids_perfdeficit.perfusion.combination import calibration
-from bids_perfdeficit.perfusion.priors import Points, _paint, _pair
-from bids_perfdeficit.perfusion.regions import (
-    ASPECTS_LABELS,
-    TERRITORY_LABELS,
-    aspects_regions,
-    territories,
-)
+from bids_perfdeficit.perfusion.priors import Points, paint, pair
+from bids_perfdeficit.perfusion.regions import both_sides
 
 #: Sites with a side, and those without.
 SIDED, MIDLINE = ('ICA', 'M1', 'M2', 'ACA', 'PCA'), ('none', 'BA')
+#: Site and side of all that can be told, in the order of `log_odds`.
+OUTCOMES = (
+    *((site, side) for side in ('left', 'right') for site in SIDED),
+    *((site, 'n/a') for site in MIDLINE),
+)
+OPEN = OUTCOMES.index(('none', 'n/a'))
 #: Course of the trunks in MNI mm, the right ones: the carotid terminus beside the chiasm, M1 along
 #: the sphenoid ridge, the divisions of M2 over the insula, A2 in front of and above the corpus
 #: callosum, P1 and P2 about the midbrain, the basilar in front of the pons (Rhoton, Neurosurgery
@@ -46,7 +47,7 @@ _FLOOR_HU, _FLOOR_SHARE = 15.0, 0.01
 
 
 @dataclass(frozen=True)
-class Occlusion:
+class OcclusionFinding:
     """What is likely to be occluded.
 
     Attributes
@@ -56,14 +57,14 @@ class Occlusion:
     side : {'left', 'right', 'n/a'}
     confidence : float
         Probability of that site and side.
-    any : float
+    occluded : float
         Probability of an occlusion, whichever.
     """
 
     site: str
     side: str
     confidence: float
-    any: float
+    occluded: float
 
 
 def evidence(
@@ -86,7 +87,7 @@ def evidence(
         hypoperfused (mean probability), that of the contrast of each trunk against the best
         filled carotid, and that of the basilar, which is the same for both.
     """
-    regions, aspects = territories(brain.shape, affine), aspects_regions(brain.shape, affine)
+    regions = both_sides(brain.shape, affine).values()
 
     def share(inside: np.ndarray) -> float:
         inside = inside & brain
@@ -95,24 +96,23 @@ def evidence(
 
     def contrast(path: Points) -> float:
         tube = np.zeros(brain.shape, np.float32)
-        _paint(tube, affine, path, _RADIUS, 0.1)
+        paint(tube, affine, path, _RADIUS, 0.1)
         values = np.sort(subtraction[tube > 0.5])
         best = values[int((1 - _FILL) * len(values)) :]
         return float(np.log(max(best.mean() if best.size else 0.0, 0.0) + _FLOOR_HU))
 
-    trunks = np.array([[contrast(p) for p in _pair(path)[::-1]] for path in _TRUNKS.values()]).T
+    trunks = np.array([[contrast(p) for p in pair(path)[::-1]] for path in _TRUNKS.values()]).T
     basilar = contrast(_BASILAR)
     reference = trunks[:, 0].max()
-    out = []
-    for side, (territory, aspect) in enumerate(((0, 0), (10, 20))):
-        late = [share(regions == k + territory) for k in TERRITORY_LABELS.values()]
-        late += [share(aspects == k + aspect) for k in ASPECTS_LABELS.values()]
-        out.append([*late, *(trunks[side] - reference), basilar - reference])
-    return np.array(out)
+    return np.array([
+        [*(share(halves[side]) for halves in regions), *(trunks[side] - reference),
+         basilar - reference]
+        for side in (0, 1)
+    ])  # fmt: skip
 
 
-def scores(measured: np.ndarray, fitted: dict[str, object]) -> np.ndarray:
-    """Logarithms of the odds of each outcome.
+def log_odds(measured: np.ndarray, fitted: dict[str, object]) -> np.ndarray:
+    """Return the logarithm of the odds of each outcome.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def scores(measured: np.ndarray, fitted: dict[str, object]) -> np.ndarray:
     Returns
     -------
     ndarray, (12,)
-        For `SIDED` on the left, on the right, and for `MIDLINE`.
+        In the order of `OUTCOMES`.
     """
     centre, scale, weights, bias = (
         np.asarray(fitted[k], float) for k in ('centre', 'scale', 'weights', 'bias')
@@ -143,7 +143,7 @@ def scores(measured: np.ndarray, fitted: dict[str, object]) -> np.ndarray:
     )
 
 
-def find_occlusion(measured: np.ndarray) -> Occlusion:
+def find_occlusion(measured: np.ndarray) -> OcclusionFinding:
     """Tell the likeliest site and side.
 
     Parameters
@@ -153,13 +153,10 @@ def find_occlusion(measured: np.ndarray) -> Occlusion:
 
     Returns
     -------
-    Occlusion
+    OcclusionFinding
     """
-    odds = scores(measured, calibration()['occlusion'])
+    odds = log_odds(measured, calibration()['occlusion'])
     probability = np.exp(odds - odds.max())
     probability /= probability.sum()
-    outcomes = [(site, side) for side in ('left', 'right') for site in SIDED]
-    outcomes += [(site, 'n/a') for site in MIDLINE]
-    open_ = float(probability[outcomes.index(('none', 'n/a'))])
-    site, side = outcomes[int(probability.argmax())]
-    return Occlusion(site, side, float(probability.max()), 1 - open_)
+    site, side = OUTCOMES[int(probability.argmax())]
+    return OcclusionFinding(site, side, float(probability.max()), 1 - float(probability[OPEN]))

@@ -59,8 +59,8 @@ def inflow_prior(shape: tuple[int, int, int], affine: NDArray[np.floating]) -> N
         In [0, 1], exactly left-right symmetric: three blobs that do not meet above 0.5.
     """
     out = np.zeros(shape, np.float32)
-    for path in (*_pair(_CAROTID), _BASILAR):
-        _paint(out, affine, path, *_INFLOW_SHAPE)
+    for path in (*pair(_CAROTID), _BASILAR):
+        paint(out, affine, path, *_INFLOW_SHAPE)
     return out
 
 
@@ -85,22 +85,22 @@ def vein_prior(
     ndarray, float32, (X, Y, Z)
         In [0, 1], exactly left-right symmetric if the mask is.
     """
-    outer = [_SUPERIOR_SAGITTAL, *_pair(_TRANSVERSE_SIGMOID)]
+    outer = [_SUPERIOR_SAGITTAL, *pair(_TRANSVERSE_SIGMOID)]
     if brain_mask is not None:
         outer = _snap(outer, np.asarray(brain_mask) > 0, affine)
     out = np.zeros(shape, np.float32)
     for path in (*outer, _STRAIGHT):
-        _paint(out, affine, path, *_SINUS_SHAPE)
-    for path in _pair(_INTERNAL_CEREBRAL):
-        _paint(out, affine, path, *_DEEP_VEIN_SHAPE)
+        paint(out, affine, path, *_SINUS_SHAPE)
+    for path in pair(_INTERNAL_CEREBRAL):
+        paint(out, affine, path, *_DEEP_VEIN_SHAPE)
     return out
 
 
-def _pair(path: Points) -> tuple[Points, Points]:
+def pair(path: Points) -> tuple[Points, Points]:
     return path, [(-x, y, z) for x, y, z in path]
 
 
-def _paint(
+def paint(
     out: NDArray[np.float32],
     affine: NDArray[np.floating],
     path: Points,

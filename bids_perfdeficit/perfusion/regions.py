@@ -30,6 +30,12 @@ _DEEP = {
 _LEVEL, _GANGLIONIC, _ABOVE = 22.0, (12.0, -26.0), (4.0, -32.0)
 
 
+def _places(shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
+    """MNI mm of every voxel, (3, X, Y, Z)."""
+    index = np.indices(shape, dtype=np.float32).reshape(3, -1)
+    return np.asarray((affine[:3, :3] @ index + affine[:3, 3:]).reshape(3, *shape))
+
+
 def territories(shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
     """Draw the arterial territories in MNI space.
 
@@ -53,8 +59,7 @@ def territories(shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
     ndarray of uint8, (X, Y, Z)
         `TERRITORY_LABELS`, plus 10 on the right. No voxel is 0; mask it with the brain.
     """
-    index = np.indices(shape, dtype=np.float32).reshape(3, -1)
-    x, y, z = (affine[:3, :3] @ index + affine[:3, 3:]).reshape(3, *shape)
+    x, y, z = _places(shape, affine)
     lateral = np.abs(x)
     # The rim of the anterior territory along the hemispheric border: from 14 mm below the corpus
     # callosum to some 28 mm at the vertex, and narrower towards the back.
@@ -94,8 +99,7 @@ def aspects_regions(shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarr
     ndarray of uint8, (X, Y, Z)
         `ASPECTS_LABELS`, plus 20 on the right; 0 elsewhere. Mask it with the brain.
     """
-    index = np.indices(shape, dtype=np.float32).reshape(3, -1)
-    x, y, z = (affine[:3, :3] @ index + affine[:3, 3:]).reshape(3, *shape)
+    x, y, z = _places(shape, affine)
     lateral = np.abs(x)
     out = np.zeros(shape, dtype=np.uint8)
     middle = territories(shape, affine) % _RIGHT['territory'] == TERRITORY_LABELS['MCA']
@@ -115,6 +119,32 @@ def aspects_regions(shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarr
         out[away <= 1] = ASPECTS_LABELS[name]
     out[(out > 0) & (x > 0)] += _RIGHT['aspects']
     return out
+
+
+def both_sides(
+    shape: tuple[int, int, int], affine: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the left and the right of every territory, then of every ASPECTS region.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (X, Y, Z).
+    affine : ndarray, (4, 4)
+        Voxel to MNI mm, RAS.
+
+    Returns
+    -------
+    dict of str to (ndarray of bool, ndarray of bool), (X, Y, Z)
+    """
+    return {
+        name: (labels == k, labels == k + offset)
+        for labels, names, offset in (
+            (territories(shape, affine), TERRITORY_LABELS, _RIGHT['territory']),
+            (aspects_regions(shape, affine), ASPECTS_LABELS, _RIGHT['aspects']),
+        )
+        for name, k in names.items()
+    }
 
 
 def measure_regions(
@@ -150,19 +180,14 @@ def measure_regions(
         minus right perfusion: positive means that the left is later), and the hypoperfused volume
         in mL, ``hypoperfused_left`` and ``hypoperfused_right``.
     """
-    regions = territories(brain.shape, affine)
-    aspects = aspects_regions(brain.shape, affine)
-    right = regions > _RIGHT['territory']
-    places: list[tuple[str, np.ndarray, np.ndarray]] = [('hemisphere', ~right, right)]
-    for labels, names, offset in (
-        (regions, TERRITORY_LABELS, _RIGHT['territory']),
-        (aspects, ASPECTS_LABELS, _RIGHT['aspects']),
-    ):
-        places += [(name, labels == k, labels == k + offset) for name, k in names.items()]
+    places = both_sides(brain.shape, affine)
+    left, right = (
+        np.logical_or.reduce([places[name][side] for name in TERRITORY_LABELS]) for side in (0, 1)
+    )
     voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000 * scale
     late = hypoperfused > threshold
     rows = []
-    for name, *halves in places:
+    for name, halves in {'hemisphere': (left, right), **places}.items():
         row: dict[str, object] = {'region': name}
         for side, half in zip(('left', 'right'), halves, strict=True):
             inside = brain & half

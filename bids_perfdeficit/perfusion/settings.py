@@ -16,8 +16,8 @@ class PerfusionSettings:
         Whether fronts run faster along a vessel than across it.
     recipe : {'default', 'published'}
         `published`: the arrival of VTrails (Moriconi et al., TMI 2018), as in Tangwiriyasakul et
-        al. 2026. `default`: that arrival without veins, joined with what the tissue's own
-        enhancement lacks, by weights that were fitted on digital patients.
+        al. 2026. `default`: that arrival without veins, joined with the tissue's own
+        enhancement and other signs by a network that was fitted on digital patients.
     window : tuple of float
         Range of the subtraction CTA - NCCT in HU.
     exponent : float

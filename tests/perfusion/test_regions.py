@@ -13,7 +13,7 @@ from bids_perfdeficit.perfusion import (
     measure_regions,
     territories,
 )
-from bids_perfdeficit.perfusion.occlusion import MIDLINE, SIDED, scores
+from bids_perfdeficit.perfusion.occlusion import MIDLINE, OUTCOMES, SIDED, log_odds
 from bids_perfdeficit.perfusion.regions import ASPECTS_LABELS, TERRITORY_LABELS
 
 SHAPE = (99, 117, 95)
@@ -81,8 +81,9 @@ def patient(side: int, *, filled: bool = True) -> np.ndarray:
 def test_left_and_right_are_judged_alike():
     left, right = patient(-1), patient(1)
     np.testing.assert_allclose(left, right[::-1], atol=1e-6)
-    one, other = (scores(k, calibration()['occlusion']) for k in (left, right))
+    one, other = (log_odds(k, calibration()['occlusion']) for k in (left, right))
     sided = len(SIDED)
+    assert len(one) == len(OUTCOMES)
     np.testing.assert_allclose(one[:sided], other[sided : 2 * sided], atol=1e-5)
     np.testing.assert_allclose(one[-len(MIDLINE) :], other[-len(MIDLINE) :], atol=1e-5)
 
@@ -92,11 +93,11 @@ def test_a_late_territory_with_an_empty_trunk_is_an_occlusion_of_its_side(side, 
     found = find_occlusion(patient(side, filled=False))
     assert found.side == name
     assert found.site in ('ICA', 'M1', 'M2')
-    assert found.any > 0.9
+    assert found.occluded > 0.9
     assert 1 / 12 < found.confidence <= 1
 
 
 def test_open_arteries_are_told_as_such():
     found = find_occlusion(patient(0))
     assert (found.site, found.side) == ('none', 'n/a')
-    assert found.any < find_occlusion(patient(1)).any
+    assert found.occluded < find_occlusion(patient(1)).occluded
