@@ -30,7 +30,8 @@ def wanted(setup, *changed):
 @pytest.mark.parametrize(
     ('changed', 'parameters'),
     [
-        ('README.md', set()),
+        ('README.md', {'docs'}),
+        ('LICENSE', set()),
         ('docs/usage.rst', {'docs'}),
         ('tests/cli/test_run.py', {'code'}),
         ('bids_perfdeficit/perfusion/maps.py', {'code', 'docs'}),

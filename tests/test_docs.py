@@ -1,0 +1,201 @@
+"""The documentation names what there is: its links lead somewhere, its commands are understood."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shlex
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import filelock
+import pytest
+
+from bids_perfdeficit.bids.outputs import read_spec
+from bids_perfdeficit.cli import phantom
+from bids_perfdeficit.cli.parser import build_parser, parse_settings
+from bids_perfdeficit.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / 'docs'
+TEXTS = {path.name: path.read_text() for path in (ROOT / 'README.md', *sorted(DOCS.glob('*.rst')))}
+
+#: Options in the text that belong to other programs.
+FOREIGN = {'--build-arg', '--containall', '--gpus', '--nv', '--tmpfs'}
+
+
+def commands() -> list[tuple[str, str]]:
+    """Return (file, command) for all that readers are told to type."""
+    found = []
+    for name, text in TEXTS.items():
+        whole = re.sub(r'\\\n\s*', '', text)
+        lines = re.findall(
+            r'^ *(?:\$ )?((?:bids_perfdeficit|docker run|apptainer run).*)', whole, re.M
+        )
+        inline = re.findall(
+            r'``(bids_perfdeficit (?:[^`]* )?(?:participant|group)\b[^`]*)``', whole
+        )
+        found += [
+            (name, line) for line in lines + inline if re.search(r' (participant|group)\b', line)
+        ]
+    return found
+
+
+def arguments(command: str) -> list[str]:
+    """Return what the app is given, also within a container."""
+    words = shlex.split(command, comments=True)
+    (start,) = (i for i, w in enumerate(words) if re.fullmatch(r'bids_perfdeficit(\.sif)?', w))
+    return [word.removeprefix('/') for word in words[start + 1 :]]
+
+
+def test_there_are_commands():
+    assert len(commands()) > 10
+
+
+@pytest.mark.parametrize(('name', 'command'), commands())
+def test_a_command_is_understood(name, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('TEMPLATEFLOW_HOME', str(tmp_path / 'templates'))
+    words = arguments(command)
+    Path(words[0]).mkdir(parents=True)  # what a reader has
+    for option, value in itertools.pairwise(words):
+        if option in ('--scores', '--bids-filter-file'):
+            Path(value).write_text('{}')
+        elif option in ('--apply', '-d'):
+            Path(value).mkdir(parents=True, exist_ok=True)
+        elif option == '--output-spaces':
+            (tmp_path / 'templates' / f'tpl-{value}').mkdir(parents=True)
+    settings = parse_settings(words)
+    assert settings.inputs.analysis_level == words[2]
+
+
+def test_options_in_the_text_exist():
+    known = {
+        name
+        for parser in (build_parser(), phantom.build_parser())
+        for action in parser._actions
+        for name in action.option_strings
+    }
+    told = {
+        (name, option)
+        for name, text in TEXTS.items()
+        if name.endswith('.rst')
+        for literal in re.findall(r'``([^`]+)``', text)
+        if not literal.startswith('benchmarks')
+        for option in re.findall(r'(?<![\w-])--[a-z][a-z-]*', literal)
+    }
+    assert {(n, o) for n, o in told if o not in known | FOREIGN} == set()
+
+
+def test_settings_files_in_the_text_are_read():
+    blocks = re.findall(r'code-block:: toml\n\n((?:   .*\n|\n)+)', TEXTS['settings.rst'])
+    assert blocks
+    for block in blocks:
+        Settings.from_toml(re.sub('^   ', '', block, flags=re.M))
+
+
+def test_targets_and_files_in_the_text_exist():
+    targets = set(re.findall(r'^([a-z-]+):', (ROOT / 'Makefile').read_text(), re.M))
+    for name, text in TEXTS.items():
+        told = re.findall(r'(?:``|^ *(?:\$ )?)make ([a-z-]+)', text, re.M)
+        assert set(told) <= targets, name
+        paths = re.findall(r'\b((?:benchmarks|scripts|examples|containers)/[\w./-]+\w)', text)
+        assert [p for p in paths if not (ROOT / p).exists()] == [], name
+
+
+def test_links_of_the_readme_lead_to_files():
+    links = re.findall(r'\]\(([^)]+)\)', TEXTS['README.md'])
+    inside = [link for link in links if not link.startswith('https://')]
+    assert inside
+    assert [link for link in inside if not (ROOT / link.partition('#')[0]).exists()] == []
+
+
+@pytest.mark.parametrize('key', read_spec()['outputs'])
+def test_an_output_is_documented(key):
+    name = read_spec()['outputs'][key]['path'].rpartition('/')[2]
+    native, template = TEXTS['outputs.rst'].split('In the template')
+    where = template if 'space-{space}_res-2_' in name else native + template
+    name = re.sub(r'^(\{prefix\}_|tpl-\{space\}_)?(space-\{space\}_res-2_)?', '', name)
+    for field, sign in (
+        ('{prefix}', 'sub-<label>[_ses-<label>]'), ('{space}', '<space>'), ('{res}', '<mm>'),
+        ('{model}', '<m>'), ('{contrast}', '<item>'), ('{stat}', '<stat>'),
+        ('{figure}', '<figure>'),
+    ):  # fmt: skip
+        name = name.replace(field, sign)
+    assert re.search(rf'``(phenotype/)?{re.escape(name)}``', where)
+
+
+class Page(HTMLParser):
+    """What a page of the built documentation refers to."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.anchors: set[str] = set()
+        self.links: list[str] = []
+        self.needs: list[str] = []
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attrs):
+        own = dict(attrs)
+        self.anchors |= {own[k] for k in ('id', 'name') if own.get(k)}
+        if tag == 'a' and own.get('href'):
+            self.links.append(own['href'])
+        elif tag == 'link' and own.get('rel') in (
+            'stylesheet',
+            'preload',
+            'icon',
+            'shortcut icon',
+        ):
+            self.needs.append(own['href'])
+        elif tag in ('script', 'img', 'iframe', 'source', 'video') and own.get('src'):
+            self.needs.append(own['src'])
+
+
+@pytest.fixture(scope='module')
+def pages(session_folder) -> dict[Path, Page]:
+    pytest.importorskip('sphinx', reason='Sphinx is not installed')
+    folder = session_folder / 'docs'
+    with filelock.FileLock(f'{folder}.lock'):
+        if not folder.is_dir():
+            where = ['-d', folder.with_name('docs-trees'), DOCS, folder]
+            done = subprocess.run(
+                [sys.executable, '-m', 'sphinx', '-W', '-q', '-b', 'html', *where],
+                capture_output=True, text=True, check=False, timeout=600,
+                env={**os.environ, 'PYTHONPATH': str(ROOT)},
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+    return {path: Page(path) for path in folder.glob('*.html')}
+
+
+def test_no_link_of_the_documentation_is_broken(pages):
+    broken = []
+    for path, page in pages.items():
+        for link in page.links + page.needs:
+            parts = urlsplit(link)
+            if parts.scheme or link == '#':
+                continue
+            target = path.parent / unquote(parts.path) if parts.path else path
+            anchors = pages[target].anchors if target in pages else set()
+            if not target.is_file() or (parts.fragment and parts.fragment not in anchors):
+                broken.append((path.name, link))
+    assert broken == []
+
+
+def test_the_documentation_needs_no_network(pages):
+    needed = {(path.name, n) for path, page in pages.items() for n in page.needs}
+    assert {n for n in needed if re.match('https?:|//', n[1])} == set()
+    folder = next(iter(pages)).parent
+    styles = [p.read_text() for p in folder.glob('_static/**/*.css')]
+    assert not any(re.search(r'(?:@import|url\()\s*["\']?(?:https?:)?//', s) for s in styles)
+
+
+def test_every_page_is_reached_from_the_first(pages):
+    index = next(page for path, page in pages.items() if path.name == 'index.html')
+    reached = {urlsplit(link).path for link in index.links}
+    assert {f'{Path(name).stem}.html' for name in TEXTS if name.endswith('.rst')} - {
+        'index.html'
+    } <= reached
