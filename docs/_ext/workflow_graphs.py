@@ -151,7 +151,7 @@ def _draw(graph: nx.DiGraph) -> str:
                       color='#333333', zorder=3)  # fmt: skip
         out = io.StringIO()
         figure.savefig(out, format='svg', metadata={'Date': None}, facecolor='white')
-    return out.getvalue().partition('<svg')[1] + out.getvalue().partition('<svg')[2]
+    return '<svg style="max-width:100%;height:auto"' + out.getvalue().partition('<svg')[2]
 
 
 def _arrow(axes, points: list[tuple[float, float]], start: str, end: str) -> None:
