@@ -17,11 +17,11 @@ import matplotlib as mpl
 import networkx as nx
 import numpy as np
 from docutils import nodes
-from docutils.parsers.rst import Directive
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Curve
 from scipy.optimize import isotonic_regression
+from sphinx.util.docutils import SphinxDirective
 
 #: Inches of a box, and from one to the next.
 _BOX = (1.5, 0.42)
@@ -35,12 +35,13 @@ _FILLS = {
 }
 
 
-class WorkflowGraph(Directive):
+class WorkflowGraph(SphinxDirective):
     """Put the drawing of a workflow into the page."""
 
     required_arguments = 1
 
     def run(self):
+        self.env.note_reread()  # the code may have changed where the page has not
         name = self.arguments[0]
         graph = _graph(_WORKFLOWS[name]())
         said = '; '.join(f'{a} to {b}' for a, b in graph.edges)
