@@ -141,9 +141,7 @@ class Logbook:
             workflow.base_dir = str((work_dir or Path(temporary)).absolute())
             Path(workflow.base_dir).mkdir(parents=True, exist_ok=True)
             if self.settings.outputs.write_graph:
-                workflow.write_graph(
-                    dotfilename=str(self.folder / 'graph.dot'), graph2use='colored', format='svg'
-                )
+                self._write_graph(workflow)
             try:
                 workflow.run(plugin=plugin)
             except RuntimeError as error:
@@ -154,6 +152,15 @@ class Logbook:
                     shutil.rmtree(Path(workflow.base_dir) / workflow.name, ignore_errors=True)
         write_text(workflow.visit_desc(), self.folder / 'methods.md')
         return progress.seconds
+
+    def _write_graph(self, workflow: Any) -> None:
+        path = self.folder / 'graph.dot'
+        try:
+            workflow.write_graph(dotfilename=str(path), graph2use='colored', format='svg')
+        except OSError:
+            if shutil.which('dot') is not None:
+                raise
+            LOGGER.warning('--write-graph: no Graphviz (dot) is here to draw %s', path)
 
 
 def _load_plugin(path: Path, progress: Progress) -> Any:

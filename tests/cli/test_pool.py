@@ -154,6 +154,26 @@ def test_the_working_folder_is_emptied_after_a_good_run_only(good, tmp_path):
     assert bool(read_crashes(book.folder)) is not good
 
 
+def test_a_graph_that_cannot_be_drawn_stops_nothing(tmp_path, monkeypatch):
+    """Graphviz is not in the image, and seldom on clusters."""
+    monkeypatch.setenv('PATH', str(tmp_path))
+    settings = Settings()
+    settings = replace(
+        settings,
+        inputs=replace(settings.inputs, output_dir=tmp_path / 'out'),
+        outputs=replace(settings.outputs, write_graph=True),
+    )
+    book = Logbook(settings)
+    book.start()
+    configure_nipype(settings, book.folder)
+    workflow = LiterateWorkflow(name='run')
+    workflow.add_nodes([step(sleep, 'only', x='here')])
+    book.run(workflow, nprocs=1)
+    assert not read_crashes(book.folder)
+    assert (book.folder / 'graph.dot').is_file()
+    assert 'Graphviz' in (book.folder / 'run.log').read_text()
+
+
 def test_a_failure_that_cannot_be_kept_is_no_killed_worker(workflow, tmp_path, monkeypatch):
     """On a full disk not even the error of a step can be written; the cause must be told."""
     from bids_perfdeficit.cli import pool
