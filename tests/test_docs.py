@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -127,6 +128,14 @@ def test_an_output_is_documented(key):
     ):  # fmt: skip
         name = name.replace(field, sign)
     assert re.search(rf'``(phenotype/)?{re.escape(name)}``', where)
+
+
+@pytest.mark.parametrize('room', ['ct', 'perfusion', 'deficit', 'phantom'])
+def test_what_a_domain_room_offers_is_documented(room):
+    text = TEXTS['api.rst'] + TEXTS['settings.rst']
+    told = re.findall(rf'::\s+bids_perfdeficit\.{room}\.(\w+)$', text, re.M)
+    offered = import_module(f'bids_perfdeficit.{room}').__all__
+    assert set(offered) - set(told) <= {'MODELS'}
 
 
 class Page(HTMLParser):
