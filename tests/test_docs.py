@@ -74,6 +74,13 @@ def test_a_command_is_understood(name, command, tmp_path, monkeypatch):
     assert settings.inputs.analysis_level == words[2]
 
 
+def test_commands_of_the_phantom_are_understood():
+    told = re.findall(r'bids_perfdeficit-phantom .+', '\n'.join(TEXTS.values()))
+    assert told
+    for line in told:
+        phantom.build_parser().parse_args(shlex.split(line)[1:])
+
+
 def test_options_in_the_text_exist():
     known = {
         name
