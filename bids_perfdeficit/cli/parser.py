@@ -104,7 +104,8 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument(
         '--skip-bids-validation',
         action='store_true',
-        help='do not check dataset_description.json and participants.tsv',
+        help='accepted, as other BIDS Apps take it, and without effect: what the run needs is '
+        'always checked, and nothing else is',
     )
     data.add_argument(
         '-d',

@@ -38,6 +38,8 @@ class Prepared:
     features : tuple of (N, V coarse) float32 arrays
         Channels: the denoised map, and its positive asymmetry.
     generative : PerfusionModel
+    missing : (N, V coarse) bool array, optional
+        Where `measured` was completed; None when everything was scanned.
     """
 
     grid: Grid
@@ -45,11 +47,19 @@ class Prepared:
     measured: NDArray[np.float32]
     features: tuple[NDArray[np.float32], ...]
     generative: PerfusionModel
+    missing: NDArray[np.bool_] | None = None
 
     @property
     def n_participants(self) -> int:
         """Number of participants."""
         return len(self.measured)
+
+    def scanned(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Return the maps of some participants as they were scanned: NaN where they were not."""
+        found = self.measured[rows]
+        if self.missing is not None:
+            found[self.missing[rows]] = np.nan
+        return found
 
 
 def prepare(maps: NDArray[np.float32], grid: Grid, settings: DeficitSettings) -> Prepared:
@@ -78,13 +88,7 @@ def prepare(maps: NDArray[np.float32], grid: Grid, settings: DeficitSettings) ->
             fix=f'give at least {_FEWEST}; a substrate of one item needs a hundred or more',
         )
     coarse, weights = grid.coarsen(settings.coarse_spacing)
-    measured = coarse_maps(maps, weights)
-    generative = fit_perfusion_model(measured, settings.rank, seed=settings.seed)
-    denoised = generative.denoise(measured)
-    missing = ~np.isfinite(measured)
-    if missing.any():
-        measured = np.where(missing, denoised, measured)
-    return Prepared(grid, coarse, measured, channels(denoised, coarse), generative)
+    return _complete(grid, coarse, coarse_maps(maps, weights), settings)
 
 
 def subset(prepared: Prepared, rows: NDArray[np.intp], settings: DeficitSettings) -> Prepared:
@@ -97,17 +101,25 @@ def subset(prepared: Prepared, rows: NDArray[np.intp], settings: DeficitSettings
         Indices of the participants to keep.
     settings : DeficitSettings
     """
-    measured = prepared.measured[rows]
-    if len(measured) < _FEWEST:
+    if len(rows) < _FEWEST:
         raise InputError(
-            f'{len(measured)} participants remain for a fit',
+            f'{len(rows)} participants remain for a fit',
             fix=f'use fewer folds, or give more than {_FEWEST} participants',
         )
-    generative = fit_perfusion_model(measured, settings.rank, seed=settings.seed)
-    denoised = generative.denoise(measured)
-    return Prepared(
-        prepared.grid, prepared.coarse, measured, channels(denoised, prepared.coarse), generative
-    )
+    return _complete(prepared.grid, prepared.coarse, prepared.scanned(rows), settings)
+
+
+def _complete(
+    grid: Grid, coarse: Grid, scanned: NDArray[np.float32], settings: DeficitSettings
+) -> Prepared:
+    """Learn the generative model of maps (NaN where not scanned), and complete them by it."""
+    generative = fit_perfusion_model(scanned, settings.rank, seed=settings.seed)
+    denoised = generative.denoise(scanned)
+    missing = ~np.isfinite(scanned)
+    if not missing.any():
+        return Prepared(grid, coarse, scanned, channels(denoised, coarse), generative)
+    measured = np.where(missing, denoised, scanned)
+    return Prepared(grid, coarse, measured, channels(denoised, coarse), generative, missing)
 
 
 def coarse_maps(maps: NDArray[np.float32], weights: sparse.csr_matrix) -> NDArray[np.float32]:

@@ -197,6 +197,7 @@ def fit_fold(
     assignment = assign_folds(scores, folds, seed=settings.seed)
     train, test = np.flatnonzero(assignment != fold), np.flatnonzero(assignment == fold)
     part = subset(prepared, train, settings)
+    scanned = prepared.scanned(test)
     shape = (len(test), len(items), max(item.levels for item in items))
     probabilities = np.full(shape, np.nan)
     usable, reasons = usable_items(scores[train], items, settings)
@@ -205,7 +206,7 @@ def fit_fold(
         found = fitter(model)(
             part, scores[train], covariates[train], items, _without_test(settings), maps=False
         )
-        features = channels(part.generative.denoise(prepared.measured[test]), prepared.coarse)
+        features = channels(part.generative.denoise(scanned), prepared.coarse)
         readout = found['readout']
         probabilities = readout.probabilities(readout.eta(features, covariates[test]))
         reasons = {**reasons, **found['skipped']}
@@ -213,7 +214,7 @@ def fit_fold(
             if item.name in reasons:
                 probabilities[:, k] = np.nan
     baselines = _fit_baselines(
-        part.measured, prepared.measured[test], scores[train], covariates[train],
+        part.measured, part.generative.complete(scanned), scores[train], covariates[train],
         covariates[test], items, usable, settings,
     )  # fmt: skip
     return FoldPrediction(fold, test, probabilities, baselines, reasons)

@@ -1,7 +1,7 @@
 """Voxel-based lesion-symptom mapping: one regression per voxel, max-T family-wise error.
 
 Permuted ordinary least squares of nilearn (Freedman & Lane, J Bus Econ Stat 1983; Winkler et al.,
-NeuroImage 2014) on the fine grid, one-sided: worse perfusion, worse score. Must not know other
+NeuroImage 2014) on the coarse grid, one-sided: worse perfusion, worse score. Must not know other
 models.
 """
 

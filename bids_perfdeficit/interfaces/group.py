@@ -334,6 +334,8 @@ class FitModel(SimpleInterface):
 
     input_spec = _FitInput
     output_spec = _ManifestOutput
+    #: Nipype keeps the folder of an unfinished node then, and with it the checkpoint of `vae`.
+    _can_resume = True
 
     def _run_interface(self, runtime):
         torch.set_num_threads(self.inputs.num_threads)

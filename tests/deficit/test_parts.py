@@ -19,7 +19,12 @@ from bids_perfdeficit.deficit.ordinal import (
     starting_cuts,
 )
 from bids_perfdeficit.deficit.perfusion_model import fit_perfusion_model
-from bids_perfdeficit.deficit.preparation import coarse_maps, positive_asymmetry
+from bids_perfdeficit.deficit.preparation import (
+    coarse_maps,
+    positive_asymmetry,
+    prepare,
+    subset,
+)
 from bids_perfdeficit.deficit.rules import dice_cut, exceedance
 from bids_perfdeficit.deficit.spatial import _log_bayes_factors, _truncated
 from bids_perfdeficit.deficit.vae import divergence
@@ -259,3 +264,16 @@ def test_divergence_of_the_prior_is_zero_and_else_positive():
     assert divergence(zero, zero).sum() == 0
     assert (divergence(zero + 1, zero) == 0.5).all()
     assert (divergence(zero, zero - 1) > 0).all()
+
+
+def test_part_of_a_cohort_is_completed_by_no_one_outside_it(cohort, fast):
+    maps = cohort.maps.copy()
+    maps[:60, : maps.shape[1] // 3] = np.nan
+    rows = np.arange(0, len(maps), 2)
+    others = maps.copy()
+    others[1::2] = 1 - others[1::2]  # whoever is left out looks like nobody else
+    for whole in (maps, others):
+        part = subset(prepare(whole, cohort.grid, fast), rows, fast)
+        alone = prepare(maps[rows], cohort.grid, fast)
+        np.testing.assert_allclose(part.measured, alone.measured, atol=1e-5)
+        np.testing.assert_array_equal(part.missing, alone.missing)
