@@ -99,6 +99,9 @@ class MeasureResults(SimpleInterface):
             ('occlusion_side', finding.side),
             ('occlusion_confidence', finding.confidence),
             ('occlusion_any', finding.occluded),
+            ('occlusion_next_site', finding.next_site),
+            ('occlusion_next_side', finding.next_side),
+            ('occlusion_next_confidence', finding.next_confidence),
         ):
             told = None if inflow.get('Unusual') else value
             regions[column] = pd.Series([told], dtype=object).reindex(regions.index)

@@ -59,12 +59,17 @@ class OcclusionFinding:
         Probability of that site and side.
     occluded : float
         Probability of an occlusion, whichever.
+    next_site, next_side, next_confidence
+        What comes second, likewise.
     """
 
     site: str
     side: str
     confidence: float
     occluded: float
+    next_site: str
+    next_side: str
+    next_confidence: float
 
 
 def evidence(
@@ -158,5 +163,11 @@ def find_occlusion(measured: np.ndarray) -> OcclusionFinding:
     odds = log_odds(measured, calibration()['occlusion'])
     probability = np.exp(odds - odds.max())
     probability /= probability.sum()
-    site, side = OUTCOMES[int(probability.argmax())]
-    return OcclusionFinding(site, side, float(probability.max()), 1 - float(probability[OPEN]))
+    first, second = (int(n) for n in np.argsort(-probability)[:2])
+    return OcclusionFinding(
+        *OUTCOMES[first],
+        float(probability[first]),
+        1 - float(probability[OPEN]),
+        *OUTCOMES[second],
+        float(probability[second]),
+    )

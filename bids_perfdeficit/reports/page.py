@@ -14,12 +14,25 @@ import pandas as pd
 
 from bids_perfdeficit.bids import ScanPair, output_path
 from bids_perfdeficit.reports.participant import build_participant_report
-from bids_perfdeficit.reports.words import number
+from bids_perfdeficit.reports.words import TERRITORIES, number
 
-#: Regions that are arterial territories.
-_TERRITORIES = ('ACA', 'MCA', 'PCA', 'VB')
-#: Columns of the regional table that a reader of the page has no use for.
-_UNSHOWN = ('voxels_', 'occlusion_')
+#: mL by which one side must be hypoperfused more than the other to be called later. In digital
+#: patients the site with the least, P2, has a median of 12 mL (`benchmarks/RESULTS.md`).
+LEAST_ML = 5.0
+#: Beyond these no probability is told: on digital patients the method is too sure of itself.
+_SURE = 0.95
+#: What each site is most often told for, whatever the probability (`benchmarks/RESULTS.md`).
+_CONFUSED: Mapping[str, str] = {'ICA': 'M1', 'M1': 'ICA', 'PCA': 'BA'}
+#: Columns of the regional table that are shown: heading, and digits after the point.
+_COLUMNS: Mapping[str, tuple[str, int]] = {
+    'arrival_left': ('Arrival, left', 0),
+    'arrival_right': ('Arrival, right', 0),
+    'perfusion_left': ('Perfusion, left', 2),
+    'perfusion_right': ('Perfusion, right', 2),
+    'asymmetry': ('Asymmetry, left − right', 2),
+    'hypoperfused_left': ('Hypoperfused left, mL', 1),
+    'hypoperfused_right': ('Hypoperfused right, mL', 1),
+}
 #: Outputs whose sidecars carry notes for the reader, in the order in which they are made.
 _NOTED = ('preproc_ct', 'brain_mask', 'preproc_cta', 'template_xfm', 'perfusion')
 
@@ -84,7 +97,7 @@ def build_page(
         summary=summary,
         found=tell_findings(regions.to_dict('records')),
         qc=qc,
-        regions=regions[[c for c in regions if not str(c).startswith(_UNSHOWN)]],
+        regions=tell_regions(regions),
         methods=methods,
         notes=list(dict.fromkeys(notes)),
         errors=errors,
@@ -109,29 +122,100 @@ def tell_findings(regions: Sequence[Mapping[str, Any]]) -> dict[str, object]:
     """
     by_region = {str(row['region']): row for row in regions}
     whole = by_region.get('hemisphere', {})
-    differences = {
-        name: found
-        for name in _TERRITORIES
-        if (found := number(by_region.get(name, {}).get('asymmetry'))) is not None
-    }
     found: dict[str, object] = {}
-    site, confidence = whole.get('occlusion_site'), number(whole.get('occlusion_confidence'))
-    if site and confidence is not None:
-        side = whole.get('occlusion_side')
-        where = f'{side} {site}' if side in ('left', 'right') else str(site)
-        found['Most likely occlusion'] = f'{where} ({confidence:.0%})'
-        if (some := number(whole.get('occlusion_any'))) is not None:
-            found['Of any occlusion'] = f'{some:.0%}'
-    for side in ('left', 'right'):
-        if (volume := number(whole.get(f'hypoperfused_{side}'))) is not None:
+    if (any_at_all := number(whole.get('occlusion_any'))) is not None:
+        found['Likely occlusion'] = _tell_site(whole)
+        found['Probability of any occlusion'] = _chance(any_at_all)
+    volumes = {side: number(whole.get(f'hypoperfused_{side}')) for side in ('left', 'right')}
+    for side, volume in volumes.items():
+        if volume is not None:
             found[f'Hypoperfused {side}, mL'] = round(volume)
-    if differences:
-        region = max(differences, key=lambda name: abs(differences[name]))
-        found['Later side, most in'] = (
-            f'{"left" if differences[region] > 0 else "right"}, {region} territory'
-        )
-        found['Later by, on a scale of 0 to 1'] = abs(differences[region])
+    left, right = volumes.values()
+    if left is not None and right is not None:
+        found['Later side'] = _tell_side(left, right, by_region)
     return found
+
+
+def _tell_site(whole: Mapping[str, Any]) -> str:
+    """Tell the likeliest site, and the next where it is likely or known to be mistaken for it."""
+    site = str(whole.get('occlusion_site'))
+    first = _place(site, whole.get('occlusion_side'))
+    told = f'{first} ({_chance(number(whole.get("occlusion_confidence")) or 0.0)})'
+    chance = number(whole.get('occlusion_next_confidence')) or 0.0
+    if chance > 1 - _SURE:
+        other = _place(str(whole['occlusion_next_site']), whole.get('occlusion_next_side'))
+        return f'{told}, or {other} ({_chance(chance)})'
+    if site in _CONFUSED:
+        return f'{told}, or {_place(_CONFUSED[site], whole.get("occlusion_side"))}'
+    return told
+
+
+def _place(site: str, side: object) -> str:
+    sided = side in ('left', 'right') and site not in ('BA', 'none')
+    return f'{side} {site}' if sided else site
+
+
+def _chance(probability: float) -> str:
+    """Return a probability in steps of 5 %, and none that claims to be sure."""
+    if probability > _SURE:
+        return f'> {_SURE:.0%}'.replace('%', ' %')
+    if probability < 1 - _SURE:
+        return f'< {1 - _SURE:.0%}'.replace('%', ' %')
+    return f'{5 * round(20 * probability)} %'
+
+
+def _tell_side(left: float, right: float, by_region: Mapping[str, Mapping[str, Any]]) -> str:
+    """Tell which side is later, by the mL that are hypoperfused, and where most of it is."""
+    if max(left, right) < LEAST_ML:
+        return f'neither (under {LEAST_ML:.0f} mL hypoperfused)'
+    if abs(left - right) < LEAST_ML:
+        return 'both alike'
+    side = 'left' if left > right else 'right'
+    most = {
+        name: volume
+        for name in TERRITORIES
+        if (volume := number(by_region.get(name, {}).get(f'hypoperfused_{side}')))
+    }
+    if not most:
+        return side
+    return f'{side}, most in the {TERRITORIES[max(most, key=lambda name: most[name])]} territory'
+
+
+def tell_regions(regions: pd.DataFrame) -> pd.DataFrame:
+    """Put ``desc-regions_metrics.tsv`` into words and as many digits as mean something.
+
+    Parameters
+    ----------
+    regions : DataFrame
+        May lack columns.
+
+    Returns
+    -------
+    DataFrame
+        Text, under the headings of the page.
+    """
+    if regions.empty:
+        return regions
+    shown = {
+        heading: [_fixed(value, digits) for value in regions[column]]
+        for column, (heading, digits) in _COLUMNS.items()
+        if column in regions
+    }
+    return pd.DataFrame({'Region': [_region(str(r)) for r in regions['region']], **shown})
+
+
+def _region(name: str) -> str:
+    if name in TERRITORIES:
+        return f'{TERRITORIES[name]} territory'
+    return 'Hemisphere' if name == 'hemisphere' else f'ASPECTS {name}'
+
+
+def _fixed(value: object, digits: int) -> str:
+    found = number(value)
+    if found is None:
+        return 'n/a'
+    text = f'{found:.{digits}f}'
+    return (text if float(text) else f'{0:.{digits}f}').replace('-', '−')
 
 
 def _read_json(path: Path) -> dict[str, Any]:

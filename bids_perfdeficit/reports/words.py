@@ -9,6 +9,7 @@ import base64
 import functools
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,14 @@ from bids_perfdeficit.data import load
 
 #: Templates, scripts and limits.
 DATA = Path(__file__).resolve().parents[1] / 'data' / 'reports'
+
+#: Arterial territories, in words.
+TERRITORIES: Mapping[str, str] = {
+    'ACA': 'ACA',
+    'MCA': 'MCA',
+    'PCA': 'PCA',
+    'VB': 'vertebrobasilar',
+}
 
 _MEDIA = {'.svg': 'image/svg+xml', '.tsv': 'text/tab-separated-values', '.json': 'text/plain'}
 
@@ -82,8 +91,12 @@ def tell(value: object) -> str:
         return ', '.join(tell(item) for item in value) or 'none'
     found = number(value)
     if found is not None:
-        plain = abs(found) >= 100 or found == round(found)  # no 1.43e+03 mL
-        return (f'{found:.0f}' if plain else f'{found:.3g}').replace('-', '−')
+        if 0 < found < 0.0005:
+            return '< 0.001'
+        size = abs(found)
+        plain = size >= 100 or found == round(found)  # no 1.43e+03 mL
+        text = f'{found:.{0 if plain else 1 if size >= 1 else 3}f}'
+        return (text if float(text) else '0').replace('-', '−')
     missing = value is None or (isinstance(value, float) and not math.isfinite(value))
     return 'n/a' if missing else str(value)
 

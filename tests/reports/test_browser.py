@@ -21,6 +21,7 @@ from bids_perfdeficit.reports import (
 )
 from bids_perfdeficit.reports.cohort import build_index
 from bids_perfdeficit.reports.group import build_group_page
+from tests.reports.test_participant import WHOLE
 
 playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
 
@@ -146,11 +147,13 @@ def cohort_page(out_dir: Path, count: int) -> Path:
             told[name] = {'status': 'failed', 'reasons': [f'/d/{name}_ct.nii.gz is <damaged>']}
             continue
         (out_dir / f'{name}.html').write_text('')
-        metrics = {'brain_volume': 1300.0 + number % 50, 'coverage_missing': 'none'}
+        metrics = {'brain_volume': 1300.0 + number % 50, 'coverage_missing': 'none',
+                   'brain_mean': 46.7, 'template_dice': 0.98, 'subtraction_noise': 9.2,
+                   'vessel_contrast': 229.1, 'inflow_voxels': 133}  # fmt: skip
         metrics['skull_dice'] = 0.3 if number % 7 == 0 else 0.9
         folder = out_dir / name / 'ct'
         write_tsv(pd.DataFrame([metrics]), folder / f'{name}_desc-qc_metrics.tsv')
-        regions = pd.DataFrame({'region': ['MCA'], 'asymmetry': [0.2 - number % 3 / 5]})
+        regions = pd.DataFrame([WHOLE | {'occlusion_confidence': number % 40 / 40}])
         write_tsv(regions, folder / f'{name}_desc-regions_metrics.tsv')
     log = out_dir / 'logs' / '20260101-000000_x'
     log.mkdir(parents=True)
@@ -209,6 +212,13 @@ def test_a_page_is_quiet_whole_and_stays_in_its_folder(visit, pages, kind):
 def test_a_page_has_what_screen_readers_need_and_fits_the_screen(visit, pages, kind, width):
     seen = visit(pages[kind], width=width)
     assert seen.tab.evaluate(STRUCTURE) == GOOD
+
+
+@pytest.mark.parametrize('width', [1440, 1280])
+def test_no_column_of_the_table_of_all_participants_is_cut_off(visit, pages, width):
+    seen = visit(pages['cohort'], width=width)
+    assert seen.tab.locator('#people thead th').count() == 16
+    assert seen.tab.locator('.tall').evaluate('box => box.scrollWidth - box.clientWidth') == 0
 
 
 @pytest.mark.parametrize('kind', ['participant', 'group', 'cohort'])

@@ -27,6 +27,15 @@ SECTIONS = (
 )
 
 
+#: A first row of a regional table.
+WHOLE = {
+    'region': 'hemisphere', 'hypoperfused_left': 1.6, 'hypoperfused_right': 120.2,
+    'occlusion_site': 'M2', 'occlusion_side': 'right', 'occlusion_confidence': 0.71,
+    'occlusion_any': 0.94, 'occlusion_next_site': 'PCA', 'occlusion_next_side': 'left',
+    'occlusion_next_confidence': 0.19,
+}  # fmt: skip
+
+
 class Page(HTMLParser):
     """What a browser would load, the headings, the ids and the text of a page."""
 
@@ -200,20 +209,93 @@ def test_a_metric_is_set_beside_its_limits(out_dir, metrics, verdict):
 def test_what_was_found_is_told_as_far_as_the_table_tells_it():
     from bids_perfdeficit.reports.page import tell_findings
 
-    territories = [{'region': 'MCA', 'asymmetry': -0.3}, {'region': 'M1', 'asymmetry': 0.9}]
+    territories = [
+        {'region': 'ACA', 'hypoperfused_right': 9.0},
+        {'region': 'VB', 'hypoperfused_right': 90.0},
+        {'region': 'M1', 'hypoperfused_right': 99.0},  # an ASPECTS region
+    ]
     assert tell_findings([]) == {}
-    assert tell_findings(territories) == {
-        'Later side, most in': 'right, MCA territory',  # M1 is an ASPECTS region
-        'Later by, on a scale of 0 to 1': 0.3,
+    assert tell_findings(territories) == {}
+    found = tell_findings([WHOLE, *territories])
+    assert found == {
+        'Likely occlusion': 'right M2 (70 %), or left PCA (20 %)',
+        'Probability of any occlusion': '95 %',
+        'Hypoperfused left, mL': 2,
+        'Hypoperfused right, mL': 120,
+        'Later side': 'right, most in the vertebrobasilar territory',
     }
-    whole = {'region': 'hemisphere', 'hypoperfused_left': 1.6, 'hypoperfused_right': 120.2,
-             'occlusion_site': 'M1', 'occlusion_side': 'right', 'occlusion_confidence': 0.71,
-             'occlusion_any': 0.94}  # fmt: skip
-    found = tell_findings([whole, *territories])
-    assert found['Most likely occlusion'] == 'right M1 (71%)'
-    assert found['Hypoperfused right, mL'] == 120
-    sideless = whole | {'occlusion_site': 'BA', 'occlusion_side': None}
-    assert tell_findings([sideless])['Most likely occlusion'] == 'BA (71%)'
+    sideless = WHOLE | {'occlusion_site': 'BA', 'occlusion_side': None}
+    assert tell_findings([sideless])['Likely occlusion'].startswith('BA (70 %)')
+
+
+@pytest.mark.parametrize(
+    ('site', 'chance', 'told'),
+    [
+        ('ICA', 0.9999, 'right ICA (> 95 %), or right M1'),  # the demo's, which is an M1
+        ('M1', 0.96, 'right M1 (> 95 %), or right ICA'),
+        ('PCA', 1.0, 'right PCA (> 95 %), or BA'),
+        ('M2', 0.02, 'right M2 (< 5 %)'),
+    ],
+)
+def test_no_site_is_told_as_if_it_were_sure(site, chance, told):
+    from bids_perfdeficit.reports.page import tell_findings
+
+    sure = {'occlusion_site': site, 'occlusion_confidence': chance, 'occlusion_any': 1.0,
+            'occlusion_next_confidence': 0.001}  # fmt: skip
+    found = tell_findings([WHOLE | sure])
+    assert found['Likely occlusion'] == told
+    assert found['Probability of any occlusion'] == '> 95 %'
+
+
+@pytest.mark.parametrize(
+    ('left', 'right', 'told'),
+    [
+        (0.07, 0.0, 'neither (under 5 mL hypoperfused)'),
+        (4.9, 0.0, 'neither (under 5 mL hypoperfused)'),
+        (60.0, 57.0, 'both alike'),
+        (6.0, 0.0, 'left'),
+        (6.0, 20.0, 'right'),
+    ],
+)
+def test_a_side_is_called_later_only_where_there_is_something_to_see(left, right, told):
+    from bids_perfdeficit.reports.page import tell_findings
+
+    whole = WHOLE | {'hypoperfused_left': left, 'hypoperfused_right': right}
+    territory = {'region': 'MCA', 'asymmetry': 0.9}
+    assert tell_findings([whole, territory])['Later side'] == told
+
+
+def test_regions_are_told_apart_from_arteries_and_with_as_many_digits_as_mean_something():
+    from bids_perfdeficit.reports.page import tell_regions
+
+    table = tell_regions(
+        pd.DataFrame(
+            {
+                'region': ['hemisphere', 'VB', 'M1', 'insula'],
+                'voxels_left': 9,
+                'arrival_left': [962.34, 1.0, 1.0, np.nan],
+                'asymmetry': [-0.0264, 0.001, -0.001, 0.5],
+                'hypoperfused_right': [0.0264, 139.93, 1.0, 0.0],
+                'occlusion_site': 'M1',
+            }
+        )
+    )
+    assert list(table['Region']) == [
+        'Hemisphere', 'vertebrobasilar territory', 'ASPECTS M1', 'ASPECTS insula',
+    ]  # fmt: skip
+    assert list(table.columns[1:]) == [
+        'Arrival, left', 'Asymmetry, left − right', 'Hypoperfused right, mL',
+    ]  # fmt: skip
+    assert list(table['Arrival, left']) == ['962', '1', '1', 'n/a']
+    assert list(table['Asymmetry, left − right']) == ['−0.03', '0.00', '0.00', '0.50']
+    assert list(table['Hypoperfused right, mL']) == ['0.0', '139.9', '1.0', '0.0']
+
+
+def test_numbers_have_the_digits_of_a_person():
+    from bids_perfdeficit.reports.words import tell
+
+    told = [tell(v) for v in (1492.3, 39.662, 9.176, 0.98062, 0.0264, 3.0, 0.0001, -0.0001, -4.44)]
+    assert told == ['1492', '39.7', '9.2', '0.981', '0.026', '3', '< 0.001', '0', '−4.4']
 
 
 def test_the_layout_names_each_figure_once():

@@ -27,8 +27,8 @@
 
   const value = (row, column) => {
     const text = row.cells[column].textContent;
-    const number = Number.parseFloat(text.replace('−', '-'));
-    return { text, number: column && text !== 'n/a' ? number : NaN };
+    const number = Number.parseFloat(text.replace(/^[<>] /, '').replace('−', '-'));
+    return { text, number: column ? number : NaN };
   };
   const order = new Intl.Collator('en', { numeric: true });
   const heads = Array.from(table.tHead.rows[0].cells);
