@@ -124,7 +124,7 @@ class Logbook:
         from bids_perfdeficit.cli.pool import Pool  # late: it imports Nipype's engine
 
         resources = self.settings.resources
-        progress = Progress(_count_steps(workflow))
+        progress = Progress(self.units)
         if resources.use_plugin is not None:
             plugin = _load_plugin(resources.use_plugin, progress)
         else:
@@ -143,7 +143,7 @@ class Logbook:
             if self.settings.outputs.write_graph:
                 self._write_graph(workflow)
             try:
-                workflow.run(plugin=plugin)
+                workflow.run(plugin=progress.watch(plugin))
             except RuntimeError as error:
                 # Nipype raises once all branches have ended; the crash files tell which failed.
                 LOGGER.debug('the workflow ended with: %s', error)
@@ -219,23 +219,53 @@ def configure_nipype(settings: Settings, log_dir: Path) -> None:
 
 
 class Progress:
-    """Nipype's status callback: tells each finished step with the time left, and adds up the time.
+    """Nipype's status callback: tells each finished step and, of participants, each finished one,
+    with the time left, and adds up the time.
 
     Parameters
     ----------
-    total : int
-        Steps of the workflow.
+    units : str
+        What the branches of the workflow are; those of 'participants' are counted.
     """
 
-    def __init__(self, total: int) -> None:
-        self.total, self.done = total, 0
+    def __init__(self, units: str = 'participants') -> None:
+        self.units = units
+        self.total = self.done = 0
         self.seconds: dict[str, float] = {}
         self._begun = time.monotonic()
         self._started: dict[str, datetime] = {}
+        self._graph: Any = ()
+        self._splits = False
+        self._lost: set[str] = set()
+        #: Steps of each branch that are still to be told of.
+        self._open: dict[str, int] = {}
+        self._failed: set[str] = set()
+
+    def watch(self, plugin: Any) -> Any:
+        """Return a plugin that tells which steps it is given, of which some may never be run."""
+        from nipype.pipeline.plugins.base import DistributedPluginBase
+
+        run = plugin.run
+        self._splits = isinstance(plugin, DistributedPluginBase)
+
+        def told(graph: Any, *args: Any, **kwargs: Any) -> Any:
+            self.expect(graph)
+            return run(graph, *args, **kwargs)
+
+        plugin.run = told
+        return plugin
+
+    def expect(self, graph: Any) -> None:
+        """Count the steps of a workflow as Nipype runs it, in which no identity is left."""
+        self._graph = graph
+        for node in graph:
+            self._change(node, self._reports(node))
 
     def __call__(self, node: Any, status: str) -> None:
         """Take note of a step that starts (``start``), ends (``end``) or fails (``exception``)."""
         name, now = node.fullname, datetime.now(UTC)
+        if name in self._lost:  # some plugins tell of what they leave out
+            return
         if status == 'start':
             self._started[name] = now
             return
@@ -243,14 +273,50 @@ class Progress:
         took = (now - self._started.pop(name, now)).total_seconds()
         branch, step = _place(node)
         self.seconds[branch] = round(self.seconds.get(branch, 0.0) + took, 1)
-        if took < 0.5 and status == 'end':
-            return  # moving files is no news
-        verb = 'failed' if status == 'exception' else 'done'
-        LOGGER.info(
-            '%s: %s %s in %.0f s (step %d of %d%s)',
-            branch.removesuffix('_wf').replace('_', '-', 1), step, verb, took,
-            self.done, self.total, self._left(),
-        )  # fmt: skip
+        self._open[branch] = self._open.get(branch, 0) - 1
+        if status == 'exception':
+            self._failed.add(branch)
+            self._lose(node, branch, step)
+        called = re.sub(r'(?<![a-z])(sub|ses)_', r'\1-', branch.removesuffix('_wf'))
+        if took >= 0.5 or status == 'exception':  # moving files is no news
+            verb = 'failed' if status == 'exception' else 'done'
+            LOGGER.info(
+                '%s: %s %s in %.0f s (step %d of %d%s)',
+                called, step, verb, took, self.done, self.total, self._left(),
+            )  # fmt: skip
+        if self.units == 'participants' and self._open[branch] == 0:
+            ended = sum(not count for count in self._open.values())
+            verb = 'failed' if branch in self._failed else 'done'
+            LOGGER.info(
+                '%s: %s, %d of %d participants%s',
+                called, verb, ended, len(self._open), self._left(),
+            )  # fmt: skip
+
+    def _lose(self, node: Any, branch: str, step: str) -> None:
+        """Expect no word any more of what waits for a step that failed."""
+        import networkx
+
+        if node not in self._graph:  # a piece; the step that waits for all pieces is lost too
+            whole = step.rpartition(' ')[0]
+            node = next(n for n in self._graph if n.name == whole and _place(n)[0] == branch)
+            self._forget(node, 1)
+        for follower in networkx.descendants(self._graph, node):
+            self._forget(follower, self._reports(follower))
+
+    def _reports(self, node: Any) -> int:
+        """Return how often Nipype tells of a step: once, and once of each piece of it."""
+        pieces = len(getattr(node.inputs, node.iterfield[0])) if hasattr(node, 'iterfield') else 0
+        return 1 + (pieces if self._splits and pieces > 1 else 0)
+
+    def _forget(self, node: Any, reports: int) -> None:
+        if node.fullname not in self._lost:
+            self._lost.add(node.fullname)
+            self._change(node, -reports)
+
+    def _change(self, node: Any, reports: int) -> None:
+        self.total += reports
+        branch = _place(node)[0]
+        self._open[branch] = self._open.get(branch, 0) + reports
 
     def _left(self) -> str:
         """Tell the time left once enough steps have been seen to tell it by."""
@@ -258,15 +324,6 @@ class Progress:
             return ''
         seconds = (time.monotonic() - self._begun) / self.done * (self.total - self.done)
         return f', about {seconds / 60:.0f} min left' if seconds >= 60 else ', under 1 min left'
-
-
-def _count_steps(workflow: Any) -> int:
-    """Return the steps of a workflow, those counted that a step is split into."""
-    nodes = [workflow.get_node(name) for name in workflow.list_node_names()]
-    return sum(
-        1 + (len(getattr(n.inputs, n.iterfield[0])) if hasattr(n, 'iterfield') else 0)
-        for n in nodes
-    )
 
 
 def _place(node: Any) -> tuple[str, str]:
