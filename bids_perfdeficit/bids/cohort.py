@@ -199,7 +199,8 @@ def add_scores(
     source : Path
         As for `read_scores`.
     items : sequence of str
-        Which, such as ``5a`` or ``nihss_5a``; by default all that have a score.
+        Which, such as ``5a`` or ``nihss_5a``; by default all that have a score. Those that were
+        named stay without a score, so that they are told to be skipped.
     session : str, optional
         Which examination.
     required : bool
@@ -214,21 +215,20 @@ def add_scores(
     Raises
     ------
     InputError
-        When the table or an item's name is of no use, or nobody has a score.
+        When the table or an item's name is of no use, or nobody has a score of any item.
     """
     names = [_item(name) for name in items]
     scores = read_scores(source, participants=cohort.participants, session=session)
     table = scores.table[list(dict.fromkeys(names)) or list(ITEMS)]
     empty = [item for item in table if required and not table[item].notna().any()]
-    table = table.drop(columns=empty)
-    if table.empty or not len(table.columns):
+    if table.empty or len(empty) == len(table.columns):
         raise InputError(
             f'no participant with a map has a score of {_shorten(empty)}',
             fix='check the columns of the table, or name other --items',
             path=scores.source,
         )
-    # Of items that were not asked for, the notes of the table tell already.
-    notes = [f'left out, for nobody has a score: {_shorten(empty)}'] if empty and names else []
+    if not names:  # the notes of the table tell of them
+        table = table.drop(columns=empty)
     table = table.reindex(list(cohort.participants))
     known = set(scores.table.index)
     dropped = {
@@ -241,7 +241,7 @@ def add_scores(
     cohort = dataclasses.replace(
         cohort,
         scores=table,
-        notes=(*cohort.notes, *scores.notes, *notes),
+        notes=(*cohort.notes, *(n for n in scores.notes if _concerns(n, names))),
         source=scores.source,
     )
     return cohort.without(dropped), scores
@@ -350,6 +350,12 @@ def _item(name: str) -> str:
             path='--items',
         )
     return item
+
+
+def _concerns(note: str, names: Sequence[str]) -> bool:
+    """Tell whether a note is about an item that was asked for, or about none."""
+    told = set(re.findall(r'nihss_\d+[abc]?', note))
+    return not names or not told or bool(told & set(names))
 
 
 def _by_participant(path: Path, labels: list[str]) -> pd.DataFrame:

@@ -20,7 +20,9 @@ def usable_items(
     for k, item in enumerate(items):
         score = scores[:, k][np.isfinite(scores[:, k])]
         deficits = int((score > 0).sum())
-        if len(score) < settings.min_participants:
+        if not len(score):
+            skipped[item.name] = 'nobody has a score; is there a column of it in the table?'
+        elif len(score) < settings.min_participants:
             skipped[item.name] = (
                 f'only {len(score)} participants have a score; '
                 f'{settings.min_participants} are needed'

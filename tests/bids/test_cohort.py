@@ -105,6 +105,24 @@ def test_items_that_are_no_items_or_have_no_scores_are_told(out, tmp_path, items
         add_scores(find_cohort([out], space=SPACE), table, items=items)
 
 
+def test_a_named_item_without_a_column_stays_to_be_told_and_others_are_not_spoken_of(
+    out, tmp_path
+):
+    table = write(
+        tmp_path / 'nihss.tsv',
+        'participant_id nihss_5a nihss_5b\nsub-01 UN 2\nsub-02 1 UN\n',
+    )
+    cohort, _ = add_scores(find_cohort([out], space=SPACE), table, items=['5b', '9'])
+    assert list(cohort.scores.columns) == ['nihss_5b', 'nihss_9']
+    assert cohort.scores['nihss_9'].isna().all()
+    notes = ' '.join(cohort.notes)
+    assert 'nihss_5b: untestable' in notes
+    assert 'nihss_5a' not in notes
+    every, _ = add_scores(find_cohort([out], space=SPACE), table)
+    assert list(every.scores.columns) == ['nihss_5a', 'nihss_5b']
+    assert 'nihss_5a: untestable' in ' '.join(every.notes)
+
+
 @pytest.fixture
 def scored(out, tmp_path):
     table = write(
