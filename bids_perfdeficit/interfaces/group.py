@@ -359,6 +359,8 @@ class FitModel(SimpleInterface):
                 values = fit.effect[k] * fit.declared[k] if name == 'declared' else (
                     getattr(fit, name)[k]
                 )  # fmt: skip
+                if np.isnan(values).all():  # `vae` has no probability
+                    continue
                 manifest.image(
                     'group_statmap',
                     fit.grid.embed(np.nan_to_num(values)).astype(np.float32),
