@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 
 from bids_perfdeficit import __version__
@@ -58,6 +60,8 @@ class _Run:
         self.book = Logbook(settings, units='models')
 
     def execute(self) -> int:
+        from bids_perfdeficit.reports.words import is_page
+
         settings, plan = self.settings, self.plan
         self.book.start()
         notes = write_dataset_files(
@@ -72,7 +76,9 @@ class _Run:
         self.book.write_status([], None)
         page = group_path(settings, 'group_report')
         applied = settings.group.apply is not None
-        stale = plan.busy or settings.outputs.reports_only or not (applied or page.is_file())
+        alone = settings.outputs.self_contained_reports
+        there = applied or is_page(page, self_contained=alone)
+        stale = plan.busy or settings.outputs.reports_only or not there
         seconds = {}
         if plan.busy and not settings.outputs.reports_only:
             seconds = self._compute()
@@ -144,7 +150,7 @@ class _Run:
             'Resolution': f'{plan.resolution:g} mm',
             'Maps': f'computed {plan.map_kind}',
             'Covariates': ', '.join(plan.cohort.covariate_names) or 'none',
-            'Scores': plan.cohort.source or 'n/a',
+            'Scores': self._place(plan.cohort.source),
         }
         try:
             build_group_page(
@@ -166,6 +172,14 @@ class _Run:
             LOGGER.exception('the report could not be made')
             outcomes.append(Outcome('report', 'failed', [f'{error}; see run.log']))
 
+    def _place(self, path: Path | None) -> str:
+        """Tell where a table lies in its dataset; a page that is passed on needs no more."""
+        if path is None:
+            return 'n/a'
+        roots = (self.settings.inputs.bids_dir, self.settings.inputs.output_dir)
+        inside = (path.relative_to(root) for root in roots if path.is_relative_to(root))
+        return next(inside, Path(path.name)).as_posix()
+
     def _warnings(self) -> tuple[str, ...]:
         """Return the doubts about scores and maps; whether sides are swapped comes first."""
         told = []
@@ -175,7 +189,7 @@ class _Run:
             sides = dict(zip(labels, people['side'], strict=True))
             if swapped := check_sides(self.plan.scores, sides):
                 LOGGER.warning(swapped)
-                told.append(swapped[0].upper() + swapped[1:] + '.')
+                told.append(f'{swapped}.')
         if len(self.plan.cohort.entries) < FEW:
             told.append(
                 f'Only {len(self.plan.cohort.entries)} participants: maps of a group need '
@@ -183,7 +197,7 @@ class _Run:
             )
         if self.settings.processing.sloppy:
             told.append('The run was --sloppy: for trying things out, never for results.')
-        return (*told, *(n[0].upper() + n[1:] + '.' for n in self.plan.cohort.notes))
+        return (*told, *(f'{note}.' for note in self.plan.cohort.notes))
 
     def _code(self, outcomes: list[Outcome]) -> int:
         failed = [o for o in outcomes if o.status == 'failed']

@@ -109,6 +109,8 @@ class _Run:
         return code
 
     def _has_work(self, plan: Plan) -> bool:
+        from bids_perfdeficit.reports.words import is_page
+
         page = output_path(
             self.output_dir,
             'report',
@@ -118,7 +120,7 @@ class _Run:
         return (
             self.settings.outputs.reports_only
             or bool(plan.to_run(self.settings.processing.level))
-            or not page.is_file()
+            or not is_page(page, self_contained=self.settings.outputs.self_contained_reports)
         )
 
     def _select(self, busy: Sequence[Plan]) -> tuple[list[Plan], dict[str, str]]:

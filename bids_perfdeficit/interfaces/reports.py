@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 from nipype.interfaces.base import (
     DynamicTraitedSpec,
     File,
@@ -15,7 +17,7 @@ from nipype.interfaces.base import (
 )
 from nipype.interfaces.io import add_traits
 
-from bids_perfdeficit import ct
+from bids_perfdeficit import ct, perfusion
 from bids_perfdeficit.bids import output_path, sidecar_path
 from bids_perfdeficit.interfaces.ct import _load
 from bids_perfdeficit.reports import figures
@@ -93,6 +95,10 @@ class DrawFigures(SimpleInterface):
 
     def _draw_results(self, files, ncct, brain, template) -> list[Path]:
         facts = json.loads(sidecar_path(files['perfusion']).read_text(encoding='utf-8'))
+        late = _load(files['hypoperfused'])
+        # 0.5 where the volumes of the regional table end.
+        level = 0.5 / perfusion.calibration()['threshold']
+        late = nib.Nifti1Image(np.asarray(late.dataobj, np.float32) * level, late.affine)
         return [
             figures.draw_subtraction_mip(
                 _load(files['subtraction']),
@@ -101,17 +107,28 @@ class DrawFigures(SimpleInterface):
                 self._target('sources'),
             ),
             figures.draw_map_mosaic(
-                _load(files['toa']), brain, ncct, self._target('arrival'), label='Arrival'
+                _load(files['toa']),
+                brain,
+                ncct,
+                self._target('arrival'),
+                label='Computed arrival',
+                units='no unit',
             ),
             figures.draw_map_mosaic(
                 _load(files['perfusion']),
                 brain,
                 ncct,
                 self._target('perfusion'),
-                label='Computed perfusion',
+                label='Computed perfusion, rescaled within this brain from 0 to 1',
+                ends=('earlier', 'later (worse)'),
                 limits=(0.0, 1.0),
+                contour=late,
+                outlined='white line: hypoperfused',
             ),
             figures.draw_asymmetry(
-                _load(files['std_asymmetry']), template.t1, self._target('asymmetry')
+                _load(files['std_asymmetry']),
+                template.t1,
+                self._target('asymmetry'),
+                limit=1.0,  # one scale for all patients
             ),
         ]

@@ -180,15 +180,17 @@ def draw_flicker(
     rows = [(axis, view.spread(axis, 7)) for axis in (2, 1, 0)]
     lines, height = _marks(view, rows, masks[0] > 0 if masks else None)
     layers = ''
+    pair = f'{labels[0]} and {labels[1]} in turn'
     for name, label, volume, window in zip(
         ('rest', 'turn'), labels, (back, front), windows, strict=True
     ):
         tiles = _tiles(view, rows, _paint_grey(view, volume, window))
+        grey = f' {_window_text(window)}' if window else ''
         layers += (
             f'<g class="{name}"><rect width="{WIDTH:g}" height="{height + LINE:g}"/>'
-            f'{_text(GUTTER, LINE - 7, f"Now shown: {label}", bold=True)}{tiles}</g>'
+            f'{_text(GUTTER, LINE - 7, f"{pair} · now: {label}{grey}", bold=True)}{tiles}</g>'
         )
-    title = f'{labels[0]} and {labels[1]} in turn, three planes'
+    title = f'{pair}, three planes'
     # Each image is held a while: the eye sees a jump of an edge better than a slow fade.
     style = (
         '<style>@keyframes turn{0%,40%{opacity:0}50%,90%{opacity:1}100%{opacity:0}}'
@@ -279,6 +281,7 @@ def draw_map_mosaic(
     ends: tuple[str, str] = ('earlier', 'later'),
     limits: tuple[float, float] | None = None,
     contour: SpatialImage | None = None,
+    outlined: str = '',
 ) -> Path:
     """Draw a map in the brain as a lightbox of axial slices with its colour scale.
 
@@ -301,7 +304,9 @@ def draw_map_mosaic(
     limits : tuple of float, optional
         Values at the ends of the scale; default the 1st and 99th percentile in the brain.
     contour : SpatialImage, optional
-        Mask to outline on the map.
+        Mask to outline on the map, or a map that is 0.5 at the line to draw.
+    outlined : str
+        What the outline is, for the legend.
 
     Returns
     -------
@@ -328,8 +333,8 @@ def draw_map_mosaic(
         return np.where(view.plane(inside, axis, index)[..., None], colour, grey)
 
     rows = _lightbox(view)
-    lines, height = _marks(view, rows, masks[0] > 0 if masks else None)
-    body = _tiles(view, rows, paint) + lines
+    lines, height = _marks(view, rows, masks[0] if masks else None, halo=True)
+    body = _tiles(view, rows, paint) + lines + _legend(outlined, height)
     body += _colour_bar(
         colours(np.linspace(0, 1, 256))[None, :, :3] * 255,
         (low, high),
@@ -476,13 +481,16 @@ def _tiles(view: _View, rows: Rows, paint: Paint) -> str:
     return ''.join(parts)
 
 
-def _marks(view: _View, rows: Rows, outline: np.ndarray | None) -> tuple[str, float]:
+def _marks(
+    view: _View, rows: Rows, outline: np.ndarray | None, *, halo: bool = False
+) -> tuple[str, float]:
     """Draw what lies on the slices of a mosaic; return the SVG and the height of the mosaic."""
     slices, middles, scale, height = _layout(view, rows)
     parts = []
     for axis, index, left, top in slices:
         if outline is not None:
-            parts.append(_outline(view.plane(outline, axis, index), view, axis, left, top, scale))
+            flat = view.plane(outline, axis, index)
+            parts.append(_outline(flat, view, axis, left, top, scale, halo=halo))
         bottom = top + view.size(axis)[1] * scale
         parts.append(_text(left + 3, bottom - 4, _place(view, axis, index), size=10))
     parts += [_ends(axis, GUTTER, WIDTH - GUTTER, middle) for axis, middle in middles]
@@ -523,7 +531,7 @@ def _with_units(label: str, units: str) -> str:
 
 
 def _window_text(window: tuple[float, float]) -> str:
-    return f'({window[0]:g} to {window[1]:g} HU)'
+    return f'({window[0]:g} to {window[1]:g} HU)'.replace('-', '−')
 
 
 def _image(picture: np.ndarray, place: tuple[float, float, float, float]) -> str:
@@ -543,19 +551,41 @@ def _image(picture: np.ndarray, place: tuple[float, float, float, float]) -> str
 
 
 def _outline(
-    flat: np.ndarray, view: _View, axis: int, left: float, top: float, scale: float
+    flat: np.ndarray,
+    view: _View,
+    axis: int,
+    left: float,
+    top: float,
+    scale: float,
+    *,
+    halo: bool = False,
 ) -> str:
-    """Draw the border of a picture of a mask."""
+    """Draw the border of a picture of a mask; with a halo, to be seen on any colour."""
     across, down = view.spacing[[a for a in range(3) if a != axis]] * scale
     parts = []
     for line in find_contours(np.pad(flat.astype(float), 1), 0.5):
-        corners = approximate_polygon(line, 0.35)
+        corners = approximate_polygon(line, 0.1 if halo else 0.35)
         # Minus the padding, plus half a voxel to the centre.
         x, y = left + (corners[:, 1] - 0.5) * across, top + (corners[:, 0] - 0.5) * down
         parts.append('M' + ' '.join(f'{a:.1f},{b:.1f}' for a, b in zip(x, y, strict=True)))
     if not parts:
         return ''
-    return f'<path class="outline" d="{"".join(parts)}"/>'
+    course = ''.join(parts)
+    if halo:
+        return f'<path class="edge" d="{course}"/><path class="core" d="{course}"/>'
+    return f'<path class="outline" d="{course}"/>'
+
+
+def _legend(outlined: str, top: float) -> str:
+    """Tell, at the level of the colour scale, what the line with a halo is."""
+    if not outlined:
+        return ''
+    middle = top + LINE + 14
+    course = f'M{GUTTER:g},{middle:.1f}h24'
+    return (
+        f'<path class="edge" d="{course}"/><path class="core" d="{course}"/>'
+        f'{_text(GUTTER + 32, middle + 4, outlined)}'
+    )
 
 
 def _rings(spots: np.ndarray, left: float, top: float, scale: float) -> str:
@@ -646,6 +676,7 @@ def _save(
         '<style>text{font-family:Helvetica,Arial,"Liberation Sans",sans-serif;stroke:#000;'
         'stroke-width:2.5px;paint-order:stroke}'
         f'.outline{{fill:none;stroke:{OUTLINE_COLOUR};stroke-width:1.2}}'
+        '.edge{fill:none;stroke:#000;stroke-width:3.4}.core{fill:none;stroke:#fff;stroke-width:1.4}'
         f'.source{{fill:none;stroke:{SOURCE_COLOUR};stroke-width:2}}</style>'
         f'<rect width="{WIDTH:g}" height="{tall:.0f}"/>'
         f'{body}{_text(GUTTER, LINE - 7, title if heading is None else heading, bold=True)}'

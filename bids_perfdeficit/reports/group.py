@@ -28,21 +28,37 @@ from bids_perfdeficit.bids import output_path, sidecar_path, write_text
 from bids_perfdeficit.bids.cohort import contrast_label
 from bids_perfdeficit.data import load
 from bids_perfdeficit.reports import group_figures
-from bids_perfdeficit.reports.words import DATA, cite, embed, environment, tell
+from bids_perfdeficit.reports.words import (
+    DATA,
+    TERRITORIES,
+    cite,
+    embed,
+    environment,
+    tell,
+    tell_kind,
+)
 
 #: Correlation with coverage from which a map may be vascular bias.
 _RESEMBLES = 0.7
 #: Share of shuffled cohorts in which nothing may be declared.
 _CLEAN = 0.95
 #: How each model's map is to be read: the statistic that is drawn, its name and its ends.
-_SHOWN: Mapping[str, tuple[str, str]] = {
-    'spatial': ('prob', 'posterior probability that the voxel belongs to the substrate'),
-    'ridge': ('effect', 'coefficient, geometric mean of raw map and asymmetry'),
-    'voxelwise': ('prob', '1 − p, family-wise corrected'),
-    'vae': ('effect', 'mean decoded substrate'),
+_SHOWN: Mapping[str, tuple[str, str, tuple[str, str]]] = {
+    'spatial': (
+        'prob',
+        'probability (posterior) that the voxel belongs to the substrate',
+        ('unlikely', 'likely'),
+    ),
+    'ridge': (
+        'effect',
+        'coefficient (no unit), how much the score rises with later perfusion',
+        ('none', 'strong'),
+    ),
+    'voxelwise': ('prob', '1 − p, family-wise corrected', ('chance', 'p near 0')),
+    'vae': ('effect', 'mean decoded substrate (no unit)', ('none', 'strong')),
 }
-#: What is drawn as uncertainty beside it.
-_DOUBT = {'spatial': 'std', 'ridge': 'std', 'voxelwise': 'std', 'vae': 'std'}
+#: Legend of the outline on the maps of all models.
+_DECLARED = 'white line: declared'
 
 
 @dataclass(frozen=True)
@@ -146,6 +162,7 @@ def build_group_page(report: GroupReport) -> Path:
             ],
         )
     )
+    html = tell_kind(html, self_contained=report.self_contained)
     return write_text(html, report.path('group_report'))
 
 
@@ -198,7 +215,7 @@ class _Page:
         ]
 
     def _warnings(self) -> list[str]:
-        told = list(self.report.warnings)
+        told = [_sentence(warning) for warning in self.report.warnings]
         for model, summary in self.summaries.items():
             if 'coverage_resemblance' in summary:
                 alike = summary[
@@ -275,7 +292,7 @@ class _Page:
         return group_figures.draw_deficit(
             _on(path, t1), _on(mask, t1, binary=True), t1, out,
             title='Coverage: share of participants with a deficit', ends=('none', 'many'),
-            cmap='viridis',
+            cmap='viridis', outlined='white line: group mask',
         )  # fmt: skip
 
     def _distributions(self) -> Markup:
@@ -315,10 +332,11 @@ class _Page:
                 '',
                 (
                     self.own.index([(contrast_label(i), _name(i)) for i in self.items]),
-                    'The orange outline is what a model declares by its own rule; where there is '
+                    'The white line bounds what a model declares by its own rule; where there is '
                     'none, the colours are a tendency and no finding. A map shows where perfusion '
                     'goes together with the score over patients; places that always fall ill '
-                    'together cannot be told apart.',
+                    f'together cannot be told apart. Maps were computed at {self._resolution}; '
+                    'they are interpolated for display only.',
                 ),
             )
         ]
@@ -329,6 +347,10 @@ class _Page:
             parts.append(_part(_name(item), *components))
         return parts
 
+    @property
+    def _resolution(self) -> str:
+        return str(self.report.facts.get('Resolution', f'{self.report.res} mm'))
+
     def _item(self, item: str, model: str) -> list[Any]:
         summary = self.summaries[model]
         rows = summary[summary['item'] == item] if len(summary) else summary
@@ -336,7 +358,7 @@ class _Page:
             return []
         row = rows.iloc[0]
         if row['status'] != 'fitted':
-            return [self.own.verdict(f'{model}: {row["reason"]}.', 'Not fitted')]
+            return [self.own.verdict(f'{row["reason"]}.', f'{model}: not fitted')]
         contrast = contrast_label(item)
 
         def statmap(stat: str) -> Path:
@@ -345,31 +367,34 @@ class _Page:
         def figure(name: str) -> Path:
             return self.report.path('group_figure', model=model, contrast=contrast, figure=name)
 
-        stat, meaning = _SHOWN[model]
-        needed = [statmap(s) for s in (stat, 'threshold', _DOUBT[model])]
+        stat, meaning, ends = _SHOWN[model]
+        needed = [statmap(s) for s in (stat, 'threshold', 'std')]
         if not all(path.is_file() for path in needed):
             return [(self.common.no_figure(f'{model} {item}'), '')]
         t1 = _template(self.report.space)
         values, declared, doubt = (_on(path, t1, binary=n == 1) for n, path in enumerate(needed))
         if not np.asarray(values.dataobj).any():
             sentence = self._sentence(item, model, row) + ' The map is empty.'
-            return [self.own.verdict(sentence, 'Nothing declared')]
+            return [self.own.verdict(sentence, f'{model}: nothing declared')]
         limits = (0.0, 1.0) if stat == 'prob' else None
         title = f'{_name(item)} · {model}: {meaning}'
         drawn = group_figures.draw_deficit(
-            values, declared, t1, figure('map'), title=title, limits=limits, ends=('low', 'high')
-        )
+            values, declared, t1, figure('map'), title=title, limits=limits, ends=ends,
+            outlined=_DECLARED,
+        )  # fmt: skip
         group_figures.draw_deficit(
             doubt, declared, t1, figure('uncertainty'),
             title=f'{_name(item)} · {model}: standard deviation of the effect',
-            ends=('certain', 'uncertain'), cmap='cividis', glass=False,
+            ends=('certain', 'uncertain'), cmap='cividis', glass=False, outlined=_DECLARED,
         )  # fmt: skip
         self.seen.append((contrast, model, title, statmap(stat), statmap('threshold')))
         link = self.report.link
         certain = float(row['declared_ml']) > 0
         found: list[Any] = [
             self.own.verdict(
-                self._sentence(item, model, row), 'Declared' if certain else 'Nothing declared'
+                self._sentence(item, model, row),
+                f'{model}: declared' if certain else f'{model}: nothing declared',
+                self._caveats(item, model, row) if certain else [],
             ),
             self.common.figure(drawn.name, link(drawn), '', title)
             if certain
@@ -384,7 +409,7 @@ class _Page:
             group_figures.draw_deficit(
                 _on(stability, t1), declared, t1, figure('stability'), limits=(0.0, 1.0),
                 title=f'{_name(item)} · {model}: share of resampled cohorts that declare it',
-                ends=('never', 'always'), cmap='viridis', glass=False,
+                ends=('never', 'always'), cmap='viridis', glass=False, outlined=_DECLARED,
             )  # fmt: skip
             found.append(
                 self.own.more(
@@ -396,7 +421,7 @@ class _Page:
         if len(clusters):
             table = [
                 [c.cluster, f'{c.volume_ml:.1f}', f'{c.x:.0f}, {c.y:.0f}, {c.z:.0f}',
-                 f'{c.side} {c.territory}', tell(c.peak)]
+                 f'{c.side} {TERRITORIES.get(c.territory, c.territory)}', tell(c.peak)]
                 for c in clusters.itertuples()
             ]  # fmt: skip
             columns = ['Cluster', 'mL', 'Peak, mm (x right, y front, z up)',
@@ -439,27 +464,47 @@ class _Page:
                         Markup(json.dumps(data).replace('<', '\\u003c')),  # noqa: S704
                     ),
                     'Every map in three planes. Click into a plane, or use the sliders, to move. '
-                    'A map opens at its highest value. Orange borders what the model declares.',
+                    'A map opens at its highest value. The white line bounds what the model '
+                    'declares. Maps are interpolated for display; the value that is told is that '
+                    'of the voxel.',
                 ),
             )
         ]
 
     def _sentence(self, item: str, model: str, row: pd.Series) -> str:
-        text = f'{model}: {row["declared_ml"]:.0f} mL'
+        text = f'{row["declared_ml"]:.0f} mL'
         if np.isfinite(row['p_value']):
-            text += f', p = {row["p_value"]:.3g} for the item as a whole'
+            text += f', p = {tell(row["p_value"])} for the item as a whole'.replace('= <', '<')
         text += f'; {row["with_deficit"]:.0f} of {row["scored"]:.0f} have a deficit'
-        metrics = self.metrics[model]
-        if len(metrics):
-            own = metrics[(metrics['item'] == item) & (metrics['predictor'] == model)]
-            if len(own):
-                m = own.iloc[0]
-                better = (
-                    'better than' if m['gain_low'] > 0
-                    else 'worse than' if m['gain_high'] < 0 else 'no better than'
-                )  # fmt: skip
-                text += f'; held out: AUC {m["auc"]:.2f}, {better} volume alone'
+        held_out = self._held_out(item, model)
+        if held_out is not None:
+            text += f'; held out: AUC {held_out["auc"]:.2f}, {_compare(held_out)} volume alone'
         return text + '.'
+
+    def _held_out(self, item: str, model: str) -> pd.Series | None:
+        metrics = self.metrics[model]
+        if not len(metrics):
+            return None
+        own = metrics[(metrics['item'] == item) & (metrics['predictor'] == model)]
+        return own.iloc[0] if len(own) else None
+
+    def _caveats(self, item: str, model: str, row: pd.Series) -> list[str]:
+        """Return what speaks against a declared map; it is as large as the declaration."""
+        told = []
+        held_out = self._held_out(item, model)
+        if held_out is None:
+            told.append('its prediction was not tested')
+        elif held_out['gain_low'] <= 0:
+            told.append(
+                f'it predicts {_compare(held_out)} volume alone, so do not interpret the place'
+            )
+        if row['coverage_resemblance'] > _RESEMBLES:
+            told.append('the map looks much like the places that are often ill anyway')
+        null = self.nulls[model]
+        null = null[null['item'] == item] if len(null) else null
+        if len(null) and null.iloc[0]['nothing_declared'] < _CLEAN:
+            told.append('something is declared too often on shuffled scores as well')
+        return told
 
     def prediction(self) -> list[dict[str, Any]]:
         frames = [f.assign(model=m) for m, f in self.metrics.items() if len(f)]
@@ -561,7 +606,9 @@ class _Page:
                 (
                     self.own.rows(columns, _words(table)),
                     'Likeness to coverage is the rank correlation of the map with the mean '
-                    'perfusion map: near 1, it may show where strokes are, not what they do. '
+                    'perfusion map: near 1, it may show where strokes are, not what they do; '
+                    'about 0, the two have nothing to do with each other; below 0, the map is '
+                    'strongest where deficits are rare, which is no fault of it. '
                     'Shuffled scores have no substrate: nothing should be declared in 95 % of '
                     'them or more.',
                 ),
@@ -613,6 +660,19 @@ def _name(item: str) -> str:
 
 def _listed(items: Sequence[str] | pd.Series) -> str:
     return ', '.join(_name(str(item)) for item in items)
+
+
+def _compare(metrics: pd.Series) -> str:
+    """Set held-out prediction against that by volume alone."""
+    if metrics['gain_low'] > 0:
+        return 'better than'
+    return 'worse than' if metrics['gain_high'] < 0 else 'no better than'
+
+
+def _sentence(warning: str) -> str:
+    """Return a caveat with the names of items as people know them."""
+    named = re.sub(r'\bnihss_\w+', lambda match: _name(match.group()), warning)
+    return named[:1].upper() + named[1:]
 
 
 def _words(table: Sequence[Sequence[object]]) -> list[list[str]]:
@@ -670,16 +730,16 @@ def _template(space: str) -> nib.Nifti1Image:
 
 
 def _on(path: Path, target: nib.Nifti1Image, *, binary: bool = False) -> nib.Nifti1Image:
-    """Interpolate a map at the voxels of the template, for display."""
-    image = nib.load(path)
-    assert isinstance(image, nib.Nifti1Image)
-    values = np.asarray(image.dataobj, np.float32)
+    """Interpolate a map at the voxels of the template, for display; a mask ends at 0.5."""
+    image = _canonical(path)
+    values = np.nan_to_num(np.asarray(image.dataobj, np.float32))
     if binary:
         values = (values != 0).astype(np.float32)
     to_image = np.linalg.inv(image.affine) @ target.affine
     array = ndimage.affine_transform(
-        values, to_image[:3, :3], to_image[:3, 3], target.shape, order=1
+        values, to_image[:3, :3], to_image[:3, 3], target.shape, order=1 if binary else 3
     )
-    array = (array > 0.5).astype(np.float32) if binary else array
-    inside = np.asarray(target.dataobj) > 0
-    return nib.Nifti1Image(np.where(inside, array, 0), target.affine)
+    if not binary:  # cubic: smooth to the eye, but it swings beyond the ends
+        array = np.clip(array, min(values.min(), 0), values.max())
+        array = np.where(np.asarray(target.dataobj) > 0, array, 0)
+    return nib.Nifti1Image(array, target.affine)

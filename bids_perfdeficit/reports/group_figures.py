@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from nibabel.spatialimages import SpatialImage
+from scipy import ndimage
 
 from bids_perfdeficit.bids import write_text
 from bids_perfdeficit.reports.figures import (
@@ -28,6 +29,7 @@ from bids_perfdeficit.reports.figures import (
     _ends,
     _grey,
     _image,
+    _legend,
     _look,
     _marks,
     _outline,
@@ -63,6 +65,7 @@ def draw_deficit(
     *,
     title: str,
     ends: tuple[str, str],
+    outlined: str = '',
     limits: tuple[float, float] | None = None,
     cmap: str = 'inferno',
     glass: bool = True,
@@ -74,7 +77,7 @@ def draw_deficit(
     values : SpatialImage
         Not negative; what is 0 is clear.
     declared : SpatialImage
-        Mask that is outlined.
+        Mask that is outlined; where it was interpolated, the line is drawn at 0.5.
     brain : SpatialImage
         T1 of the template on the same grid, 0 outside the brain.
     out : Path
@@ -83,6 +86,8 @@ def draw_deficit(
         Heading.
     ends : tuple of str
         What low and high values mean.
+    outlined : str
+        What the outline is, for the legend.
     limits : tuple of float, optional
         Values at the ends of the scale; default 0 and the highest one.
     cmap : str
@@ -112,17 +117,17 @@ def draw_deficit(
         return strength * ramp(0.25 + 0.75 * part)[..., :3] * 255 + (1 - strength) * ground
 
     def paint(axis: int, index: int) -> np.ndarray:
-        ground = _grey(view.plane(t1, axis, index), grey_limits) * 0.6
-        return blend(view.plane(field, axis, index), ground)
+        ground = _grey(_fine(view.plane(t1, axis, index)), grey_limits) * 0.6
+        return blend(_fine(view.plane(field, axis, index)), ground)
 
     top, body = LINE, ''
     if glass:
-        body, top = _glass(view, field, mask > 0, inside, blend)
+        body, top = _glass(view, field, mask, inside, blend)
     zero, step = view.affine[2, 3], view.affine[2, 2]
     slices = tuple(round((z - zero) / step) for z in np.linspace(*SLICES_MM, 16))
     rows = [(2, slices[:8]), (2, slices[8:])]
-    tiles, height = _shifted(view, rows, paint, mask > 0, top - LINE)
-    body += tiles
+    tiles, height = _shifted(view, rows, paint, mask, top - LINE)
+    body += tiles + _legend(outlined if (mask > 0.5).any() else '', top - LINE + height)
     body += _colour_bar(
         blend(np.linspace(low, high, 256)[None], np.full(3, 60.0)),
         (low, high),
@@ -151,21 +156,28 @@ def _glass(
         shown[half], outlined[half] = field[half], mask[half]
         height = view.size(axis)[1] * scale
         top = 2 * LINE + (tall - height) / 2
-        ground = np.where(view.plane(inside, axis, None)[..., None], 45.0, 0.0)
+        brain = _fine(view.plane(inside.astype(np.float32), axis, None))
         body += _image(
-            blend(view.plane(shown, axis, None), ground), (left, top, width * scale, height)
+            blend(_fine(view.plane(shown, axis, None)), 45.0 * brain[..., None]),
+            (left, top, width * scale, height),
         )
-        body += _outline(view.plane(outlined, axis, None), view, axis, left, top, scale)
+        flat = view.plane(outlined, axis, None)
+        body += _outline(flat, view, axis, left, top, scale, halo=True)
         body += _text(left, 2 * LINE - 7, name)
         body += _ends(axis, left, left + width * scale, top + height / 2)
         left += width * scale + 2 * GUTTER
     return body, 2 * LINE + tall + GAP
 
 
+def _fine(plane: np.ndarray) -> np.ndarray:
+    """Return a picture with half the spacing, interpolated for the eye."""
+    return ndimage.zoom(plane, 2, order=1, mode='nearest', grid_mode=True)
+
+
 def _shifted(
     view: _View, rows: Rows, paint: Paint, outline: np.ndarray | None, down: float
 ) -> tuple[str, float]:
-    lines, height = _marks(view, rows, outline)
+    lines, height = _marks(view, rows, outline, halo=True)
     return (
         f'<g transform="translate(0 {down:.1f})">{_tiles(view, rows, paint)}{lines}</g>',
         height,

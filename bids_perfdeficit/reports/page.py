@@ -167,7 +167,7 @@ def _chance(probability: float) -> str:
 def _tell_side(left: float, right: float, by_region: Mapping[str, Mapping[str, Any]]) -> str:
     """Tell which side is later, by the mL that are hypoperfused, and where most of it is."""
     if max(left, right) < LEAST_ML:
-        return f'neither (under {LEAST_ML:.0f} mL hypoperfused)'
+        return f'neither (both under {LEAST_ML:.0f} mL)'
     if abs(left - right) < LEAST_ML:
         return 'both alike'
     side = 'left' if left > right else 'right'

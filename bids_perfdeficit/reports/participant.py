@@ -27,6 +27,7 @@ from bids_perfdeficit.reports.words import (
     number,
     quality_limits,
     tell,
+    tell_kind,
     title,
     usual,
     verdict,
@@ -143,6 +144,7 @@ def build_participant_report(
     if not self_contained:
         # NiReports has no place for it, and a page that is mailed has nowhere to lead.
         text = text.replace('<!-- up -->', str(pieces.up(output_path('.', 'index').name)))
+    text = tell_kind(text, self_contained=self_contained)
     return write_text(text, out_dir / f'{prefix}.html')
 
 

@@ -29,6 +29,8 @@ TERRITORIES: Mapping[str, str] = {
     'VB': 'vertebrobasilar',
 }
 
+#: How a page tells whether its figures lie beside it or in it.
+_LINKED, _EMBEDDED = (f'name="figures" content="{kind}"' for kind in ('linked', 'embedded'))
 _MEDIA = {'.svg': 'image/svg+xml', '.tsv': 'text/tab-separated-values', '.json': 'text/plain'}
 
 
@@ -95,7 +97,7 @@ def tell(value: object) -> str:
             return '< 0.001'
         size = abs(found)
         plain = size >= 100 or found == round(found)  # no 1.43e+03 mL
-        text = f'{found:.{0 if plain else 1 if size >= 1 else 3}f}'
+        text = f'{found:.0f}' if plain else f'{found:.1f}' if size >= 1 else f'{round(found, 3):g}'
         return (text if float(text) else '0').replace('-', '−')
     missing = value is None or (isinstance(value, float) and not math.isfinite(value))
     return 'n/a' if missing else str(value)
@@ -105,6 +107,21 @@ def title(name: str) -> str:
     """Return a column's name in words."""
     words = name.replace('_', ' ').strip()
     return words[:1].upper() + words[1:]
+
+
+def tell_kind(html: str, *, self_contained: bool) -> str:
+    """Return a page that tells a later run whether it holds its figures."""
+    return html.replace(_LINKED, _EMBEDDED, 1) if self_contained else html
+
+
+def is_page(path: Path, *, self_contained: bool) -> bool:
+    """Return whether there is a page, and of that kind."""
+    try:
+        with path.open(encoding='utf-8') as page:
+            head = page.read(2000)
+    except OSError:
+        return False
+    return (_EMBEDDED in head) == self_contained
 
 
 def embed(path: Path) -> str:
@@ -146,7 +163,9 @@ def _references() -> dict[str, str]:
         people = [person.partition(',')[0] for person in plain['author'].split(' and ')]
         who = ', '.join('et al.' if p == 'others' else p for p in people)
         where = plain.get('journal') or plain.get('publisher') or ''
-        more = plain.get('doi') or plain.get('eprint') or plain.get('url') or ''
+        more = plain.get('doi') or plain.get('url') or ''
+        if not more and 'eprint' in plain:
+            more = f'arXiv {plain["eprint"]}'
         found[key] = '. '.join(
             p.rstrip('.') for p in (who, plain['title'], where, plain['year'], more) if p
         )

@@ -358,6 +358,38 @@ def test_a_model_that_fails_leaves_the_others_complete(made, tmp_path, monkeypat
     assert 'a defect' in (out / 'group.html').read_text()
 
 
+def test_a_named_item_without_a_column_is_skipped_and_none_is_bad_input(made, tmp_path, capsys):
+    out = tmp_path / 'out'
+    command = (made.raw, out, 'group', '-d', made.out, '--resolution', '8', '--sloppy',
+               '--folds', '0', '--model', 'ridge', 'vae', '--items')  # fmt: skip
+    code, told, _ = here(capsys, *command, '5b', '1b')
+    assert code == 0
+    assert 'nihss_1b: skipped: nobody has a score' in told
+    assert last_status(out)['models']['nihss_1b']['status'] == 'skipped'
+    summary = pd.read_csv(path(out, 'group_summary', model='ridge'), sep='\t', index_col='item')
+    assert summary.loc['nihss_1b', 'status'] == 'skipped'
+    assert summary.loc['nihss_1b', 'reason'].startswith('nobody has a score')
+    page = (out / 'group.html').read_text()
+    assert 'nobody has a score' in page
+    assert '<dd>phenotype/nihss.tsv</dd>' in page, 'where it lies in its dataset'
+    for model in ('ridge', 'vae'):  # which has no probability, and so no map of it
+        entities = {'model': model, 'contrast': 'nihss5b', 'stat': 'prob'}
+        assert path(out, 'group_statmap', **entities).is_file() == (model == 'ridge')
+
+    _, told, _ = here(capsys, *command, '5b', '1b')
+    assert 'nothing was done' in told
+    code, told, _ = here(capsys, *command, '5b', '1b', '--self-contained-reports')
+    assert code == 0
+    assert 'nothing was done' not in told
+    assert '<img src="tpl-' not in (out / 'group.html').read_text()
+    _, told, _ = here(capsys, *command, '5b', '1b', '--self-contained-reports')
+    assert 'nothing was done' in told
+
+    code, _, err = here(capsys, *command, '1b')
+    assert code == 2
+    assert 'nihss_1b' in err
+
+
 def test_methods_can_be_printed_alone(made, tmp_path, capsys):
     code, told, _ = here(
         capsys, made.raw, tmp_path / 'out', 'group', '-d', made.out, '--boilerplate-only'

@@ -138,6 +138,22 @@ def test_a_second_run_redoes_only_what_is_missing(finished, pair):
     assert 'to_template' in again.stderr
 
 
+def test_pages_of_the_other_kind_are_made_again_from_the_results(finished, tmp_path):
+    root, done = finished[0], tmp_path / 'out'
+    shutil.copytree(finished[1], done)
+    page = done / 'sub-01.html'
+    assert 'src="sub-01/figures/' in page.read_text()
+    command = (root, done, 'participant', '--sloppy', '--participant-label', '01')
+    again = run(*command, '--self-contained-reports')
+    assert again.returncode == 0, again.stderr
+    assert 'src="sub-01/figures/' not in page.read_text()
+    assert 'compute' not in again.stderr
+    assert 'sub-01: done, 1 of 1 participants' in again.stderr
+    made = page.stat().st_mtime_ns
+    assert run(*command, '--self-contained-reports').returncode == 0
+    assert page.stat().st_mtime_ns == made, 'nothing was left to do'
+
+
 @pytest.mark.slow
 def test_two_runs_with_one_seed_are_equal_to_the_bit(finished, tmp_path):
     """Also when they have other numbers of processes and threads."""

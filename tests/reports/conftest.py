@@ -68,7 +68,7 @@ def report(tmp_path) -> GroupReport:
     write_nifti(image, report.path('group_mask'))
     write_nifti(image, report.path('group_coverage'))
     clusters = pd.DataFrame(
-        [[ITEM, 1, 12.0, 36.0, -16.0, 44.0, 3.1, 'right', 'MCA']],
+        [[ITEM, 1, 12.0, 36.0, -16.0, 44.0, 3.1, 'right', 'VB']],
         columns=['item', 'cluster', 'volume_ml', 'x', 'y', 'z', 'peak', 'side', 'territory'],
     )
     write_tsv(clusters, report.path('group_clusters', model='spatial'))

@@ -148,12 +148,15 @@ def cohort_page(out_dir: Path, count: int) -> Path:
             continue
         (out_dir / f'{name}.html').write_text('')
         metrics = {'brain_volume': 1300.0 + number % 50, 'coverage_missing': 'none',
-                   'brain_mean': 46.7, 'template_dice': 0.98, 'subtraction_noise': 9.2,
+                   'brain_mean': 39.7, 'template_dice': 0.98, 'subtraction_noise': 9.2,
                    'vessel_contrast': 229.1, 'inflow_voxels': 133}  # fmt: skip
         metrics['skull_dice'] = 0.3 if number % 7 == 0 else 0.9
         folder = out_dir / name / 'ct'
         write_tsv(pd.DataFrame([metrics]), folder / f'{name}_desc-qc_metrics.tsv')
-        regions = pd.DataFrame([WHOLE | {'occlusion_confidence': number % 40 / 40}])
+        regions = pd.DataFrame([
+            WHOLE | {'occlusion_confidence': number % 40 / 40},
+            {'region': 'VB', 'hypoperfused_right': 90.0},
+        ])  # fmt: skip
         write_tsv(regions, folder / f'{name}_desc-regions_metrics.tsv')
     log = out_dir / 'logs' / '20260101-000000_x'
     log.mkdir(parents=True)
@@ -267,6 +270,17 @@ def test_the_viewer_shows_a_right_ball_on_the_right_which_is_on_the_left(visit, 
     assert seen.tab.evaluate(coloured, 'axial') < 0.4
     assert seen.tab.evaluate(coloured, 'coronal') < 0.4
     assert seen.tab.evaluate(coloured, 'sagittal') is not None
+    white = """() => {
+      const canvas = document.getElementById('view-axial');
+      const { width, height } = canvas;
+      const left = Math.round(0.1 * width);
+      const wide = Math.round(0.35 * width); // without the letters at both ends
+      const { data } = canvas.getContext('2d').getImageData(left, 0, wide, height);
+      let count = 0;
+      for (let n = 0; n < data.length; n += 4) count += Math.min(data[n], data[n + 2]) > 240;
+      return count;
+    }"""
+    assert seen.tab.evaluate(white) > 50, 'the border of what is declared'
     slider = seen.tab.get_by_label('x (right is +)')
     slider.fill('-36')
     playwright.expect(told).to_contain_text('(left): 0')

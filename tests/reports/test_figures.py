@@ -196,8 +196,8 @@ def test_a_flicker_has_both_images_and_says_which_is_shown(tmp_path, ncct, brain
         ncct, image(marked_on_the_right()), tmp_path / 'f.svg', labels=('NCCT', 'CTA')
     )
     words = [word for word, *_ in texts(path)]
-    assert 'Now shown: NCCT' in words
-    assert 'Now shown: CTA' in words
+    assert 'NCCT and CTA in turn · now: NCCT (0 to 80 HU)' in words
+    assert 'NCCT and CTA in turn · now: CTA (−20 to 220 HU)' in words
     root = read(path)
     assert root.get('tabindex') == '0', 'the keyboard can reach it'
     groups = {g.get('class'): len(list(g.iter(f'{SVG}image'))) for g in root.iter(f'{SVG}g')}

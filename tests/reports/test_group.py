@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,7 +15,7 @@ import pytest
 from bids_perfdeficit.bids import write_tsv
 from bids_perfdeficit.ct import load_template
 from bids_perfdeficit.reports import group_figures
-from bids_perfdeficit.reports.group import build_group_page
+from bids_perfdeficit.reports.group import _on, build_group_page
 from bids_perfdeficit.reports.words import cite
 from bids_perfdeficit.settings import DEFAULT_SPACE
 from tests.reports.conftest import ITEM, ball
@@ -25,10 +26,10 @@ def test_the_page_tells_what_was_found_and_how_far_to_trust_it(report):
     assert '10 analysed, 2 left out' in page
     assert '2 left out: the file is truncated or damaged' in page  # told once for both
     assert 'href="sub-09.html"' in page
-    assert 'spatial: 12 mL, p = 0.004' in page
-    assert 'worse than volume alone' in page
+    assert '12 mL, p = 0.004 for the item as a whole' in page
+    assert 'right vertebrobasilar' in page
+    assert 'interpolated for display only' in page
     assert 'only 0 participants have a deficit' in page
-    assert 'right MCA' in page
     assert '36, −16, 44' in page
     for warning in ('A caveat.', 'vascular bias', 'more than 5 % of the time',
                     'worse than by the volume'):  # fmt: skip
@@ -47,13 +48,64 @@ def test_what_was_not_asked_for_is_left_out_and_not_missed(report):
     assert 'not asked for' in page
 
 
+@pytest.mark.parametrize(
+    ('gain', 'told'),
+    [
+        ((0.1, 0.3), ''),
+        ((-0.1, 0.3), 'but it predicts no better than volume alone, so do not interpret'),
+        ((-0.3, -0.1), 'but it predicts worse than volume alone, so do not interpret'),
+        (None, 'but its prediction was not tested'),
+    ],
+)
+def test_what_speaks_against_a_declared_map_is_as_large_as_the_declaration(report, gain, told):
+    summary = report.path('group_summary', model='spatial')
+    table = pd.read_csv(summary, sep='\t', na_values='n/a').assign(coverage_resemblance=0.1)
+    write_tsv(table, summary)
+    report.path('group_null', model='spatial').unlink()
+    path = report.path('group_metrics', model='spatial')
+    if gain is None:
+        path.unlink()
+    else:
+        metrics = pd.read_csv(path, sep='\t')
+        metrics.loc[0, ['gain_low', 'gain_high']] = gain
+        write_tsv(metrics, path)
+    page = build_group_page(report).read_text()
+    (headline,) = re.findall(r'<strong>(spatial: declared.*?)</strong>', page)
+    assert headline.startswith(f'spatial: declared, {told}' if told else 'spatial: declared.')
+
+
+def test_bias_and_false_declarations_stand_beside_the_declaration_too(report):
+    (headline,) = re.findall(
+        r'<strong>(spatial: declared.*?)</strong>', build_group_page(report).read_text()
+    )
+    assert 'often ill anyway' in headline
+    assert 'shuffled scores' in headline
+
+
+def test_caveats_call_items_by_their_names(report):
+    caveat = 'nihss_5a: untestable, taken as missing: 01 (UN).'
+    page = build_group_page(replace(report, warnings=(caveat,))).read_text()
+    assert '<li>5a. Motor arm, left: untestable, taken as missing: 01 (UN).</li>' in page
+
+
+def test_a_coarse_map_is_interpolated_for_display_within_its_own_range(report):
+    entities = {'model': 'spatial', 'contrast': 'nihss5a'}
+    target = load_template(DEFAULT_SPACE, spacing=2.0).brain_mask
+    seen = _on(report.path('group_statmap', **entities, stat='prob'), target).get_fdata()
+    assert seen.min() >= 0
+    assert seen.max() <= 1
+    assert len(np.unique(seen)) > 100, 'no steps'
+    line = _on(report.path('group_mask'), target, binary=True).get_fdata()
+    assert ((line > 0.05) & (line < 0.45)).any(), 'the outline is drawn between voxels'
+
+
 def test_an_undeclared_map_is_shown_as_a_tendency_only(report):
     path = report.path('group_summary', model='spatial')
     table = pd.read_csv(path, sep='\t', na_values='n/a')
     table.loc[0, 'declared_ml'] = 0
     write_tsv(table, path)
     page = build_group_page(report).read_text()
-    assert 'Nothing declared.' in page
+    assert '<strong>spatial: nothing declared.</strong>' in page
     assert 'Tendency, no finding (spatial)' in page
 
 
@@ -72,14 +124,24 @@ def test_figures_are_whole_mark_the_sides_and_are_repeatable(tmp_path):
     image = ball((36, -16, 44), 20)
     drawn = [
         group_figures.draw_deficit(
-            image, image, t1, tmp_path / f'{n}.svg', title='a & b', ends=('low', 'high')
+            image,
+            image,
+            t1,
+            tmp_path / f'{n}.svg',
+            title='a & b',
+            ends=('low', 'high'),
+            outlined='white line: declared',
         )
         for n in range(2)
     ]
     assert drawn[0].read_bytes() == drawn[1].read_bytes()
     root = ElementTree.fromstring(drawn[0].read_bytes())  # noqa: S314
     words = [element.text for element in root.iter('{http://www.w3.org/2000/svg}text')]
-    assert {'R', 'L', 'A', 'P', 'from above', 'left half'} <= set(words)
+    assert {'R', 'L', 'A', 'P', 'from above', 'left half', 'white line: declared'} <= set(words)
+    # White on black, to be seen on any colour of the scale.
+    lines = [e.get('class') for e in root.iter('{http://www.w3.org/2000/svg}path')]
+    assert lines == ['edge', 'core'] * (len(lines) // 2)
+    assert len(lines) > 2
 
 
 def test_a_left_ball_is_drawn_on_the_right_of_the_view_from_above(tmp_path):
@@ -109,6 +171,13 @@ def test_citations_become_numbers_with_their_references():
     assert paragraphs == ['One [1, 2].', 'Two [1]. [sic]']
     assert len(references) == 2
     assert '10.1038' in references[0]
+
+
+def test_every_reference_says_where_it_was_published():
+    from bids_perfdeficit.reports.words import _references
+
+    for key, line in _references().items():
+        assert re.search(r'10\.\d{4}|arXiv \d{4}\.\d{5}|https?://|Press', line), key
 
 
 @pytest.mark.parametrize('model', ['spatial', 'ridge', 'voxelwise', 'vae'])

@@ -250,8 +250,8 @@ def test_no_site_is_told_as_if_it_were_sure(site, chance, told):
 @pytest.mark.parametrize(
     ('left', 'right', 'told'),
     [
-        (0.07, 0.0, 'neither (under 5 mL hypoperfused)'),
-        (4.9, 0.0, 'neither (under 5 mL hypoperfused)'),
+        (0.07, 0.0, 'neither (both under 5 mL)'),
+        (4.9, 0.0, 'neither (both under 5 mL)'),
         (60.0, 57.0, 'both alike'),
         (6.0, 0.0, 'left'),
         (6.0, 20.0, 'right'),
@@ -294,8 +294,10 @@ def test_regions_are_told_apart_from_arteries_and_with_as_many_digits_as_mean_so
 def test_numbers_have_the_digits_of_a_person():
     from bids_perfdeficit.reports.words import tell
 
-    told = [tell(v) for v in (1492.3, 39.662, 9.176, 0.98062, 0.0264, 3.0, 0.0001, -0.0001, -4.44)]
-    assert told == ['1492', '39.7', '9.2', '0.981', '0.026', '3', '< 0.001', '0', '−4.4']
+    told = [
+        tell(v) for v in (1492.3, 39.662, 9.176, 0.98062, 0.8, 0.0264, 3.0, 0.0001, -0.0001, -4.44)
+    ]
+    assert told == ['1492', '39.7', '9.2', '0.981', '0.8', '0.026', '3', '< 0.001', '0', '−4.4']
 
 
 def test_the_layout_names_each_figure_once():

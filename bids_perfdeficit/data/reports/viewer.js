@@ -28,6 +28,23 @@
     const where = offset(map, toVoxel(map, mm));
     return where < 0 ? 0 : values[where];
   };
+  // Between voxels, for the eye alone.
+  const blend = (values, mm) => {
+    const at = mm.map((v, a) => (v - map.origin[a]) / map.spacing[a]);
+    const low = at.map(Math.floor);
+    let sum = 0;
+    for (let corner = 0; corner < 8; corner += 1) {
+      let weight = 1;
+      const ijk = low.map((v, a) => {
+        const up = (corner >> a) & 1;
+        weight *= up ? at[a] - v : 1 - at[a] + v;
+        return v + up;
+      });
+      const where = weight ? offset(map, ijk) : -1;
+      if (where >= 0) sum += weight * values[where];
+    }
+    return sum;
+  };
 
   const drawPlane = ([name, axis, first, last]) => {
     const [across, down] = [0, 1, 2].filter((a) => a !== axis);
@@ -45,19 +62,19 @@
         const mm = mmAt(column, row);
         const ground = grey[offset(brain, ijk)];
         let colour = [ground * 2.6, ground * 2.6, ground * 2.6];
-        const value = sample(map.values, mm);
+        const value = Math.round(blend(map.values, mm));
         if (value > 255 * least && value > 0) {
           const n = 3 * value;
           colour = colours.slice(n, n + 3);
         }
-        if (sample(map.mask, mm)) {
-          const edge = [[across, 1], [across, -1], [down, 1], [down, -1]].some(([a, step]) => {
-            const beside = [...mm];
-            beside[a] += step * brain.spacing[a];
-            return !sample(map.mask, beside);
-          });
-          if (edge) colour = [230, 159, 0];
-        }
+        const declared = blend(map.mask, mm) > 0.5;
+        const edge = [[across, 1], [across, -1], [down, 1], [down, -1]].some(([a, step]) => {
+          const beside = [...mm];
+          beside[a] += step * brain.spacing[a];
+          return blend(map.mask, beside) > 0.5 !== declared;
+        });
+        // White inside, black outside: to be seen on any colour.
+        if (edge) colour = declared ? [255, 255, 255] : [0, 0, 0];
         image.data.set([...colour, 255], 4 * (row * wide + column));
       }
     }
