@@ -45,10 +45,6 @@ class Dictionary:
     mirror: NDArray[np.intp]
     members: sparse.csc_matrix
 
-    def features(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the (N, P) mean of (N, V coarse) maps over each ball."""
-        return np.ascontiguousarray((self.averaging.T @ maps.T).T)
-
     @property
     def averaging(self) -> sparse.csc_matrix:
         """(V coarse, P) `members` with columns that add up to 1."""
