@@ -67,6 +67,11 @@ ENV HOME=/tmp \
     TEMPLATEFLOW_HOME=/opt/templateflow \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# Kernels for a GPU are compiled at the first use, which takes a C compiler and Python's headers.
+ARG TORCH_BACKEND=cpu
+RUN test "${TORCH_BACKEND}" = cpu || { apt-get update -qq \
+    && apt-get install -y -qq --no-install-recommends gcc libc6-dev libpython3-dev \
+    && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/*; }
 ARG VERSION=0.1.0.dev0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="bids_perfdeficit" \

@@ -3,10 +3,13 @@
 The grid is cut into blocks of 8 voxels a side. Active blocks are gathered with their halo and
 relaxed together for some sweeps; those that changed wake the blocks that see the change (Jeong &
 Whitaker, *SIAM J. Sci. Comput.* 2008). The equations are those of `_marching`: both end at the
-same arrival. Runs on any device; the CPU has better.
+same arrival. Runs on any device, on GPUs without a metric by `_kernels`; the CPU has better.
 """
 
 from __future__ import annotations
+
+import importlib.util
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -97,6 +100,18 @@ def _relax(
     blocks = slots[finite[corners.reshape(-1, 1) + core.reshape(1, -1)].any(1)]
     work[(blocks[:, None] + around.reshape(1, -1)).reshape(-1)] = True
     active = torch.nonzero(work & ring.reshape(-1)).squeeze(1)
+    kernels = _kernels(device) if metric is None else None
+    if kernels is not None:
+        after, flags = time.clone(), work.byte()
+        first_of = corner_of + core[0, 0, 0]
+        while active.numel():
+            flags.zero_()
+            kernels.relax(
+                time, after, (bound, slow, locked), (first_of[active], active), flags,
+                tuple(strides.tolist()), tuple(ring_strides.tolist()),
+                tuple(1 / step**2), BLOCK, HALO, SWEEPS, TOLERANCE,
+            )  # fmt: skip
+            active = torch.nonzero(flags.bool() & ring.reshape(-1)).squeeze(1)
     while active.numel():
         work.zero_()
         for part in active.split(METRIC_CHUNK if metric is not None else active.numel()):
@@ -122,6 +137,15 @@ def _relax(
         active = torch.nonzero(work & ring.reshape(-1)).squeeze(1)
     inner = time.reshape(wide)[HALO:, HALO:, HALO:]
     return inner[: shape[0], : shape[1], : shape[2]].contiguous()
+
+
+def _kernels(device: torch.device) -> ModuleType | None:
+    """The compiled inner loop, where there is a compiler for the device."""
+    if device.type != 'cuda' or importlib.util.find_spec('triton') is None:
+        return None
+    from bids_perfdeficit.perfusion import _kernels
+
+    return _kernels if _kernels.compiles(device) else None
 
 
 def _lattice(size: list[int], device: torch.device) -> Tensor:

@@ -263,6 +263,26 @@ def test_the_parallel_solver_gives_the_same_arrival(oriented):
     assert relative.quantile(0.95) < 2e-3
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')
+@pytest.mark.parametrize('oriented', [False, True])
+@pytest.mark.parametrize('shape', [(14, 17, 19), (16, 8, 24)])
+def test_a_gpu_gives_the_same_arrival_each_time(shape, oriented):
+    speed, sources, mask, metric = patchy(shape)
+    form = metric if oriented else None
+    one = solve_eikonal(speed, sources, (1.2, 1.0, 0.8), mask=mask, metric=form)
+    runs = [
+        solve_eikonal(
+            speed.cuda(), sources.cuda(), (1.2, 1.0, 0.8), mask=mask.cuda(),
+            metric=None if form is None else form.cuda(),
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    assert torch.equal(*runs)
+    two = runs[0].cpu()
+    assert torch.equal(torch.isfinite(two), mask)
+    assert ((one - two).abs() / one.clamp_min(0.1))[mask].mean() < 1e-3
+
+
 def test_two_runs_are_identical():
     speed, sources, mask, metric = patchy((14, 17, 19), seed=4)
     for form in (None, metric):
