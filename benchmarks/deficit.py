@@ -5,7 +5,8 @@ border, collaterals, noise and misregistration) and 15 ordinal items whose subst
 balls, cortex-and-tract networks and lateralised pairs, or nothing but volume. Links from map to
 score are none of the models': `or`, `share`, `saturating`, `all`. Scores are flipped to any level
 at random. `phantom-*` links are cohorts of `bids_perfdeficit.phantom` instead, in which every
-item has a substrate. The models were developed on links `or` and `share` with seeds under 100.
+item has a substrate; those that end in `-distal` have another mix of occlusions. The models were
+developed on links `or` and `share` and phantoms, with seeds under 100.
 
 Subcommands (each prints a markdown table; `run` appends to a JSON-lines file as it goes):
   run      fit models, write one line per cohort, model and item
@@ -59,7 +60,16 @@ SUBSTRATES = {
 PREVALENCE = {'1a': 0.25, '1b': 0.3, '1c': 0.25, '3': 0.25, '7': 0.15, '11': 0.25, '2': 0.25}
 LINKS = ('or', 'share', 'saturating', 'all')
 #: The digital patients of `phantom`, by the links of their scores.
-PHANTOMS = tuple(f'phantom-{k}' for k in ('mixed', 'threshold', 'saturating', 'synergistic'))
+PHANTOMS = tuple(
+    f'phantom-{k}{mix}'
+    for k in ('mixed', 'threshold', 'saturating', 'synergistic')
+    for mix in ('', '-distal')
+)
+#: Shares of the sites where smaller vessels and the posterior circulation are the rule.
+DISTAL = {
+    'none': 0.20, 'ICA': 0.05, 'M1': 0.15, 'M2sup': 0.15, 'M2inf': 0.15, 'A2': 0.10, 'P1': 0.05,
+    'P2': 0.10, 'BA': 0.05,
+}  # fmt: skip
 MODELS = ('spatial', 'ridge', 'voxelwise')
 #: Label-only rules for GP-ridge: share of the map's maximum.
 RIDGE_SHARES = (0.4, 0.5, 0.6, 0.7, 0.8)
@@ -150,7 +160,10 @@ def phantom_cohort(n, seed, kind):
     """Return a cohort of digital patients on the 2 mm template; about 2 s a patient on a core."""
     from bids_perfdeficit import phantom
 
-    cohort = phantom.make_cohort(seed, n, trees=10, links=kind.removeprefix('phantom-'))
+    links, _, mix = kind.removeprefix('phantom-').partition('-')
+    cohort = phantom.make_cohort(
+        seed, n, trees=10, links=links, mix=DISTAL if mix == 'distal' else None
+    )
     names = [column.removeprefix('nihss_') for column in cohort.scores.columns]
     scores = cohort.scores.iloc[:, [names.index(item.name) for item in ITEMS]].to_numpy(float)
     truths = {name: truth[cohort.mask] for name, truth in phantom.substrates(spacing=2).items()}

@@ -14,6 +14,7 @@ from scipy import sparse
 
 from bids_perfdeficit.deficit.grid import Grid
 from bids_perfdeficit.deficit.perfusion_model import PerfusionModel, fit_perfusion_model
+from bids_perfdeficit.deficit.scale import excess
 from bids_perfdeficit.deficit.settings import DeficitSettings
 from bids_perfdeficit.errors import InputError
 
@@ -138,9 +139,14 @@ def coarse_maps(maps: NDArray[np.float32], weights: sparse.csr_matrix) -> NDArra
 
 
 def channels(
-    maps: NDArray[np.float32], coarse: Grid
+    maps: NDArray[np.float32], coarse: Grid, healthy: NDArray[np.float32] | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the maps and their positive left-right asymmetry, both (N, V coarse)."""
+    """Return the maps and their positive left-right asymmetry, both (N, V coarse).
+
+    With a healthy pattern, of what the maps have beyond it (see `scale.excess`).
+    """
+    if healthy is not None:
+        maps = excess(maps, healthy, coarse)
     return maps, positive_asymmetry(maps, coarse)
 
 

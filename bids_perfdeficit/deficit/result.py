@@ -26,7 +26,9 @@ from bids_perfdeficit.deficit.settings import DeficitSettings
 from bids_perfdeficit.errors import InputError
 
 #: Raised when the meaning of a stored tensor changes.
-_FORMAT = 1
+_FORMAT = 2
+#: Arrays of a fit; those that are None are not stored.
+_ARRAYS = ('effect', 'std', 'probability', 'declared', 'cut', 'p_value', 'healthy')
 #: What `torch.load` raises on files that are not what they should be.
 UNREADABLE = (
     OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, UnpicklingError,
@@ -152,7 +154,7 @@ class DeficitFit:
     grid, coarse : Grid
         Voxels of the maps, and those of the readout.
     effect : (K, V) float32 array
-        `spatial`: expected log-odds that one whole unit of perfusion deficit adds where the voxel
+        `spatial`: expected log-odds that one whole unit of excess (`scale`) adds where the voxel
         is part of the substrate. Others: coefficient of the voxel.
     std : (K, V) float32 array
         Its posterior standard deviation (`voxelwise`: standard error).
@@ -174,6 +176,9 @@ class DeficitFit:
         Plain numbers per item or model, e.g. the KL divergence of each component in nats.
     generative : PerfusionModel
         Of perfusion maps on `coarse`.
+    healthy : (V coarse,) float32 array, optional
+        The healthy pattern beyond which the readout takes maps; None where it takes them as
+        they are.
     """
 
     model: str
@@ -189,6 +194,7 @@ class DeficitFit:
     readout: Readout
     settings: DeficitSettings
     generative: PerfusionModel
+    healthy: NDArray[np.float32] | None = None
     skipped: dict[str, str] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
 
@@ -216,14 +222,14 @@ class DeficitFit:
             )
         weights = self.grid.coarsen(self.settings.coarse_spacing)[1]
         coarse = self.generative.denoise(coarse_maps(maps, weights))
-        return self.predict_prepared(channels(coarse, self.coarse), covariates)
+        return self.predict_prepared(channels(coarse, self.coarse, self.healthy), covariates)
 
     def predict_prepared(
         self,
         features: tuple[NDArray[np.float32], ...],
         covariates: NDArray[np.float64] | None = None,
     ) -> Predictions:
-        """Predict from channels that `prepare` has made already."""
+        """Predict from channels that are there already (see `preparation.channels`)."""
         covariates = check_covariates(
             covariates, len(features[0]), expected=len(self.readout.covariate_mean)
         )
@@ -245,7 +251,7 @@ class DeficitFit:
         scores : (count, K) array
         """
         maps = self.generative.draw(count, seed=seed)
-        features = channels(self.generative.denoise(maps), self.coarse)
+        features = channels(self.generative.denoise(maps), self.coarse, self.healthy)
         mean = np.tile(self.readout.covariate_mean, (count, 1))
         return maps, self.predict_prepared(features, mean).draw(seed=seed + 1)
 
@@ -255,7 +261,8 @@ class DeficitFit:
         temporary = target.with_name(f'.{target.name}.{os.getpid()}')
         arrays = {
             name: torch.from_numpy(np.ascontiguousarray(getattr(self, name)))
-            for name in ('effect', 'std', 'probability', 'declared', 'cut', 'p_value')
+            for name in _ARRAYS
+            if getattr(self, name) is not None
         }
         readout = {
             f.name: torch.as_tensor(getattr(self.readout, f.name))

@@ -206,7 +206,9 @@ def fit_fold(
         found = fitter(model)(
             part, scores[train], covariates[train], items, _without_test(settings), maps=False
         )
-        features = channels(part.generative.denoise(scanned), prepared.coarse)
+        features = channels(
+            part.generative.denoise(scanned), prepared.coarse, found.get('healthy')
+        )
         readout = found['readout']
         probabilities = readout.probabilities(readout.eta(features, covariates[test]))
         reasons = {**reasons, **found['skipped']}

@@ -32,7 +32,7 @@ from bids_perfdeficit.interfaces.stacking import check_grids, resolution_label
 from bids_perfdeficit.settings import MapKind, Settings
 
 #: Raised whenever a stage's results change, so that older files are not mixed with newer ones.
-GROUP_VERSION = 2
+GROUP_VERSION = 3
 #: Fewest participants that a group is made of.
 FEWEST = 10
 

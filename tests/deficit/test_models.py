@@ -9,6 +9,7 @@ import pytest
 
 from bids_perfdeficit import deficit
 from bids_perfdeficit.deficit import DeficitFit, Item, fit, prepare
+from bids_perfdeficit.deficit.preparation import channels
 from bids_perfdeficit.errors import InputError
 
 MODELS = ('spatial', 'ridge', 'voxelwise', 'vae')
@@ -109,7 +110,13 @@ def test_predictions_are_probabilities_and_rise_with_the_score(cohort, fits, mod
 
 def test_predict_agrees_with_what_was_prepared(cohort, fits):
     direct = fits['spatial'].predict(cohort.maps).eta
-    shared = fits['spatial'].predict_prepared(cohort.prepared.features).eta
+    shared = (
+        fits['spatial']
+        .predict_prepared(
+            channels(cohort.prepared.features[0], cohort.prepared.coarse, fits['spatial'].healthy)
+        )
+        .eta
+    )
     np.testing.assert_allclose(direct, shared, atol=1e-3)
 
 

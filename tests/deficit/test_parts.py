@@ -26,6 +26,7 @@ from bids_perfdeficit.deficit.preparation import (
     subset,
 )
 from bids_perfdeficit.deficit.rules import dice_cut, exceedance
+from bids_perfdeficit.deficit.scale import excess, healthy_pattern
 from bids_perfdeficit.deficit.spatial import _log_bayes_factors, _truncated
 from bids_perfdeficit.deficit.vae import divergence
 from bids_perfdeficit.errors import InputError
@@ -200,6 +201,63 @@ def test_asymmetry_is_positive_on_the_worse_side_only():
 
 
 # --- dictionary
+
+
+# --- one scale for all maps
+
+
+def stretched(seed=0, *, contrast=0.15, n=60):
+    """Return grid, deficits of one side and maps, each stretched to a range of its own."""
+    grid = block((13, 15, 11))
+    rng = np.random.default_rng(seed)
+    x, y, z = grid.coordinates.T
+    pattern = 0.4 + contrast * (np.sin(y / 12) + np.cos(z / 9))
+    deficit = np.zeros((n, grid.n_voxels), np.float32)
+    for row in deficit[: n // 2]:
+        side, centre = rng.choice([-1, 1]), rng.uniform(-20, 20)
+        row[(x * side > 8) & (abs(y - centre) < 10)] = rng.uniform(0.2, 0.6)
+    stretch, offset = rng.uniform(0.7, 1.4, (n, 1)), rng.uniform(-0.1, 0.1, (n, 1))
+    maps = offset + stretch * (pattern + deficit) + 0.01 * rng.standard_normal(deficit.shape)
+    return grid, deficit, maps.astype(np.float32)
+
+
+def test_excess_takes_out_what_each_map_was_stretched_by():
+    grid, deficit, maps = stretched()
+    found = excess(maps, healthy_pattern(maps, grid), grid)
+    assert (found > 0).all()
+    ill = deficit > 0
+    raw = np.corrcoef(maps[ill], deficit[ill])[0, 1]
+    assert np.corrcoef(found[ill], deficit[ill])[0, 1] > max(0.9, raw + 0.2)
+    assert np.abs(found[ill] - deficit[ill]).mean() < 0.06
+    assert found[deficit == 0].mean() < 0.06
+
+
+def test_excess_does_not_know_of_a_map_s_own_stretch():
+    """Twice the range about the same pattern is the same map, but for the prior of the stretch."""
+    grid, _, maps = stretched(contrast=1.0)
+    healthy = healthy_pattern(maps, grid)
+    once, twice = (excess(k * maps[:20], healthy, grid) for k in (1, 2))
+    np.testing.assert_allclose(once, twice, atol=0.05)
+
+
+def test_maps_without_a_common_pattern_are_shifted_and_not_stretched():
+    grid = block((13, 15, 11))
+    maps = (0.1 + 0.05 * np.random.default_rng(1).standard_normal((40, grid.n_voxels))).astype(
+        np.float32
+    )
+    maps[:, 300] = 0.8
+    found = excess(maps, healthy_pattern(maps, grid), grid)
+    np.testing.assert_allclose(found[:, 300], 0.72, atol=0.05)
+    assert found.mean() < 0.1
+
+
+@given(st.floats(0.5, 2.0), st.floats(-0.5, 0.5))
+@settings(max_examples=20, deadline=None)
+def test_excess_is_bounded_for_any_range(stretch, offset):
+    grid, _, maps = stretched(n=12)
+    found = excess((offset + stretch * maps).astype(np.float32), healthy_pattern(maps, grid), grid)
+    assert np.isfinite(found).all()
+    assert (found >= 0).all()
 
 
 def test_ball_features_are_means_and_mirrors_are_exact():
