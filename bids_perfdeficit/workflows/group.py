@@ -355,9 +355,10 @@ _MODEL_TEXTS = {
     'spatial': """\
 *spatial*: a cumulative-logit model [@ordinal] with lapses, in which the substrate of an item is a
 sum of single effects [@susie], each a ball of unknown place, size and strength, beside a component
-that follows the volume of the deficit. Items of a left-right pair share their mirrored places. An
-item was declared when its test by shuffled scores [@freedmanlane] passed; its map was cut where
-the expected Dice coefficient is largest.
+that follows the volume of the deficit. Maps were brought to one scale by the contrast that the
+cohort's pattern of healthy tissue has in the better hemisphere of each. Items of a left-right pair
+share their mirrored places. An item was declared when its test by shuffled scores [@freedmanlane]
+passed; its map was cut where the expected Dice coefficient is largest.
 
 """,
     'ridge': """\
