@@ -63,9 +63,9 @@ _PLACES = 1024
 _STEADY = 3.0
 #: No voxel is declared under this probability, nor, where none reaches it, under this share of the
 #: highest. The cut of best expected Dice takes too much where the posterior is spread over a
-#: territory: on the cohorts of development false discoveries fell by .05 without loss of Dice
+#: territory: on the cohorts of development false discoveries fell by .08, for .01 of Dice
 #: (benchmarks/RESULTS.md). A posterior that is sure of itself is not touched.
-_LEAST_PROBABILITY, _LEAST_SHARE = 0.3, 0.45
+_LEAST_PROBABILITY, _LEAST_SHARE = 0.35, 0.5
 #: Standard deviations below 0 from which the normal's tail is taken from its expansion.
 _FAR = 4.5
 #: Posterior probability of a ball below which it is left out of sums, relative to the largest.
