@@ -109,14 +109,10 @@ def test_predictions_are_probabilities_and_rise_with_the_score(cohort, fits, mod
 
 
 def test_predict_agrees_with_what_was_prepared(cohort, fits):
-    direct = fits['spatial'].predict(cohort.maps).eta
-    shared = (
-        fits['spatial']
-        .predict_prepared(
-            channels(cohort.prepared.features[0], cohort.prepared.coarse, fits['spatial'].healthy)
-        )
-        .eta
-    )
+    spatial, prepared = fits['spatial'], cohort.prepared
+    direct = spatial.predict(cohort.maps).eta
+    features = channels(prepared.features[0], prepared.coarse, spatial.healthy)
+    shared = spatial.predict_prepared(features).eta
     np.testing.assert_allclose(direct, shared, atol=1e-3)
 
 

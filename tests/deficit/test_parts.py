@@ -200,9 +200,6 @@ def test_asymmetry_is_positive_on_the_worse_side_only():
     assert (found[grid.coordinates[:, 0] <= 0] == 0).all()
 
 
-# --- dictionary
-
-
 # --- one scale for all maps
 
 
@@ -258,6 +255,9 @@ def test_excess_is_bounded_for_any_range(stretch, offset):
     found = excess((offset + stretch * maps).astype(np.float32), healthy_pattern(maps, grid), grid)
     assert np.isfinite(found).all()
     assert (found >= 0).all()
+
+
+# --- dictionary
 
 
 def test_ball_features_are_means_and_mirrors_are_exact():
