@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -93,6 +93,7 @@ class GroupSettings:
     bootstraps: int = 0  #: refits on resampled participants
     resolution: float = 4.0  #: mm; participants' maps have 2
     min_coverage: float = 0.02  #: least share of participants with a deficit in a voxel
+    include_doubtful: bool = False  #: take participants whose verdict is doubtful
     apply: Path | None = None  #: folder of a finished group level whose models predict
 
 
@@ -116,6 +117,7 @@ class OutputSettings:
     """What to tell, and how."""
 
     reports_only: bool = False
+    verify: bool = False  #: hash all inputs and outputs of earlier runs
     self_contained_reports: bool = False  #: pages that hold their figures
     boilerplate_only: bool = False
     write_graph: bool = False
@@ -134,9 +136,16 @@ class Settings:
     resources: ResourceSettings = field(default_factory=ResourceSettings)
     outputs: OutputSettings = field(default_factory=OutputSettings)
 
-    def to_toml(self) -> str:
-        """Return the settings as TOML; options that are unset (None) are left out."""
-        return tomli_w.dumps(_to_plain(self))
+    def to_toml(self, tables: Sequence[str] = ()) -> str:
+        """Return the settings as TOML; options that are unset (None) are left out.
+
+        Parameters
+        ----------
+        tables : sequence of str
+            Only these; all by default.
+        """
+        content = _to_plain(self)
+        return tomli_w.dumps({k: v for k, v in content.items() if not tables or k in tables})
 
     @classmethod
     def from_toml(cls, text: str) -> Settings:

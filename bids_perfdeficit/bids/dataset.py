@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from bids_perfdeficit.bids.files import create_bytes, write_text, write_tsv
+from bids_perfdeficit.bids.files import create_bytes, write_bytes, write_text, write_tsv
 from bids_perfdeficit.bids.outputs import output_path, read_spec
 from bids_perfdeficit.errors import InputError
 
@@ -28,10 +28,13 @@ def write_dataset_files(
     bids_dir: str | os.PathLike[str],
     version: str,
     container: Mapping[str, str] | None = None,
+    relink: bool = True,
 ) -> tuple[str, ...]:
     """Write ``dataset_description.json``, ``.bidsignore``, ``descriptions.tsv`` and ``README.md``.
 
-    Files that are there stay as they are; lines that ``.bidsignore`` lacks are added.
+    What this program wrote before is brought up to date: its version, where BIDS_DIR lies, and
+    the list of descriptions. A README, and the description of another program, stay as they are;
+    lines that ``.bidsignore`` lacks are added.
 
     Parameters
     ----------
@@ -41,6 +44,9 @@ def write_dataset_files(
         Of this program.
     container : mapping, optional
         ``{'Type': 'docker', 'Tag': ...}`` as the specification has it.
+    relink : bool
+        Whether a description that is there gets this BIDS_DIR; False keeps that of the run that
+        read the images.
 
     Returns
     -------
@@ -67,12 +73,12 @@ def write_dataset_files(
     notes: list[str] = []
     path = out_dir / 'dataset_description.json'
     if not create_bytes(_encode(description), path):
-        notes += _check_description(path, version)
+        notes += _update_description(path, description, version, relink)
     spec = read_spec()
     _add_lines(out_dir / '.bidsignore', spec['bidsignore'])
     table = pd.DataFrame(spec['descriptions'].items(), columns=['desc_id', 'description'])
     text = table.to_csv(sep='\t', index=False, lineterminator='\n')
-    create_bytes(text.encode(), out_dir / 'descriptions.tsv')
+    _write_changed(text.encode(), out_dir / 'descriptions.tsv')
     create_bytes(spec['readme'].encode(), out_dir / 'README.md')
     return tuple(notes)
 
@@ -133,6 +139,35 @@ def _read_participants(path: Path) -> pd.DataFrame:
     return frame.drop_duplicates('participant_id')
 
 
+def _update_description(
+    path: Path, description: Mapping[str, Any], version: str, relink: bool
+) -> list[str]:
+    """Check a description that is there, bring our own up to date, and return what to note."""
+    notes = _check_description(path, version)
+    old = json.loads(path.read_text(encoding='utf-8'))
+    makers = old.get('GeneratedBy', [])
+    if not any(maker.get('Name') == 'bids_perfdeficit' for maker in makers):
+        return notes
+    ours = description['GeneratedBy']
+    new = old | {'BIDSVersion': BIDS_VERSION, 'GeneratedBy': [
+        *ours, *(maker for maker in makers if maker.get('Name') != 'bids_perfdeficit'),
+    ]}  # fmt: skip
+    if relink:
+        new |= {key: description[key] for key in ('SourceDatasets', 'DatasetLinks')}
+    _write_changed(_encode(new), path)
+    return notes
+
+
+def _write_changed(content: bytes, path: Path) -> None:
+    """Write a file unless it has this content already."""
+    try:
+        same = path.read_bytes() == content
+    except OSError:
+        same = False
+    if not same:
+        write_bytes(content, path)
+
+
 def _check_description(path: Path, version: str) -> list[str]:
     fix = 'give OUTPUT_DIR a folder of its own'
     try:
@@ -140,7 +175,9 @@ def _check_description(path: Path, version: str) -> list[str]:
         kind = description.get('DatasetType', 'raw')
         makers = {g.get('Name'): g.get('Version') for g in description.get('GeneratedBy', [])}
     except (OSError, ValueError, AttributeError) as error:
-        raise InputError('cannot be read as JSON', fix=f'mend it, or {fix}', path=path) from error
+        raise InputError(
+            'cannot be read as JSON', fix=f'correct it, or {fix}', path=path
+        ) from error
     if kind != 'derivative':
         raise InputError(f'the folder holds a {kind} dataset, not derivatives', fix=fix, path=path)
     if 'bids_perfdeficit' not in makers:

@@ -116,6 +116,11 @@ def sidecar_path(path: Path) -> Path:
     return path.with_name(path.name.removesuffix('.gz').rpartition('.')[0] + '.json')
 
 
+def has_sidecar(key: str) -> bool:
+    """Tell whether an output has a sidecar."""
+    return 'sidecar' in _entry(key)
+
+
 def participant_outputs(
     root: str | os.PathLike[str], pair: ScanPair, *, space: str, level: str = 'full'
 ) -> dict[str, Path]:

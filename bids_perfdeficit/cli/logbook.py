@@ -1,11 +1,13 @@
 """What both levels keep of a run, and how they run a workflow.
 
-A run has a folder in ``logs/`` with its settings, its log, its verdict, its methods text and a
-file for every failed step. Must not know what a workflow computes.
+A run has a folder in ``logs/`` with its settings, its log, its status, its methods text and a
+file for every failed step. The status grows while the run goes on, so that a run that is killed
+has reported what it finished. Must not know what a workflow computes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -14,23 +16,26 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from bids_perfdeficit import __version__
 from bids_perfdeficit.bids import write_json, write_text
+from bids_perfdeficit.bids.files import owner_is_gone, owner_tag
 from bids_perfdeficit.cli.resources import available_memory_gb
-from bids_perfdeficit.errors import InputError
+from bids_perfdeficit.errors import InputError, printable
 from bids_perfdeficit.settings import Settings
+from bids_perfdeficit.stages.record import software
 
 LOGGER = logging.getLogger('bids_perfdeficit')
 
-#: Packages whose versions shape the results; recorded beside them.
-VERSIONED = ('antspyx', 'nibabel', 'nilearn', 'nipype', 'numba', 'numpy', 'scipy', 'torch')
+#: s between two updates of the status that only say that something runs.
+STATUS_S = 2.0
+#: How the names of temporary working folders begin.
+TEMPORARY_FOLDER = 'bids_perfdeficit-'
 
 #: Levels of the log on the terminal and of Nipype's, by how often ``-v`` was given.
 _OURS = (logging.INFO, logging.INFO, logging.DEBUG)
@@ -42,15 +47,16 @@ class Outcome:
     """What became of one unit of work: a pair of scans, or an item of a model."""
 
     name: str
-    status: str  #: 'complete', 'failed' or 'skipped'
+    status: str  #: 'complete', 'doubtful', 'failed', 'skipped', or, during the run, 'running'
     reasons: list[str] = field(default_factory=list)
     seconds: float | None = None
 
     @property
     def line(self) -> str:
         """The one line that platforms and people read."""
-        return f'{self.name}: {self.status}' + (
-            f': {" | ".join(self.reasons)}' if self.reasons else ''
+        return printable(
+            f'{self.name}: {self.status}'
+            + (f': {" | ".join(self.reasons)}' if self.reasons else '')
         )
 
 
@@ -71,6 +77,9 @@ class Logbook:
         self.uuid = f'{self.started:%Y%m%d-%H%M%S}_{uuid.uuid4()}'
         self.output_dir = settings.inputs.output_dir.absolute()
         self.folder = self.output_dir / 'logs' / self.uuid
+        self.outcomes: dict[str, Outcome] = {}
+        self.progress = Progress(units, note=self._note)
+        self._written = 0.0
 
     def start(self) -> None:
         """Create the folder, write the settings and begin to log."""
@@ -84,11 +93,24 @@ class Logbook:
         to_terminal = logging.StreamHandler(sys.stderr)
         to_terminal.setLevel(_OURS[min(self.settings.outputs.verbose, 2)])
         for handler in (to_file, to_terminal):
-            handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+            handler.setFormatter(_Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
             LOGGER.addHandler(handler)
+        self.write_status()
 
-    def write_status(self, outcomes: Sequence[Outcome], code: int | None) -> None:
-        """Tell programs how the run stands; the code is None until it has ended."""
+    def add(self, *outcomes: Outcome) -> None:
+        """Note outcomes, in place of what was known of the same units, and write the status."""
+        self.outcomes |= {outcome.name: outcome for outcome in outcomes}
+        self.write_status()
+
+    def _note(self, unit: str, status: str) -> None:
+        """Note that a unit runs, or that its steps have ended."""
+        self.outcomes[unit] = Outcome(unit, status)
+        if time.monotonic() - self._written > STATUS_S or status != 'running':
+            self.write_status()
+
+    def write_status(self, code: int | None = None) -> None:
+        """Write how the run stands, for programs; the code is None until it has ended."""
+        self._written = time.monotonic()
         finished = None if code is None else datetime.now(UTC).isoformat(timespec='seconds')
         write_json(
             {
@@ -97,16 +119,23 @@ class Logbook:
                 'finished': finished,
                 'exit_code': code,
                 'random_seed': self.settings.processing.random_seed,
-                'versions': versions(),
+                'versions': software(),
                 self.units: {
                     o.name: {'status': o.status, 'reasons': o.reasons, 'seconds': o.seconds}
-                    for o in outcomes
+                    for o in self.outcomes.values()
                 },
             },
             self.folder / 'status.json',
         )
 
-    def run(self, workflow: Any, *, nprocs: int) -> dict[str, float]:
+    def run(
+        self,
+        workflow: Any,
+        *,
+        nprocs: int,
+        labels: Mapping[str, str] | None = None,
+        fresh: Sequence[str] = (),
+    ) -> dict[str, float]:
         """Run a workflow to its end, whatever fails in it.
 
         Parameters
@@ -115,6 +144,10 @@ class Logbook:
             Its methods text is written to ``methods.md``.
         nprocs : int
             Processes at once.
+        labels : mapping of str to str, optional
+            Names of the units by the branches of the workflow.
+        fresh : sequence of str
+            Branches whose working folders are emptied before the run.
 
         Returns
         -------
@@ -124,7 +157,8 @@ class Logbook:
         from bids_perfdeficit.cli.pool import Pool  # late: it imports Nipype's engine
 
         resources = self.settings.resources
-        progress = Progress(self.units)
+        progress = self.progress
+        progress.labels |= labels or {}
         if resources.use_plugin is not None:
             plugin = _load_plugin(resources.use_plugin, progress)
         else:
@@ -134,24 +168,42 @@ class Logbook:
                 'raise_insufficient': False,
                 'status_callback': progress,
             })  # fmt: skip
-        work_dir = resources.work_dir
-        with tempfile.TemporaryDirectory(
-            prefix='bids_perfdeficit-', ignore_cleanup_errors=True
-        ) as temporary:
-            workflow.base_dir = str((work_dir or Path(temporary)).absolute())
-            Path(workflow.base_dir).mkdir(parents=True, exist_ok=True)
+        # The dictionary and not the parser of Nipype's configuration: that one interprets "%".
+        workflow.config['execution']['crashdump_dir'] = str(self.folder)
+        with self._working_folder() as folder:
+            workflow.base_dir = str(folder)
+            for name in fresh:
+                shutil.rmtree(folder / workflow.name / name, ignore_errors=True)
             if self.settings.outputs.write_graph:
                 self._write_graph(workflow)
             try:
                 workflow.run(plugin=progress.watch(plugin))
             except RuntimeError as error:
-                # Nipype raises once all branches have ended; the crash files tell which failed.
+                # Nipype raises once all branches have ended; the crash files name which failed.
                 LOGGER.debug('the workflow ended with: %s', error)
             else:
-                if resources.clean_workdir and work_dir is not None:
-                    shutil.rmtree(Path(workflow.base_dir) / workflow.name, ignore_errors=True)
+                if resources.clean_workdir:
+                    shutil.rmtree(folder / workflow.name, ignore_errors=True)
+                    with contextlib.suppress(OSError):  # other runs work there
+                        folder.rmdir()
         write_text(workflow.visit_desc(), self.folder / 'methods.md')
         return progress.seconds
+
+    @contextlib.contextmanager
+    def _working_folder(self) -> Iterator[Path]:
+        """Yield where steps work: a folder of this version, or a temporary one."""
+        kept = self.settings.resources.work_dir
+        if kept is not None:
+            version = re.sub(r'[^A-Za-z0-9.]', '_', __version__)
+            folder = kept.absolute() / f'perfdeficit-{version}'
+            folder.mkdir(parents=True, exist_ok=True)
+            yield folder
+            return
+        remove_old_folders(Path(tempfile.gettempdir()))
+        with tempfile.TemporaryDirectory(
+            prefix=f'{TEMPORARY_FOLDER}{owner_tag()}.', ignore_cleanup_errors=True
+        ) as temporary:
+            yield Path(temporary)
 
     def _write_graph(self, workflow: Any) -> None:
         path = self.folder / 'graph.dot'
@@ -161,6 +213,22 @@ class Logbook:
             if shutil.which('dot') is not None:
                 raise
             LOGGER.warning('--write-graph: no Graphviz (dot) is here to draw %s', path)
+
+
+class _Formatter(logging.Formatter):
+    """Keeps control characters in names of files off the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return '\n'.join(map(printable, super().format(record).split('\n')))
+
+
+def remove_old_folders(root: Path) -> None:
+    """Remove the temporary working folders of runs of this user that were killed."""
+    for folder in root.glob(f'{TEMPORARY_FOLDER}*'):
+        tag = folder.name.removeprefix(TEMPORARY_FOLDER).partition('.')[0]
+        with contextlib.suppress(OSError):
+            if folder.stat().st_uid == os.getuid() and owner_is_gone(tag):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _load_plugin(path: Path, progress: Progress) -> Any:
@@ -193,13 +261,12 @@ def set_threads(threads: int) -> None:
     os.environ['ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS'] = '1'
 
 
-def configure_nipype(settings: Settings, log_dir: Path) -> None:
-    """Make Nipype write its crash files to the logs, and hold its tongue."""
+def configure_nipype(settings: Settings) -> None:
+    """Make Nipype write crash files that people can read, and nothing to the terminal."""
     from nipype import config as nipype_config
 
     nipype_config.update_config({
         'execution': {
-            'crashdump_dir': str(log_dir),
             'crashfile_format': 'txt',
             'create_report': 'false',
             'stop_on_first_crash': str(settings.resources.stop_on_first_crash).lower(),
@@ -208,6 +275,8 @@ def configure_nipype(settings: Settings, log_dir: Path) -> None:
             'job_finished_timeout': '30',
             'remove_unnecessary_outputs': 'false',
             'check_version': 'false',
+            # s; steps are short. A queue of a cluster is asked less often.
+            'poll_sleep_duration': '2' if settings.resources.use_plugin else '0.1',
         },
         'logging': {'log_to_file': 'false'},
     })  # fmt: skip
@@ -219,25 +288,33 @@ def configure_nipype(settings: Settings, log_dir: Path) -> None:
 
 
 class Progress:
-    """Nipype's status callback: tells each finished step and, of participants, each finished one,
+    """Nipype's status callback: logs each finished step and, of participants, each finished one,
     with the time left, and adds up the time.
 
     Parameters
     ----------
     units : str
         What the branches of the workflow are; those of 'participants' are counted.
+    note : callable, optional
+        Called with the name of a unit and ``'running'``, ``'computed'`` or ``'failed'``.
     """
 
-    def __init__(self, units: str = 'participants') -> None:
-        self.units = units
+    def __init__(
+        self, units: str = 'participants', note: Callable[[str, str], None] | None = None
+    ) -> None:
+        self.units, self._note = units, note
         self.total = self.done = 0
+        #: Units that later workflows of the same run will bring.
+        self.waiting = 0
         self.seconds: dict[str, float] = {}
+        #: Names of the units by branch.
+        self.labels: dict[str, str] = {}
         self._begun = time.monotonic()
         self._started: dict[str, datetime] = {}
         self._graph: Any = ()
         self._splits = False
         self._lost: set[str] = set()
-        #: Steps of each branch that are still to be told of.
+        #: Steps of each branch whose end is still to come.
         self._open: dict[str, int] = {}
         self._failed: set[str] = set()
 
@@ -264,20 +341,27 @@ class Progress:
     def __call__(self, node: Any, status: str) -> None:
         """Take note of a step that starts (``start``), ends (``end``) or fails (``exception``)."""
         name, now = node.fullname, datetime.now(UTC)
-        if name in self._lost:  # some plugins tell of what they leave out
+        if name in self._lost:  # some plugins report what they leave out
             return
+        branch, step = _place(node)
+        called = self.labels.get(
+            branch, re.sub(r'(?<![a-z])(sub|ses)_', r'\1-', branch.removesuffix('_wf'))
+        )
+        known = branch in self.labels and self._note is not None
         if status == 'start':
             self._started[name] = now
+            if known:
+                self._note(called, 'running')
             return
         self.done += 1
         took = (now - self._started.pop(name, now)).total_seconds()
-        branch, step = _place(node)
         self.seconds[branch] = round(self.seconds.get(branch, 0.0) + took, 1)
         self._open[branch] = self._open.get(branch, 0) - 1
         if status == 'exception':
             self._failed.add(branch)
             self._lose(node, branch, step)
-        called = re.sub(r'(?<![a-z])(sub|ses)_', r'\1-', branch.removesuffix('_wf'))
+        if known and self._open[branch] == 0:
+            self._note(called, 'failed' if branch in self._failed else 'computed')
         if took >= 0.5 or status == 'exception':  # moving files is no news
             verb = 'failed' if status == 'exception' else 'done'
             LOGGER.info(
@@ -289,7 +373,7 @@ class Progress:
             verb = 'failed' if branch in self._failed else 'done'
             LOGGER.info(
                 '%s: %s, %d of %d participants%s',
-                called, verb, ended, len(self._open), self._left(),
+                called, verb, ended, len(self._open) + self.waiting, self._left(),
             )  # fmt: skip
 
     def _lose(self, node: Any, branch: str, step: str) -> None:
@@ -320,9 +404,10 @@ class Progress:
 
     def _left(self) -> str:
         """Tell the time left once enough steps have been seen to tell it by."""
-        if self.done < 3 or self.done >= self.total:
+        total = self.total * (1 + self.waiting / max(len(self._open), 1))
+        if self.done < 3 or self.done >= total:
             return ''
-        seconds = (time.monotonic() - self._begun) / self.done * (self.total - self.done)
+        seconds = (time.monotonic() - self._begun) / self.done * (total - self.done)
         return f', about {seconds / 60:.0f} min left' if seconds >= 60 else ', under 1 min left'
 
 
@@ -360,29 +445,3 @@ def read_crashes(log_dir: Path) -> dict[str, list[str]]:
         if sentence not in crashes.setdefault(branch, []):
             crashes[branch].append(sentence)
     return crashes
-
-
-def write_index(output_dir: Path, outcomes: list[Outcome], *, ours: bool = True) -> None:
-    """Write the page of all participants; say so among the outcomes when that fails.
-
-    Parameters
-    ----------
-    output_dir : Path
-        OUTPUT_DIR.
-    outcomes : list of Outcome
-        Of this run.
-    ours : bool
-        Whether they are about participants.
-    """
-    from bids_perfdeficit.reports.cohort import build_index
-
-    try:
-        build_index(output_dir, {o.name: (o.status, o.reasons) for o in outcomes if ours})
-    except Exception as error:
-        LOGGER.exception('the page of all participants could not be made')
-        outcomes.append(Outcome('report', 'failed', [f'{error}; see run.log']))
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what shapes the results."""
-    return {'bids_perfdeficit': __version__} | {name: metadata.version(name) for name in VERSIONED}

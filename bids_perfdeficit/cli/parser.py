@@ -186,6 +186,10 @@ def build_parser() -> argparse.ArgumentParser:
         help='leave out voxels in which fewer participants have a deficit (default: 0.02)',
     )  # fmt: skip
     group.add_argument(
+        '--include-doubtful', action='store_true',
+        help='also take participants whose results were judged doubtful (default: leave them out)',
+    )  # fmt: skip
+    group.add_argument(
         '--apply', metavar='MODEL_DIR',
         help='predict scores with the models of an earlier group run; nothing is fitted',
     )  # fmt: skip
@@ -235,6 +239,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run.add_argument(
         '--dry-run', action='store_true', help='list what would run for whom, and stop'
+    )
+    run.add_argument(
+        '--verify',
+        action='store_true',
+        help='hash every input and output of earlier runs, instead of comparing sizes and times',
     )
     run.add_argument('--reports-only', action='store_true', help='only make the reports again')
     run.add_argument(
@@ -357,7 +366,7 @@ def _check(settings: Settings, given: dict[str, Any]) -> list[str]:
     if len(processing.output_spaces) != 1:
         problems.append(
             f'--output-spaces {" ".join(processing.output_spaces)}: give one template per run; '
-            'a second run with the same OUTPUT_DIR adds another'
+            'give another template an OUTPUT_DIR of its own'
         )
     problems += _check_space(processing.output_spaces)
     problems += _check_device(processing.device)

@@ -1,217 +1,322 @@
-"""The participant level: find, plan, run, and tell what became of each participant."""
+"""The participant level: what it finds, plans, computes and reports for each pair of scans."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from bids_perfdeficit import __version__
 from bids_perfdeficit.bids import (
     Discovery,
+    ScanPair,
     discover,
     output_path,
     write_dataset_files,
+    write_json,
     write_participants,
 )
-from bids_perfdeficit.cli.logbook import (
-    LOGGER,
-    Logbook,
-    Outcome,
-    configure_nipype,
-    read_crashes,
-    set_threads,
-    versions,
-    write_index,
-)
-from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, print_problems
-from bids_perfdeficit.cli.resources import available_cores, resolve_device, share_threads
+from bids_perfdeficit.cli.logbook import LOGGER, Logbook, Outcome, read_crashes
+from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_SOME_FAILED
+from bids_perfdeficit.cli.resources import available_memory_gb, share_threads
+from bids_perfdeficit.cli.runner import Level, Unit, Work
+from bids_perfdeficit.errors import InputError, printable
+from bids_perfdeficit.nifti import open_nifti
 from bids_perfdeficit.settings import Settings
-from bids_perfdeficit.workflows.plan import Plan, describe, make_plan
+from bids_perfdeficit.stages.task import (
+    State,
+    Task,
+    examine,
+    publish,
+    recover,
+    refresh,
+    withdraw,
+)
+from bids_perfdeficit.workflows.plan import Plan, describe, make_plan, path_of, record_path
+
+#: Pairs of scans in one workflow. Nipype's graph takes 2.5 MB a pair, and the lock of each pair a
+#: file descriptor; starting a workflow costs about as much as a tenth of a patient.
+BATCH = 48
+#: The same on a cluster, where each step waits in a queue.
+CLUSTER_BATCH = 400
+#: Version of the page: raised when its content changes while nothing that it shows does.
+PAGE_VERSION = 1
+#: Tables of the settings that shape the results of this level.
+SHAPING = ('processing', 'perfusion')
+#: Bytes that reading takes for each voxel: as stored, as float32, and one copy.
+READING_BYTES = 12
 
 
-def run_participants(settings: Settings) -> int:
-    """Run the participant level and return the exit code."""
-    filters = None
-    if settings.inputs.bids_filter_file is not None:
-        filters = json.loads(settings.inputs.bids_filter_file.read_text(encoding='utf-8'))
-    found = discover(
-        settings.inputs.bids_dir,
-        participant_labels=settings.inputs.participant_label,
-        session_labels=settings.inputs.session_label,
-        filters=filters,
-        database_dir=settings.inputs.bids_database_dir,
-    )
-    plans = [make_plan(pair, settings) for pair in found.pairs]
-    if settings.outputs.dry_run:
-        return _dry_run(found, plans, settings)
-    if not plans:
-        print_problems([str(problem) for problem in found.problems])
-        return EXIT_USAGE
-    if settings.outputs.boilerplate_only:
-        print(_methods(plans, settings))
-        return EXIT_OK
-    return _Run(settings, found, plans).execute()
+class ParticipantLevel(Level):
+    """From two scans to maps, metrics and a page, for each pair of scans."""
 
+    units = 'participants'
 
-def _dry_run(found: Discovery, plans: Sequence[Plan], settings: Settings) -> int:
-    for note in found.notes:
-        print(f'note: {note}')
-    print(describe(plans, settings))
-    if found.problems:
-        print_problems([str(problem) for problem in found.problems])
-    return EXIT_OK if not found.problems else EXIT_SOME_FAILED if plans else EXIT_USAGE
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.found = Discovery(())
+        self.plans: dict[str, Plan] = {}
+        self._busy: list[Plan] = []
 
+    def find(self) -> Sequence[str]:
+        inputs = self.settings.inputs
+        filters = None
+        if inputs.bids_filter_file is not None:
+            filters = json.loads(inputs.bids_filter_file.read_text(encoding='utf-8'))
+        self.found = discover(
+            inputs.bids_dir,
+            participant_labels=inputs.participant_label,
+            session_labels=inputs.session_label,
+            filters=filters,
+            database_dir=inputs.bids_database_dir,
+        )
+        plans = [make_plan(pair, self.settings) for pair in self.found.pairs]
+        self.plans = {plan.pair.prefix: plan for plan in plans}
+        self._busy = [plan for plan in plans if self._has_work(plan)]
+        return [str(problem) for problem in self.found.problems]
 
-def _methods(plans: Sequence[Plan], settings: Settings) -> str:
-    from bids_perfdeficit.workflows.base import init_pair_wf
+    def is_empty(self) -> bool:
+        return not self.plans
 
-    fresh = Plan(plans[0].pair, {}, plans[0].fingerprints)
-    return init_pair_wf(plan=fresh, settings=settings).visit_desc()
+    def describe(self) -> str:
+        notes = [printable(f'note: {note}') for note in self.found.notes]
+        lines = describe(list(self.plans.values())).splitlines()
+        return '\n'.join([*notes, *map(printable, lines)])
 
+    def methods(self) -> str:
+        from bids_perfdeficit.workflows.base import init_pair_wf
 
-class _Run:
-    """One run: its folder of logs, its workflow and its verdict."""
+        pair = next(iter(self.plans.values())).pair
+        tasks = make_plan(pair, self.settings).tasks
+        fresh = Plan(pair, tasks, {name: State(False) for name in tasks}, {})
+        return init_pair_wf(plan=fresh, settings=self.settings).visit_desc()
 
-    def __init__(self, settings: Settings, found: Discovery, plans: Sequence[Plan]) -> None:
-        self.settings, self.found, self.plans = settings, found, plans
-        self.book = Logbook(settings)
-        self.output_dir, self.log_dir = self.book.output_dir, self.book.folder
-
-    def execute(self) -> int:
-        settings = self.settings
-        self.book.start()
+    def begin(self, book: Logbook) -> None:
         notes = write_dataset_files(
-            self.output_dir, bids_dir=settings.inputs.bids_dir, version=__version__
+            self.output_dir, bids_dir=self.settings.inputs.bids_dir, version=__version__
         )
         for note in (*self.found.notes, *notes):
             LOGGER.info(note)
-        for plan in self.plans:
-            for note in plan.pair.notes:
+        for plan in self.plans.values():
+            for note in (*plan.pair.notes, *plan.notes):
                 LOGGER.info('%s: %s', plan.pair.prefix, note)
         write_participants(
             self.output_dir,
-            bids_dir=settings.inputs.bids_dir,
-            participants=[plan.pair.participant for plan in self.plans],
+            bids_dir=self.settings.inputs.bids_dir,
+            participants=[plan.pair.participant for plan in self.plans.values()],
         )
-        self.book.write_status([], None)
-        busy = [plan for plan in self.plans if self._has_work(plan)]
-        ready, early = self._select(busy)
-        seconds = self._compute(ready) if ready else {}
-        outcomes = self._judge(early, seconds)
-        self._report({plan.pair.prefix for plan in busy}, outcomes)
-        write_index(self.output_dir, outcomes)
-        code = EXIT_OK if all(o.status == 'complete' for o in outcomes) else EXIT_SOME_FAILED
-        self.book.write_status(outcomes, code)
-        for outcome in outcomes:
-            print(outcome.line)
-        done = sum(outcome.status == 'complete' for outcome in outcomes)
-        print(f'{done} of {len(outcomes)} complete; logs in {self.log_dir}')
-        return code
+        for problem in self.found.problems:
+            name = f'sub-{problem.participant}' if problem.participant else 'dataset'
+            reasons = [str(problem)]
+            book.add(Outcome(name, 'failed', [*self._known(book, name), *reasons]))
+            if problem.participant and (self.output_dir / name).is_dir():
+                # What an earlier run left must not be taken for a result of these scans.
+                self._write_verdict(problem.participant, problem.session, 'failed', reasons)
+        idle = [plan for plan in self.plans.values() if plan not in self._busy]
+        for plan in idle:
+            for name, task in plan.tasks.items():
+                refresh(task, plan.states[name])
+        book.add(*(Outcome(plan.pair.prefix, 'complete') for plan in idle))
+
+    @staticmethod
+    def _known(book: Logbook, name: str) -> list[str]:
+        return book.outcomes[name].reasons if name in book.outcomes else []
+
+    def batches(self) -> Iterator[list[Unit]]:
+        size = BATCH if self.settings.resources.use_plugin is None else CLUSTER_BATCH
+        for start in range(0, len(self._busy), size):
+            yield [self._unit(plan) for plan in self._busy[start : start + size]]
+
+    def _unit(self, plan: Plan) -> Unit:
+        pair = plan.pair
+        names = {'participant': pair.participant, 'session': pair.session}
+        lock = output_path(self.output_dir, 'lock', **names)
+        images = self._path(pair, 'preproc_ct').parent
+        figures = self._path(pair, 'figure_brain').parent
+        return Unit(pair.prefix, lock, (images, figures), lock.parent, pair)
+
+    def plan(self, unit: Unit) -> str:
+        recover(self.output_dir, unit.records)
+        plan = make_plan(unit.content, self.settings)
+        self.plans[unit.name] = plan
+        if reason := plan.refusal or self._check_headers(plan):
+            for task in plan.stale:
+                withdraw(task)
+            return reason
+        if self.settings.outputs.reports_only:
+            if set(plan.to_run) - {'figures'}:
+                return (
+                    'its results are not complete, so that there is nothing to report; '
+                    'run without --reports-only.'
+                )
+            withdraw(plan.tasks['figures'])
+            self.plans[unit.name] = make_plan(unit.content, self.settings)
+            return ''
+        for task in plan.stale:
+            withdraw(task)
+        return ''
+
+    def _check_headers(self, plan: Plan) -> str:
+        """Return why a scan cannot be read at all; nothing of its voxels is read."""
+        limit = self.settings.resources.mem or available_memory_gb()
+        for path in (plan.pair.ncct, plan.pair.cta):
+            if not plan.to_run:
+                break
+            try:
+                shape = open_nifti(path).shape
+            except InputError as error:
+                return str(error)
+            needed = math.prod(map(int, shape)) * READING_BYTES / 1e9
+            if needed > limit:
+                return (
+                    f'{path}: claims {" x ".join(map(str, shape))} voxels, which need '
+                    f'{needed:.0f} GB to read ({limit:.1f} GB may be used); check the header, or '
+                    'give more with --mem.'
+                )
+        return ''
+
+    def workflow(self, units: Sequence[Unit], *, device: str, threads: int) -> Work | None:
+        from bids_perfdeficit.workflows.base import branch_name, init_bids_perfdeficit_wf
+
+        plans = [self.plans[unit.name] for unit in units]
+        plans = [plan for plan in plans if plan.to_run]
+        if not plans:
+            return None
+        workflow = init_bids_perfdeficit_wf(
+            plans=plans, settings=self.settings, device=device, omp_nthreads=threads
+        )
+        labels = {branch_name(plan): plan.pair.prefix for plan in plans}
+        return Work(workflow, labels, fresh=tuple(labels))
+
+    def threads(self, processes: int, units: int) -> int:
+        resources = self.settings.resources
+        return resources.omp_nthreads or share_threads(processes, units, low_mem=resources.low_mem)
+
+    def judge(
+        self, units: Sequence[Unit], book: Logbook, failed: Mapping[str, str]
+    ) -> list[Outcome]:
+        from bids_perfdeficit.workflows.base import branch_name
+
+        crashes = read_crashes(book.folder)
+        outcomes = []
+        for unit in units:
+            branch = branch_name(self.plans[unit.name])
+            plan = make_plan(unit.content, self.settings)
+            self.plans[unit.name] = plan
+            reasons = [failed[unit.name]] if unit.name in failed else crashes.get(branch, [])
+            if plan.to_run and not reasons:
+                reasons = [
+                    f'ended without {plan.to_run[0]} and without an error; '
+                    'memory may have run out: give more with --mem, or --low-mem.'
+                ]
+            status = 'failed' if reasons else 'complete'
+            outcome = Outcome(unit.name, status, list(reasons), book.progress.seconds.get(branch))
+            self._report(plan, outcome)
+            pair = plan.pair
+            self._write_verdict(pair.participant, pair.session, outcome.status, outcome.reasons)
+            outcomes.append(outcome)
+        return outcomes
+
+    def finish(self, book: Logbook) -> None:
+        from bids_perfdeficit.reports.cohort import build_index
+
+        statuses = {o.name: (o.status, o.reasons) for o in book.outcomes.values()}
+        try:
+            build_index(self.output_dir, statuses)
+        except Exception as error:
+            LOGGER.exception('the page of all participants could not be made')
+            book.add(Outcome('report', 'failed', [f'{error}; see run.log']))
+
+    def code(self, outcomes: Sequence[Outcome], book: Logbook) -> int:
+        failed = any(outcome.status == 'failed' for outcome in outcomes)
+        return EXIT_SOME_FAILED if failed else EXIT_OK
+
+    def _path(self, pair: ScanPair, key: str) -> Any:
+        return path_of(self.output_dir, pair, key, self.settings.processing.output_spaces[0])
 
     def _has_work(self, plan: Plan) -> bool:
-        from bids_perfdeficit.reports.words import is_page
-
-        page = output_path(
+        if self.settings.outputs.reports_only or plan.refusal or plan.to_run:
+            return True
+        verdict = output_path(
             self.output_dir,
-            'report',
+            'verdict',
             participant=plan.pair.participant,
             session=plan.pair.session,
         )
         return (
-            self.settings.outputs.reports_only
-            or bool(plan.to_run(self.settings.processing.level))
-            or not is_page(page, self_contained=self.settings.outputs.self_contained_reports)
+            any(task.record.exists() or task.pending.exists() for task in plan.others)
+            or _read_status(verdict) != 'complete'
+            or not examine(self._page_task(plan, Outcome(plan.pair.prefix, 'complete'))).done
         )
 
-    def _select(self, busy: Sequence[Plan]) -> tuple[list[Plan], dict[str, str]]:
-        """Split what can run from what fails at once, with the reason."""
-        if not self.settings.outputs.reports_only:
-            return list(busy), {}
-        ready = [p for p in busy if not p.to_run(self.settings.processing.level)]
-        early = {
-            p.pair.prefix: 'its results are not complete, so that there is nothing to report; '
-            'run without --reports-only.'
-            for p in busy
-            if p not in ready
-        }
-        return ready, early
-
-    def _compute(self, plans: Sequence[Plan]) -> dict[str, float]:
-        """Run the workflow; return the seconds that each pair's steps took."""
-        resources = self.settings.resources
-        nprocs = resources.nprocs or available_cores()
-        threads = resources.omp_nthreads or share_threads(
-            nprocs, len(plans), low_mem=resources.low_mem
+    def _page_task(self, plan: Plan, outcome: Outcome) -> Task:
+        """Return the page as a stage: what it shows, and where it lies."""
+        pair = plan.pair
+        page = self._path(pair, 'report').relative_to(self.output_dir).as_posix()
+        done = [task for name, task in plan.tasks.items() if plan.states[name].done]
+        return Task(
+            'report',
+            PAGE_VERSION,
+            self.output_dir,
+            record_path(self.output_dir, pair, 'report'),
+            {
+                'settings': self.settings.to_toml(SHAPING),
+                'self_contained': self.settings.outputs.self_contained_reports,
+                'scans': [pair.ncct.name, pair.cta.name],
+                'notes': [*pair.notes, *plan.notes],
+                'status': outcome.status,
+                'reasons': list(outcome.reasons),
+            },
+            requires=tuple(done),
+            outputs=(page,),
         )
-        set_threads(threads)
-        device, choice = resolve_device(self.settings.processing.device)
-        if choice:
-            LOGGER.info(choice)
 
-        configure_nipype(self.settings, self.log_dir)
-
-        from bids_perfdeficit.workflows.base import init_bids_perfdeficit_wf
-
-        workflow = init_bids_perfdeficit_wf(plans=plans, settings=self.settings, device=device)
-        return self.book.run(workflow, nprocs=nprocs)
-
-    def _judge(self, early: dict[str, str], seconds: dict[str, float]) -> list[Outcome]:
-        """Tell from what lies on disk, and from the crash files, what became of everyone."""
-        from bids_perfdeficit.workflows.base import workflow_name
-
-        crashes = read_crashes(self.log_dir)
-        outcomes = []
-        for plan in self.plans:
-            name = plan.pair.prefix
-            reasons = crashes.get(workflow_name(plan.pair), [])
-            if name in early:
-                reasons = [early[name]]
-            missing = make_plan(plan.pair, self.settings).to_run(self.settings.processing.level)
-            if missing and not reasons:
-                reasons = [
-                    f'ended without {missing[0].name} and without an error; '
-                    'memory may have run out: give more with --mem, or --low-mem.'
-                ]
-            outcomes.append(
-                Outcome(
-                    name,
-                    'failed' if reasons else 'complete',
-                    reasons,
-                    seconds.get(workflow_name(plan.pair)),
-                )
-            )
-        outcomes += [
-            Outcome(f'sub-{p.participant}' if p.participant else 'dataset', 'failed', [str(p)])
-            for p in self.found.problems
-        ]
-        return sorted(outcomes, key=lambda outcome: outcome.name)
-
-    def _report(self, busy: Iterable[str], outcomes: Sequence[Outcome]) -> None:
+    def _report(self, plan: Plan, outcome: Outcome) -> None:
+        """Write the page, and make its failure that of the participant."""
         from bids_perfdeficit.reports import build_page
 
-        by_name = {outcome.name: outcome for outcome in outcomes}
-        methods = _methods(self.plans, self.settings)
-        pages: dict[str, list[Plan]] = {}
-        for plan in self.plans:
-            pages.setdefault(plan.pair.participant, []).append(plan)
-        wanted = set(busy)
-        for plans in pages.values():
-            if not wanted & {plan.pair.prefix for plan in plans}:
-                continue
-            for plan in plans:
-                outcome = by_name[plan.pair.prefix]
-                try:
-                    build_page(
-                        self.output_dir,
-                        plan.pair,
-                        space=self.settings.processing.output_spaces[0],
-                        errors=outcome.reasons,
-                        methods=methods,
-                        settings=self.settings.to_toml(),
-                        versions=versions(),
-                        self_contained=self.settings.outputs.self_contained_reports,
-                    )
-                except Exception as error:  # one page must not take the others with it
-                    LOGGER.exception('the report of %s could not be made', plan.pair.prefix)
-                    outcome.status = 'failed'
-                    outcome.reasons.append(f'the report could not be made: {error}')
+        task = self._page_task(plan, outcome)
+
+        def build(path: object) -> None:
+            build_page(
+                self.output_dir,
+                plan.pair,
+                space=self.settings.processing.output_spaces[0],
+                errors=outcome.reasons if outcome.status == 'failed' else (),
+                notes=plan.notes,
+                methods=self._methods_once(),
+                settings=self.settings.to_toml(SHAPING),
+                versions=plan.software,
+                fingerprints=plan.fingerprints,
+                self_contained=self.settings.outputs.self_contained_reports,
+            )
+
+        try:
+            assert task.outputs is not None
+            publish(task, {task.outputs[0]: build})
+        except InputError as error:
+            outcome.status = 'failed'
+            outcome.reasons.append(str(error))
+        except Exception as error:  # one page must not take the others with it
+            LOGGER.exception('the report of %s could not be made', plan.pair.prefix)
+            outcome.status = 'failed'
+            outcome.reasons.append(f'the report could not be made: {error}')
+
+    def _methods_once(self) -> str:
+        if not hasattr(self, '_methods'):
+            self._methods = self.methods()
+        return self._methods
+
+    def _write_verdict(
+        self, participant: str, session: str | None, status: str, reasons: Sequence[str]
+    ) -> None:
+        path = output_path(self.output_dir, 'verdict', participant=participant, session=session)
+        write_json({'Status': status, 'Reasons': list(reasons)}, path)
+
+
+def _read_status(path: Any) -> str:
+    try:
+        return str(json.loads(path.read_text(encoding='utf-8'))['Status'])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ''

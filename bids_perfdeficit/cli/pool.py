@@ -104,7 +104,7 @@ class Pool(MultiProcPlugin):
             self._start(self._alone)
 
     def _report_crash(self, node: Any, result: dict[str, Any] | None = None) -> str:
-        signals.insist()  # the step did not fail, it was told to end
+        signals.reraise_signal()  # the step did not fail, it was told to end
         return super()._report_crash(node, result=result)
 
     def _check_resources(self, running_tasks: Any) -> tuple[float, int, int]:
@@ -130,7 +130,7 @@ def use_plugin(name: str, plugin_args: dict[str, Any]) -> Any:
 
     class Cluster(base):
         def _report_crash(self, node: Any, result: dict[str, Any] | None = None) -> str:
-            signals.insist()
+            signals.reraise_signal()
             told = (result or {}).get('traceback')
             if isinstance(told, str):  # Nipype 1.11 adds a list to it
                 lines = [f'{line}\n' for line in told.splitlines()]

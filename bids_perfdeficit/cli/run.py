@@ -36,19 +36,21 @@ _SURROUNDINGS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the app and return its exit code."""
     try:
-        signals.heed()
+        signals.install_signal_handlers()
         settings = _absolute(parse_settings(argv))
         # Late: what follows imports pybids, Nipype and more, which takes seconds.
+        from bids_perfdeficit.cli.runner import run_level
+
         if settings.inputs.analysis_level is AnalysisLevel.GROUP:
-            from bids_perfdeficit.cli.group import run_group
+            from bids_perfdeficit.cli.group import GroupLevel
 
-            code = run_group(settings)
+            code = run_level(GroupLevel(settings))
         else:
-            from bids_perfdeficit.cli.participant import run_participants
+            from bids_perfdeficit.cli.participant import ParticipantLevel
 
-            code = run_participants(settings)
+            code = run_level(ParticipantLevel(settings))
         if code != EXIT_OK:
-            signals.insist()
+            signals.reraise_signal()
         return code
     except UsageError as error:
         print_problems(error.problems)
@@ -58,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except (KeyboardInterrupt, signals.Terminated) as error:
         number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
-        signals.tell(number)
+        signals.print_end(number)
         return 128 + number
     except OSError as error:
         if error.errno not in _SURROUNDINGS:

@@ -1,4 +1,4 @@
-"""What a run does when it is told to end, and when it is killed.
+"""What a run does when a signal asks it to end, and when it is killed.
 
 Must not import anything that takes time.
 """
@@ -26,11 +26,11 @@ _came: list[int] = []
 
 
 class Terminated(BaseException):
-    """The run was told to end, as clusters and container engines do before they kill."""
+    """SIGTERM or SIGHUP asked the run to end: clusters, containers and closed terminals."""
 
 
-def heed() -> None:
-    """Make SIGTERM and SIGINT end the run in order, and let no worker outlive it."""
+def install_signal_handlers() -> None:
+    """Make SIGTERM, SIGHUP and SIGINT end the run in order, and let no worker outlive it."""
     if threading.current_thread() is not threading.main_thread():
         return
     run = os.getpid()
@@ -45,38 +45,45 @@ def heed() -> None:
         last_resort = threading.Timer(GRACE_S, _leave, [number])
         last_resort.daemon = True
         last_resort.start()
-        insist()
+        reraise_signal()
         raise AssertionError('unreachable')
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        # A run under nohup goes on when the terminal is closed.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)
     if sys.platform == 'linux':
         # A run that is killed outright cannot end its workers, which would wait for ever.
         libc = ctypes.CDLL(None)
 
         def in_worker() -> None:
             libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
-            # Where memory runs out, Linux shall take a step and leave the run to tell of it.
+            # Where memory runs out, Linux should kill a step, and not the run, which reports it.
             with contextlib.suppress(OSError):
                 Path('/proc/self/oom_score_adj').write_text('500')
 
         os.register_at_fork(after_in_child=in_worker)
 
 
-def insist() -> None:
+def last_signal() -> int:
+    """Return the signal that came last, SIGTERM when none came."""
+    return _came[-1] if _came else signal.SIGTERM
+
+
+def reraise_signal() -> None:
     """Raise again what a signal asked for; Nipype takes it for the failure of a step.
 
     Raises
     ------
     KeyboardInterrupt, Terminated
-        When SIGINT or SIGTERM came.
+        When SIGINT, or SIGTERM or SIGHUP, came.
     """
     if _came:
         raise KeyboardInterrupt if _came[-1] == signal.SIGINT else Terminated
 
 
-def tell(number: int) -> None:
-    """Print the last line of a run that was told to end."""
+def print_end(number: int) -> None:
+    """Print the last line of a run that a signal ended."""
     word = 'interrupted' if number == signal.SIGINT else 'terminated'
     print(
         f'bids_perfdeficit: {word}; run the same command again to go on',
@@ -89,7 +96,7 @@ def end_workers() -> None:
     """Kill the processes that this one started."""
     import psutil
 
-    # The pool tells of every process that it loses, and would have the last word.
+    # The pool logs every process that it loses, after the last line of the run.
     logging.getLogger('concurrent.futures').disabled = True
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
@@ -97,5 +104,5 @@ def end_workers() -> None:
 
 
 def _leave(number: int) -> None:
-    tell(number)
+    print_end(number)
     os._exit(128 + number)

@@ -1,14 +1,20 @@
-"""The one interface that writes into OUTPUT_DIR."""
+"""The interfaces that write into OUTPUT_DIR: each publishes one stage with its record."""
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
     DynamicTraitedSpec,
     File,
+    OutputMultiPath,
     SimpleInterface,
+    TraitedSpec,
     isdefined,
     traits,
 )
@@ -22,23 +28,23 @@ from bids_perfdeficit.bids import (
     write_json,
     write_nifti,
 )
+from bids_perfdeficit.bids.outputs import has_sidecar
+from bids_perfdeficit.stages.task import Task, Writer, publish
 
 
 class _SinkInput(DynamicTraitedSpec):
-    base_directory = traits.Directory(mandatory=True, desc='OUTPUT_DIR')
+    task = traits.Instance(Task, mandatory=True, nohash=True, desc='the stage that is published')
+    seen = traits.Dict(nohash=True, desc='stamps of its inputs when the run was planned')
     participant = traits.Str(mandatory=True)
     session = traits.Either(None, traits.Str, default=None, usedefault=True)
     space = traits.Str(mandatory=True)
     sources = traits.List(traits.Str, desc='BIDS URIs of what the outputs were made from')
-    meta = traits.Dict(desc='more for the sidecars')
-    fingerprint = traits.Str(desc='of the stage; see `workflows.plan`')
+    facts = traits.Dict(desc='for the sidecars: the options that a reader must know')
+    meta = traits.Dict(desc='for the sidecars: what the computation found')
 
 
 class DerivativesSink(SimpleInterface):
-    """Write outputs under their BIDS names, each with its sidecar.
-
-    A file takes its place in one step, and after its sidecar, so that whoever sees it sees it
-    whole.
+    """Write the outputs of a stage under their BIDS names, each with its sidecar, then the record.
 
     Parameters
     ----------
@@ -61,28 +67,92 @@ class DerivativesSink(SimpleInterface):
         return add_traits(super()._outputs(), self._keys)
 
     def _run_interface(self, runtime):
-        extra = dict(self.inputs.meta) if isdefined(self.inputs.meta) else {}
-        if isdefined(self.inputs.fingerprint):
-            extra['Fingerprint'] = self.inputs.fingerprint
-        sources = self.inputs.sources if isdefined(self.inputs.sources) else []
+        inputs, task = self.inputs, self.inputs.task
+        more: dict[str, Any] = {}
+        for given in (inputs.facts, inputs.meta):
+            more |= dict(given) if isdefined(given) else {}
+        sources = inputs.sources if isdefined(inputs.sources) else []
+        writers: dict[str, Writer] = {}
         for key in self._keys:
-            source = Path(getattr(self.inputs, key))
             target = output_path(
-                Path(self.inputs.base_directory),
+                task.root,
                 key,
-                participant=self.inputs.participant,
-                session=self.inputs.session,
-                space=self.inputs.space,
+                participant=inputs.participant,
+                session=inputs.session,
+                space=inputs.space,
             )
-            write_json(
-                sidecar(key, sources=sources, space=self.inputs.space, **extra),
-                sidecar_path(target),
-            )
-            if target.name.endswith('.nii.gz'):
-                image = nib.load(source)
-                assert isinstance(image, nib.Nifti1Image)
-                write_nifti(image, target)
-            else:
-                copy_file(source, target)
+            if has_sidecar(key):
+                content = sidecar(key, sources=sources, space=inputs.space, **more)
+                writers[_relative(sidecar_path(target), task)] = partial(write_json, content)
+            writers[_relative(target, task)] = write_file(Path(getattr(inputs, key)), target)
             self._results[key] = str(target)
+        publish(task, writers, seen=inputs.seen if isdefined(inputs.seen) else None)
         return runtime
+
+
+class _GroupSinkInput(BaseInterfaceInputSpec):
+    task = traits.Instance(Task, mandatory=True, nohash=True, desc='the stage that is published')
+    seen = traits.Dict(nohash=True, desc='stamps of its inputs when the run was planned')
+    space = traits.Str(mandatory=True)
+    res = traits.Str(mandatory=True, desc='label of the resolution')
+    resolution = traits.Float(mandatory=True, desc='mm')
+    manifest = File(exists=True, mandatory=True)
+    sources = traits.List(traits.Str, desc='BIDS URIs of what the outputs were made from')
+    facts = traits.Dict(desc='for the sidecars: the options that a reader must know')
+
+
+class _GroupSinkOutput(TraitedSpec):
+    out_files = OutputMultiPath(File(exists=True), desc='in the order of the manifest')
+
+
+class GroupSink(SimpleInterface):
+    """Write what a step of the group level left under BIDS names, then the record.
+
+    The maps that everything was made from are listed in the sidecar of the last file; the others
+    name that file as their source.
+    """
+
+    input_spec = _GroupSinkInput
+    output_spec = _GroupSinkOutput
+    _always_run = True
+
+    def _run_interface(self, runtime):
+        inputs, task = self.inputs, self.inputs.task
+        folder = Path(inputs.manifest).parent
+        files = json.loads(Path(inputs.manifest).read_text(encoding='utf-8'))['files']
+        common = {'space': inputs.space, 'res': inputs.res}
+        targets = [output_path(task.root, f['key'], **common, **f['entities']) for f in files]
+        origin = list(inputs.sources) if isdefined(inputs.sources) else []
+        facts = dict(inputs.facts) if isdefined(inputs.facts) else {}
+        lead = f'bids::{_relative(targets[-1], task)}'
+        writers: dict[str, Writer] = {}
+        for file, target in zip(files, targets, strict=True):
+            meta = {**facts, **file['meta']}
+            if '_res-' in target.name:
+                meta['Resolution'] = (
+                    f'{inputs.space} at {inputs.resolution:g} mm isotropic, averaged from 2 mm'
+                )
+            sources = origin if file is files[-1] else [lead]
+            content = sidecar(file['key'], sources=sources, space=inputs.space, **meta)
+            writers[_relative(sidecar_path(target), task)] = partial(write_json, content)
+            writers[_relative(target, task)] = write_file(folder / file['name'], target)
+        publish(task, writers, seen=inputs.seen if isdefined(inputs.seen) else None)
+        self._results['out_files'] = [str(t) for t in targets]
+        return runtime
+
+
+def write_file(source: Path, target: Path) -> Writer:
+    """Return what writes a file of a working folder under its name in OUTPUT_DIR."""
+    if not target.name.endswith('.nii.gz'):
+        return partial(copy_file, source)
+
+    def write(path: Path) -> object:
+        image = nib.load(source)
+        assert isinstance(image, nib.Nifti1Image)
+        return write_nifti(image, path)
+
+    return write
+
+
+def _relative(path: Path, task: Task) -> str:
+    return path.relative_to(task.root).as_posix()

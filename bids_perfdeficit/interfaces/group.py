@@ -1,14 +1,14 @@
 """Interfaces of the group level: from the participants' maps to deficit maps and predictions.
 
 What a step leaves goes into a folder with a ``manifest.json`` that names each file's key in
-`data/io_spec.json`, its entities and its part of the sidecar; `GroupSink` writes it out.
+`data/io_spec.json`, its entities and its part of the sidecar; `derivatives.GroupSink` publishes
+them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import operator
 import pickle
 from collections.abc import Mapping
@@ -23,7 +23,6 @@ from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
     InputMultiObject,
-    OutputMultiPath,
     SimpleInterface,
     TraitedSpec,
     isdefined,
@@ -32,12 +31,7 @@ from nipype.interfaces.base import (
 
 from bids_perfdeficit import deficit
 from bids_perfdeficit.bids import (
-    copy_file,
-    output_path,
-    sidecar,
-    sidecar_path,
     write_json,
-    write_nifti,
 )
 from bids_perfdeficit.bids.cohort import TOTAL_VOLUME, contrast_label, item_levels, item_mirror
 from bids_perfdeficit.deficit import DeficitFit, DeficitSettings, Grid, Item, Prepared
@@ -45,7 +39,6 @@ from bids_perfdeficit.interfaces.ct import _load
 from bids_perfdeficit.interfaces.stacking import (
     DEFICIT_THRESHOLD,
     make_lattice,
-    resolution_label,
     stack,
 )
 from bids_perfdeficit.perfusion.regions import TERRITORY_LABELS, territories
@@ -103,7 +96,7 @@ class Manifest:
         nib.save(image, self.add(key, name, meta, **entities))
 
     def write(self) -> str:
-        """Write the manifest itself; the last file announced carries the fingerprint."""
+        """Write the manifest itself and return its path."""
         path = self.folder / 'manifest.json'
         write_json({'files': self.files}, path)
         return str(path)
@@ -587,66 +580,6 @@ class ApplyModel(SimpleInterface):
             model=fit.model,
         )
         self._results['manifest'] = manifest.write()
-        return runtime
-
-
-class _GroupSinkInput(BaseInterfaceInputSpec):
-    base_directory = traits.Directory(mandatory=True, desc='OUTPUT_DIR')
-    space = traits.Str(mandatory=True)
-    resolution = traits.Float(mandatory=True)
-    manifest = File(exists=True, mandatory=True)
-    sources = traits.List(traits.Str, desc='BIDS URIs of what the outputs were made from')
-    fingerprint = traits.Str(mandatory=True, desc='of the stage; see `workflows.group_plan`')
-
-
-class _GroupSinkOutput(TraitedSpec):
-    out_files = OutputMultiPath(File(exists=True), desc='in the order of the manifest')
-
-
-class GroupSink(SimpleInterface):
-    """Write what a step left under BIDS names, the file with the fingerprint last.
-
-    Sidecars come before their files, so that whoever sees a file sees it whole; the fingerprint
-    comes after all, so that an interrupted step is done again.
-    """
-
-    input_spec = _GroupSinkInput
-    output_spec = _GroupSinkOutput
-    _always_run = True
-
-    def _run_interface(self, runtime):
-        inputs, root = self.inputs, Path(self.inputs.base_directory)
-        folder = Path(inputs.manifest).parent
-        files = json.loads(Path(inputs.manifest).read_text(encoding='utf-8'))['files']
-        common = {'space': inputs.space, 'res': resolution_label(inputs.resolution)}
-        targets = [output_path(root, f['key'], **common, **f['entities']) for f in files]
-        # The maps that all was made from are told once; the other files point there.
-        origin = list(inputs.sources) if isdefined(inputs.sources) else []
-        lead = f'bids::{targets[-1].relative_to(root).as_posix()}'
-        for file, target in zip(files, targets, strict=True):
-            meta = dict(file['meta'])
-            if '_res-' in target.name:
-                meta['Resolution'] = (
-                    f'{inputs.space} at {inputs.resolution:g} mm isotropic, averaged from 2 mm'
-                )
-            if file is files[-1]:
-                meta['Outputs'] = [t.relative_to(root).as_posix() for t in targets[:-1]]
-                meta['Fingerprint'] = inputs.fingerprint
-            write_json(
-                sidecar(
-                    file['key'],
-                    sources=origin if file is files[-1] else [lead],
-                    space=inputs.space,
-                    **meta,
-                ),
-                sidecar_path(target),
-            )
-            source = folder / file['name']
-            if target.name.endswith('.nii.gz'):
-                write_nifti(_load(source), target)
-            else:
-                copy_file(source, target)
-        self._results['out_files'] = [str(t) for t in targets]
         return runtime
 
 

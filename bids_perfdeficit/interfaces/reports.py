@@ -10,28 +10,19 @@ import numpy as np
 from nipype.interfaces.base import (
     DynamicTraitedSpec,
     File,
-    OutputMultiPath,
     SimpleInterface,
-    TraitedSpec,
     traits,
 )
 from nipype.interfaces.io import add_traits
 
 from bids_perfdeficit import ct, perfusion
-from bids_perfdeficit.bids import output_path, sidecar_path
+from bids_perfdeficit.bids import sidecar_path
 from bids_perfdeficit.interfaces.ct import _load
 from bids_perfdeficit.reports import figures
 
 
 class _DrawInput(DynamicTraitedSpec):
-    base_directory = traits.Directory(mandatory=True, desc='OUTPUT_DIR')
-    participant = traits.Str(mandatory=True)
-    session = traits.Either(None, traits.Str, default=None, usedefault=True)
     space = traits.Str(mandatory=True)
-
-
-class _DrawOutput(TraitedSpec):
-    figures = OutputMultiPath(File(exists=True), desc='SVG files')
 
 
 class DrawFigures(SimpleInterface):
@@ -41,25 +32,21 @@ class DrawFigures(SimpleInterface):
     ----------
     keys : sequence of str
         Output keys, each an input.
+    figures : sequence of str
+        Keys of the figures to draw, each an output.
     """
 
     input_spec = _DrawInput
-    output_spec = _DrawOutput
-    _always_run = True
+    output_spec = DynamicTraitedSpec
 
-    def __init__(self, keys=(), **inputs):
-        self._keys = tuple(keys)
+    def __init__(self, keys=(), figures=(), **inputs):
+        self._keys, self._figures = tuple(keys), tuple(figures)
         super().__init__()
         add_traits(self.inputs, self._keys, trait_type=File(exists=True))
         self.inputs.trait_set(**inputs)
 
-    def _target(self, name: str) -> Path:
-        return output_path(
-            Path(self.inputs.base_directory),
-            f'figure_{name}',
-            participant=self.inputs.participant,
-            session=self.inputs.session,
-        )
+    def _outputs(self):
+        return add_traits(super()._outputs(), self._figures)
 
     def _run_interface(self, runtime):
         files = {key: Path(getattr(self.inputs, key)) for key in self._keys}
@@ -71,64 +58,68 @@ class DrawFigures(SimpleInterface):
             )
             for image, interpolation in ((template.t1, 'linear'), (template.brain_mask, 'nearest'))
         ]
-        drawn = [
-            figures.draw_brain_outline(ncct, brain, self._target('brain')),
-            figures.draw_flicker(
+
+        def target(name: str) -> Path:
+            return Path(runtime.cwd) / f'{name}.svg'
+
+        drawn = {
+            'figure_brain': figures.draw_brain_outline(ncct, brain, target('brain')),
+            'figure_registration': figures.draw_flicker(
                 ncct,
                 _load(files['preproc_cta']),
-                self._target('registration'),
+                target('registration'),
                 contour=brain,
             ),
-            figures.draw_flicker(
+            'figure_normalization': figures.draw_flicker(
                 ncct,
                 in_patient[0],
-                self._target('normalization'),
+                target('normalization'),
                 labels=('NCCT', self.inputs.space),
                 windows=(figures.STROKE_WINDOW, None),
                 contour=in_patient[1],
             ),
-        ]
+        }
         if 'perfusion' in files:
-            drawn += self._draw_results(files, ncct, brain, template)
-        self._results['figures'] = [str(path) for path in drawn]
+            drawn |= self._draw_results(files, ncct, brain, template, target)
+        self._results |= {key: str(drawn[key]) for key in self._figures}
         return runtime
 
-    def _draw_results(self, files, ncct, brain, template) -> list[Path]:
+    def _draw_results(self, files, ncct, brain, template, target) -> dict[str, Path]:
         facts = json.loads(sidecar_path(files['perfusion']).read_text(encoding='utf-8'))
         late = _load(files['hypoperfused'])
         # 0.5 where the volumes of the regional table end.
         level = 0.5 / perfusion.calibration()['threshold']
         late = nib.Nifti1Image(np.asarray(late.dataobj, np.float32) * level, late.affine)
-        return [
-            figures.draw_subtraction_mip(
+        return {
+            'figure_sources': figures.draw_subtraction_mip(
                 _load(files['subtraction']),
                 facts.get('InflowPoints', []),
                 brain,
-                self._target('sources'),
+                target('sources'),
             ),
-            figures.draw_map_mosaic(
+            'figure_arrival': figures.draw_map_mosaic(
                 _load(files['toa']),
                 brain,
                 ncct,
-                self._target('arrival'),
+                target('arrival'),
                 label='Computed arrival',
                 units='no unit',
             ),
-            figures.draw_map_mosaic(
+            'figure_perfusion': figures.draw_map_mosaic(
                 _load(files['perfusion']),
                 brain,
                 ncct,
-                self._target('perfusion'),
+                target('perfusion'),
                 label='Computed perfusion, rescaled within this brain from 0 to 1',
                 ends=('earlier', 'later (worse)'),
                 limits=(0.0, 1.0),
                 contour=late,
                 outlined='white line: hypoperfused',
             ),
-            figures.draw_asymmetry(
+            'figure_asymmetry': figures.draw_asymmetry(
                 _load(files['std_asymmetry']),
                 template.t1,
-                self._target('asymmetry'),
+                target('asymmetry'),
                 limit=1.0,  # one scale for all patients
             ),
-        ]
+        }

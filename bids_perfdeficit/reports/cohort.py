@@ -99,8 +99,8 @@ def build_index(
         return None
     shown = [k for k, entry in quality_limits().items() if 'short' in entry]
     pieces: Any = environment().get_template('cohort.html').module
-    failed = [row for row in rows if row.status != 'complete']
-    doubtful = [row for row in rows if row.status == 'complete' and row.doubts]
+    failed = [row for row in rows if row.status == 'failed']
+    doubtful = [row for row in rows if row.status != 'failed' and row.doubts]
     facts = {
         'Participants or sessions': len(rows),
         'Complete': len(rows) - len(failed),
@@ -151,7 +151,11 @@ def read_statuses(output_dir: Path) -> dict[str, tuple[str, Sequence[str]]]:
             told = json.loads(path.read_text(encoding='utf-8')).get('participants', {})
         except (OSError, ValueError):
             continue
-        found |= {name: (entry['status'], entry['reasons']) for name, entry in told.items()}
+        for name, entry in told.items():
+            status, reasons = entry['status'], entry['reasons']
+            if status not in ('complete', 'doubtful', 'failed'):
+                status, reasons = 'failed', ['the run ended before it was finished']
+            found[name] = status, reasons
     return found
 
 
@@ -216,7 +220,7 @@ def _table(rows: Sequence[Row], shown: Sequence[str]) -> tuple[list[tuple[str, s
     cells = []
     for row in rows:
         doubts = set(row.doubts)
-        line = [(row.status, row.status != 'complete'), (tell(len(doubts)), False)]
+        line = [(row.status, row.status == 'failed'), (tell(len(doubts)), False)]
         line += [(tell(row.found.get(label)), False) for label in found]
         line += [(tell(row.metrics.get(k)), k in doubts) for k in shown]
         cells.append((row.name, row.link, line))

@@ -35,7 +35,6 @@ from bids_perfdeficit.reports.words import (
     embed,
     environment,
     tell,
-    tell_kind,
 )
 
 #: Correlation with coverage from which a map may be vascular bias.
@@ -84,6 +83,8 @@ class GroupReport:
     settings : str
         TOML.
     versions : mapping of str to str
+    fingerprints : mapping of str to str
+        Of the stages that the page shows.
     self_contained : bool
         Put figures and tables into the page, so that it can be mailed as one file.
     """
@@ -98,6 +99,7 @@ class GroupReport:
     methods: str = ''
     settings: str = ''
     versions: Mapping[str, str] | None = None
+    fingerprints: Mapping[str, str] | None = None
     self_contained: bool = False
 
     def path(self, key: str, **entities: str) -> Path:
@@ -162,7 +164,6 @@ def build_group_page(report: GroupReport) -> Path:
             ],
         )
     )
-    html = tell_kind(html, self_contained=report.self_contained)
     return write_text(html, report.path('group_report'))
 
 
@@ -642,7 +643,9 @@ class _Page:
             _part(
                 'Settings and software',
                 self.common.reproduce(
-                    self.report.settings, list((self.report.versions or {}).items())
+                    self.report.settings,
+                    list((self.report.versions or {}).items()),
+                    list((self.report.fingerprints or {}).items()),
                 ),
             ),
         ]

@@ -43,9 +43,11 @@ def build_page(
     *,
     space: str,
     errors: Sequence[str] = (),
+    notes: Sequence[str] = (),
     methods: str = '',
     settings: str = '',
     versions: Mapping[str, str] | None = None,
+    fingerprints: Mapping[str, str] | None = None,
     self_contained: bool = False,
 ) -> Path:
     """Write the page of one pair of scans from what lies in OUTPUT_DIR.
@@ -60,10 +62,14 @@ def build_page(
         Template of the standard-space maps.
     errors : sequence of str
         What failed, a sentence each.
+    notes : sequence of str
+        Caveats of the plan, a sentence each.
     methods, settings : str
-        Methods text, and the run's settings as TOML.
+        Methods text, and the settings that shaped the results as TOML.
     versions : mapping of str to str, optional
-        Of the software.
+        Of the software that computed the results.
+    fingerprints : mapping of str to str, optional
+        Of the stages that the page shows, by name.
     self_contained : bool
         Put the figures into the page.
 
@@ -78,9 +84,9 @@ def build_page(
             output_dir, key, participant=pair.participant, session=pair.session, space=space
         )
 
-    notes = list(pair.notes)
+    caveats = [*pair.notes, *notes]
     for key in _NOTED:
-        notes += _read_json(path(f'{key}_json')).get('Notes', [])
+        caveats += _read_json(path(f'{key}_json')).get('Notes', [])
     qc, regions = _read_table(path('qc_metrics')), _read_table(path('regions_metrics'))
     summary: dict[str, object] = {
         'Participant': f'sub-{pair.participant}',
@@ -99,10 +105,11 @@ def build_page(
         qc=qc,
         regions=tell_regions(regions),
         methods=methods,
-        notes=list(dict.fromkeys(notes)),
+        notes=list(dict.fromkeys(caveats)),
         errors=errors,
         settings=settings,
         versions=versions,
+        fingerprints=fingerprints,
         self_contained=self_contained,
     )
 

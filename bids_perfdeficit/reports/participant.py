@@ -27,7 +27,6 @@ from bids_perfdeficit.reports.words import (
     number,
     quality_limits,
     tell,
-    tell_kind,
     title,
     usual,
     verdict,
@@ -59,6 +58,7 @@ def build_participant_report(
     errors: Sequence[str] = (),
     settings: str = '',
     versions: Mapping[str, str] | None = None,
+    fingerprints: Mapping[str, str] | None = None,
     self_contained: bool = False,
 ) -> Path:
     """Write the page of one participant, or of one session.
@@ -90,6 +90,8 @@ def build_participant_report(
         TOML.
     versions : mapping of str to str
         Of the software.
+    fingerprints : mapping of str to str
+        Of the stages that the page shows.
     self_contained : bool
         Put the figures into the page, so that it can be mailed as one file.
 
@@ -111,7 +113,9 @@ def build_participant_report(
         'quality': pieces.quality(rows),
         'errors': pieces.errors(list(errors)),
         'methods': pieces.methods(*cite(methods)),
-        'reproduce': pieces.reproduce(settings, list((versions or {}).items())),
+        'reproduce': pieces.reproduce(
+            settings, list((versions or {}).items()), list((fingerprints or {}).items())
+        ),
     }
     if not found:
         del html['found']
@@ -144,7 +148,6 @@ def build_participant_report(
     if not self_contained:
         # NiReports has no place for it, and a page that is mailed has nowhere to lead.
         text = text.replace('<!-- up -->', str(pieces.up(output_path('.', 'index').name)))
-    text = tell_kind(text, self_contained=self_contained)
     return write_text(text, out_dir / f'{prefix}.html')
 
 

@@ -29,8 +29,6 @@ TERRITORIES: Mapping[str, str] = {
     'VB': 'vertebrobasilar',
 }
 
-#: How a page tells whether its figures lie beside it or in it.
-_LINKED, _EMBEDDED = (f'name="figures" content="{kind}"' for kind in ('linked', 'embedded'))
 _MEDIA = {'.svg': 'image/svg+xml', '.tsv': 'text/tab-separated-values', '.json': 'text/plain'}
 
 
@@ -107,21 +105,6 @@ def title(name: str) -> str:
     """Return a column's name in words."""
     words = name.replace('_', ' ').strip()
     return words[:1].upper() + words[1:]
-
-
-def tell_kind(html: str, *, self_contained: bool) -> str:
-    """Return a page that tells a later run whether it holds its figures."""
-    return html.replace(_LINKED, _EMBEDDED, 1) if self_contained else html
-
-
-def is_page(path: Path, *, self_contained: bool) -> bool:
-    """Return whether there is a page, and of that kind."""
-    try:
-        with path.open(encoding='utf-8') as page:
-            head = page.read(2000)
-    except OSError:
-        return False
-    return (_EMBEDDED in head) == self_contained
 
 
 def embed(path: Path) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
@@ -13,7 +14,10 @@ from niworkflows.engine.workflows import LiterateWorkflow
 
 from bids_perfdeficit import __version__
 from bids_perfdeficit.bids import ScanPair
+from bids_perfdeficit.errors import InputError
+from bids_perfdeficit.nifti import open_nifti
 from bids_perfdeficit.settings import Level, Settings
+from bids_perfdeficit.stages.record import digest
 from bids_perfdeficit.workflows.normalization import FIT_KEYS, init_ct_fit_wf
 from bids_perfdeficit.workflows.outputs import init_figures_wf
 from bids_perfdeficit.workflows.perfusion import (
@@ -35,6 +39,7 @@ def init_bids_perfdeficit_wf(
     plans: Sequence[Plan],
     settings: Settings,
     device: str = 'cpu',
+    omp_nthreads: int = 1,
     name: str = 'bids_perfdeficit_wf',
 ) -> LiterateWorkflow:
     """Build the participant level of all pairs of scans.
@@ -47,11 +52,13 @@ def init_bids_perfdeficit_wf(
         Of the run.
     device : str
         Where tensors are computed.
+    omp_nthreads : int
+        Threads of one step.
 
     Returns
     -------
     LiterateWorkflow
-        Without a working directory; whoever runs it sets ``base_dir``.
+        Without a working directory; the caller sets ``base_dir``.
     """
     workflow = LiterateWorkflow(name=name)
     workflow.add_nodes([
@@ -59,16 +66,24 @@ def init_bids_perfdeficit_wf(
             plan=plan,
             settings=settings,
             device=device,
-            name=workflow_name(plan.pair),
+            omp_nthreads=omp_nthreads,
+            name=branch_name(plan),
         )
         for plan in plans
     ])  # fmt: skip
     return workflow
 
 
-def workflow_name(pair: ScanPair) -> str:
-    """Return the name of a pair's branch; crash files are told apart by it."""
-    return pair.prefix.replace('-', '_').replace('+', 'plus') + '_wf'
+def branch_name(plan: Plan) -> str:
+    """Return the name of a pair's branch, and so of its working folder.
+
+    It holds the fingerprint of everything that shapes the results (version, options, stamps of
+    the scans, OUTPUT_DIR): what code or scans of another time left is never found again, and two
+    labels that differ in a sign only have two names.
+    """
+    facts = [(task.work_key, str(task.root)) for task in plan.tasks.values()]
+    readable = re.sub(r'[^A-Za-z0-9]', '_', plan.pair.prefix)
+    return f'{readable}_{digest(plan.pair.prefix, facts)[:10]}_wf'
 
 
 def init_pair_wf(
@@ -76,6 +91,7 @@ def init_pair_wf(
     plan: Plan,
     settings: Settings,
     device: str = 'cpu',
+    omp_nthreads: int = 1,
     name: str = 'pair_wf',
 ) -> LiterateWorkflow:
     """Build the participant level of one pair of scans."""
@@ -116,13 +132,13 @@ def estimate_memory(pair: ScanPair, spacing: float) -> dict[str, float]:
     """Return the GB that each step takes, from the headers of the scans.
 
     Images are float32 while worked on, and the steps hold the counted number of copies. A header
-    that cannot be read is left to the reading step, which tells the user.
+    that cannot be read is left to the reading step, which reports it.
     """
 
     def raw_gb(path: Path) -> float:
         try:
-            return float(np.prod(nib.load(path).shape)) * 4 / 1e9
-        except (OSError, ValueError, nib.filebasedimages.ImageFileError):
+            return math.prod(map(int, open_nifti(path).shape)) * 4 / 1e9
+        except InputError:
             return 0.1
 
     head = float(np.prod(HEAD_BOX_MM)) / spacing**3 * 4 / 1e9

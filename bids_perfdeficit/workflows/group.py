@@ -9,6 +9,7 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow
 
 from bids_perfdeficit import __version__
+from bids_perfdeficit.interfaces.derivatives import GroupSink
 from bids_perfdeficit.interfaces.group import (
     ApplyModel,
     AssembleCohort,
@@ -16,14 +17,13 @@ from bids_perfdeficit.interfaces.group import (
     FitModel,
     FitResampled,
     FitShuffled,
-    GroupSink,
     MergeFolds,
     MergeResampled,
     MergeShuffled,
     PrepareMaps,
     StackMaps,
 )
-from bids_perfdeficit.interfaces.stacking import DEFICIT_THRESHOLD
+from bids_perfdeficit.interfaces.stacking import DEFICIT_THRESHOLD, resolution_label
 from bids_perfdeficit.settings import MapKind, Settings
 from bids_perfdeficit.workflows.group_plan import GroupPlan, group_path
 from bids_perfdeficit.workflows.outputs import SMALL_GB
@@ -382,17 +382,26 @@ over permutations [@permutation], at 5 %.
 def _sink(
     stage: str, model: str, plan: GroupPlan, settings: Settings, sources: list[str]
 ) -> pe.Node:
+    facts = {
+        'Space': settings.processing.output_spaces[0],
+        'VoxelSize': plan.resolution,
+        'MapKind': str(plan.map_kind),
+        'MinimumCoverage': settings.group.min_coverage,
+        'RandomSeed': settings.processing.random_seed,
+        'Sloppy': settings.processing.sloppy,
+    }
     return pe.Node(
         GroupSink(
-            base_directory=str(settings.inputs.output_dir.absolute()),
+            task=plan.tasks[stage, model],
+            seen=dict(plan.seen),
             space=settings.processing.output_spaces[0],
+            res=resolution_label(plan.resolution),
             resolution=plan.resolution,
             sources=sources,
-            fingerprint=plan.fingerprints[stage, model],
+            facts=facts,
         ),
         name=f'ds_{stage}',
         mem_gb=SMALL_GB,
-        run_without_submitting=True,
     )
 
 

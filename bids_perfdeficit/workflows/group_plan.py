@@ -1,50 +1,49 @@
 """What a group run has to do: who is in, which items can be fitted, and what is done already.
 
-Each stage of each model leaves files, and beside the first of them a fingerprint of everything
-that shaped them: the maps, the scores, the options. Files whose fingerprint still holds are used
-again. Must not import Nipype: a dry run asks here.
+Each stage of each model is a task with a record (`stages.task`): it is done when the record of an
+earlier run agrees with the options, the maps and tables as they are now, the stages before it and
+the files on disk. Must not import Nipype: a dry run asks here.
 """
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bids_perfdeficit.bids import Scores, output_path, sidecar_path
+from bids_perfdeficit.bids import ScanPair, Scores, output_path, sidecar_path
 from bids_perfdeficit.bids.cohort import (
     Cohort,
+    Entry,
     add_covariates,
     add_scores,
     find_cohort,
     item_levels,
     item_mirror,
 )
-from bids_perfdeficit.deficit import DeficitSettings, Item
+from bids_perfdeficit.deficit import DeficitFit, DeficitSettings, Item
 from bids_perfdeficit.deficit.rules import usable_items
 from bids_perfdeficit.errors import InputError
 from bids_perfdeficit.interfaces.stacking import check_grids, resolution_label
 from bids_perfdeficit.settings import MapKind, Settings
+from bids_perfdeficit.stages.record import Record, Stamp, digest
+from bids_perfdeficit.stages.task import PENDING, State, Task, examine
+from bids_perfdeficit.workflows.plan import record_path
 
-#: Raised whenever a stage's results change, so that older files are not mixed with newer ones.
-GROUP_VERSION = 3
+#: Versions of the stages, raised whenever results change, so that older ones are not mixed with
+#: newer ones.
+VERSIONS: Mapping[str, int] = {
+    'cohort': 1, 'fit': 1, 'validation': 1, 'null': 1, 'stability': 1, 'apply': 1,
+}  # fmt: skip
 #: Fewest participants that a group is made of.
 FEWEST = 10
-
-#: Stages by name, each with the output whose sidecar carries the fingerprint.
-LEADS: Mapping[str, str] = {
-    'cohort': 'group_cohort',
-    'fit': 'group_params',
-    'validation': 'group_metrics',
-    'null': 'group_null',
-    'stability': 'group_stability',
-    'apply': 'group_applied',
-}
+#: Stages of the participant level whose results the group level reads, each from those before.
+_READ = ('conform', 'brain', 'cta', 'template', 'perfusion', 'standard')
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,10 @@ class GroupPlan:
         What is to be explained.
     skipped : mapping of str to str
         Items that cannot be fitted, with the reason.
-    fingerprints : mapping of (str, str) to str
+    tasks : mapping of (str, str) to Task
         By stage and model; the cohort has model ''.
-    done : frozenset of (str, str)
-        Stages, by model, whose results hold.
+    states : mapping of (str, str) to State
+        Of the tasks.
     models : mapping of str to Path
         With `--apply`: the parameters of each model.
     resolution : float
@@ -70,31 +69,43 @@ class GroupPlan:
     map_kind : MapKind
     scores : Scores, optional
         The table of scores as it was read.
+    seen : mapping of str to Stamp
+        Of the inputs when the plan was made, by BIDS URI.
     """
 
     cohort: Cohort
     items: tuple[Item, ...]
     skipped: Mapping[str, str]
-    fingerprints: Mapping[tuple[str, str], str]
-    done: frozenset[tuple[str, str]]
+    tasks: Mapping[tuple[str, str], Task]
+    states: Mapping[tuple[str, str], State]
     models: Mapping[str, Path]
     resolution: float
     map_kind: MapKind
     scores: Scores | None = None
+    seen: Mapping[str, Stamp | None] = field(default_factory=dict)
 
     def to_run(self, model: str = '') -> tuple[str, ...]:
         """Return the stages of a model (or of the cohort) that are still to run."""
-        return tuple(s for s, m in self.fingerprints if m == model and (s, m) not in self.done)
+        return tuple(s for s, m in self.tasks if m == model and not self.states[s, m].done)
 
     @property
     def busy(self) -> bool:
         """Whether anything is to run."""
-        return len(self.done) < len(self.fingerprints)
+        return any(not state.done for state in self.states.values())
+
+    @property
+    def stale(self) -> tuple[Task, ...]:
+        """Tasks whose results, if any, no longer hold."""
+        return tuple(task for key, task in self.tasks.items() if not self.states[key].done)
 
     @property
     def model_names(self) -> tuple[str, ...]:
         """Models in the order that they were asked for."""
-        return tuple(dict.fromkeys(m for _, m in self.fingerprints if m))
+        return tuple(dict.fromkeys(m for _, m in self.tasks if m))
+
+    def examined(self, *, verify: bool = False) -> GroupPlan:
+        """Return the plan with the states of its tasks as they are now."""
+        return dataclasses.replace(self, states=_examine(self.tasks, verify))
 
 
 def group_path(settings: Settings, key: str, **entities: str) -> Path:
@@ -128,12 +139,15 @@ def make_group_plan(settings: Settings) -> GroupPlan:
         participants=settings.inputs.participant_label,
         session=next(iter(settings.inputs.session_label), None),
     )
+    cohort = cohort.without(
+        find_unproven(cohort.entries, include_doubtful=options.include_doubtful)
+    )
     paths = {p: e.participant for e in cohort.entries for p in (e.map, e.mask)}
     wrong = check_grids(list(paths), space)
     cohort = cohort.without({paths[path]: reason for path, reason in wrong.items()})
     if not cohort.entries:
         raise InputError(
-            f'no map has the grid of {space} ({next(iter(wrong.values()))})',
+            f'no map can be used ({_first_reasons(cohort)})',
             fix='run the participant level again with the same --output-spaces',
         )
     if options.apply is not None:
@@ -160,12 +174,84 @@ def make_group_plan(settings: Settings) -> GroupPlan:
             fix='add participants, or choose other --items',
             path=cohort.source,
         )
-    fingerprints = _fingerprints(cohort, settings)
-    done = frozenset(pair for pair, mark in fingerprints.items() if _holds(settings, *pair, mark))
+    tasks = group_tasks(cohort, settings)
+    return _planned(cohort, items, skipped, tasks, {}, settings, scores)
+
+
+def _planned(
+    cohort: Cohort,
+    items: tuple[Item, ...],
+    skipped: Mapping[str, str],
+    tasks: Mapping[tuple[str, str], Task],
+    models: Mapping[str, Path],
+    settings: Settings,
+    scores: Scores | None,
+) -> GroupPlan:
+    inputs = {name: path for task in tasks.values() for name, path in task.inputs.items()}
     return GroupPlan(
-        cohort, items, skipped, fingerprints, done, {},
-        options.resolution, options.map_kind, scores,
+        cohort, items, skipped, tasks, _examine(tasks, settings.outputs.verify), models,
+        settings.group.resolution, settings.group.map_kind, scores,
+        {name: Stamp.of(path) for name, path in inputs.items()},
     )  # fmt: skip
+
+
+def _examine(tasks: Mapping[tuple[str, str], Task], verify: bool) -> dict[tuple[str, str], State]:
+    known: dict[Path, State] = {}
+    return {key: examine(task, verify=verify, known=known) for key, task in tasks.items()}
+
+
+def find_unproven(entries: Sequence[Entry], *, include_doubtful: bool = False) -> dict[str, str]:
+    """Find maps that the records and the verdict beside them speak against.
+
+    Maps without records (of other programs, or given by users) are taken as they are.
+
+    Parameters
+    ----------
+    entries : sequence of Entry
+        Maps that were found.
+    include_doubtful : bool
+        Whether doubtful participants are taken.
+
+    Returns
+    -------
+    dict of str to str
+        Participant to the reason.
+    """
+    reasons = {}
+    for entry in entries:
+        root = entry.map.parents[3 if entry.session else 2]
+        pair = ScanPair(entry.participant, entry.session or None, Path(), Path())
+        reason = _speaks_against(root, pair, entry, include_doubtful)
+        if reason:
+            reasons[entry.participant] = reason
+    return reasons
+
+
+def _speaks_against(root: Path, pair: ScanPair, entry: Entry, include_doubtful: bool) -> str:
+    names = {'participant': pair.participant, 'session': pair.session}
+    verdict = _read_json(output_path(root, 'verdict', **names))
+    told = '; '.join(map(str, verdict.get('Reasons', [])))
+    if verdict.get('Status') == 'failed':
+        return f'its participant level failed: {told}'
+    if verdict.get('Status') == 'doubtful' and not include_doubtful:
+        return f'its results are doubtful: {told} (--include-doubtful takes it)'
+    paths = {stage: record_path(root, pair, stage) for stage in _READ}
+    if not paths['standard'].parent.is_dir():
+        return ''
+    records = {stage: Record.read(path) for stage, path in paths.items()}
+    last = records['standard']
+    if last is None or any(p.with_name(p.name + PENDING).exists() for p in paths.values()):
+        return 'its maps have no record: the participant level was not finished'
+    for stage, record in records.items():
+        for name, mark in (record.requires if record else {}).items():
+            before = records.get(name)
+            if before is None or before.fingerprint != mark:
+                return f'its maps are older than its {name} ({stage} was not made again)'
+    for path in (entry.map, entry.mask):
+        output = last.outputs.get(path.relative_to(root).as_posix())
+        if output is not None and not output.agrees(path):
+            return f'{path.name} is not as the participant level wrote it'
+    return ''
 
 
 def find_models(settings: Settings) -> tuple[dict[str, Path], dict[str, Any]]:
@@ -176,12 +262,13 @@ def find_models(settings: Settings) -> tuple[dict[str, Path], dict[str, Any]]:
     models : dict of str to Path
         Parameters by model.
     facts : dict
-        The sidecar of the first; all agree on space, resolution and map kind.
+        ``Items`` of all models, in the order of the first that has them, ``Covariates`` and
+        ``CovariateColumns``; all models agree on space, resolution, map kind and covariates.
 
     Raises
     ------
     InputError
-        When there is none, or they do not fit the options.
+        When there is none, or they do not fit the options or each other.
     """
     folder, space = settings.group.apply, settings.processing.output_spaces[0]
     assert folder is not None
@@ -194,7 +281,7 @@ def find_models(settings: Settings) -> tuple[dict[str, Path], dict[str, Any]]:
             told = {name: content[name] for name in ('Model', 'Space', 'VoxelSize', 'MapKind')}
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
-                'has no sidecar that tells what it was fitted on',
+                'has no sidecar that names what it was fitted on',
                 fix='keep the .json beside the .pt, or fit again',
                 path=path,
             ) from error
@@ -209,8 +296,20 @@ def find_models(settings: Settings) -> tuple[dict[str, Path], dict[str, Any]]:
                     fix=f'give {option} {told[name]}',
                     path=path,
                 )
+        _check_record(path)
+        _check_items(path, content)
         models[told['Model']] = path
-        facts = facts or content
+        if not facts:
+            facts = {k: content.get(k, []) for k in ('Items', 'Covariates', 'CovariateColumns')}
+            continue
+        if content.get('Covariates', []) != facts['Covariates']:
+            raise InputError(
+                f'was fitted with the covariates {content.get("Covariates", [])}, another model '
+                f'with {facts["Covariates"]}',
+                fix='name one of the files with --apply',
+                path=path,
+            )
+        facts['Items'] = list(dict.fromkeys([*facts['Items'], *content.get('Items', [])]))
     if not models:
         raise InputError(
             'there is no tpl-*_model-*_params.pt in it',
@@ -218,6 +317,33 @@ def find_models(settings: Settings) -> tuple[dict[str, Path], dict[str, Any]]:
             path=folder,
         )
     return models, facts
+
+
+def _check_record(path: Path) -> None:
+    """Refuse a fitted model whose record says that the file was changed or replaced."""
+    for record in filter(None, map(Record.read, path.parent.parent.glob('records/*_record.json'))):
+        for name, output in record.outputs.items():
+            if Path(name).name == path.name and not output.agrees(path, verify=True):
+                raise InputError(
+                    'is not the file that the group level wrote (its record has another hash)',
+                    fix='fit again',
+                    path=path,
+                )
+
+
+def _check_items(path: Path, content: Mapping[str, Any]) -> None:
+    """Refuse a fitted model whose sidecar names other items than the model itself."""
+    try:
+        fitted = [item.name for item in DeficitFit.load(path).items]
+    except Exception as error:
+        raise InputError('cannot be read as a fitted model', fix='fit again', path=path) from error
+    if fitted != list(content.get('Items', [])):
+        raise InputError(
+            f'holds the items {", ".join(fitted)}, its sidecar names '
+            f'{", ".join(map(str, content.get("Items", []))) or "none"}',
+            fix='keep each .json beside the .pt that it was written with, or fit again',
+            path=path,
+        )
 
 
 def _plan_apply(
@@ -239,7 +365,7 @@ def _plan_apply(
             raise
     if names:
         cohort = add_covariates(
-            cohort, facts.get('CovariateColumns', names), _tables(settings), expected=names
+            cohort, facts.get('CovariateColumns') or names, _tables(settings), expected=names
         )
     if sorted(cohort.covariate_names) != sorted(names):
         raise InputError(
@@ -247,16 +373,20 @@ def _plan_apply(
             f'the model has {", ".join(names)}',
             fix='give the new participants the same columns',
         )
-    chain = _digest(GROUP_VERSION, _cohort_facts(cohort))
-    fingerprints = {
-        ('apply', model): _digest(chain, hashlib.sha256(path.read_bytes()).hexdigest())
+    inputs, root = _inputs(cohort, settings), settings.inputs.output_dir.absolute()
+    tasks = {
+        ('apply', model): Task(
+            'apply',
+            VERSIONS['apply'],
+            root,
+            _record(settings, 'apply', model),
+            _options(cohort, settings) | {'model': model},
+            {**inputs, _uri(path, settings): path, _uri(sidecar_path(path), settings):
+             sidecar_path(path)},
+        )
         for model, path in models.items()
-    }
-    done = frozenset(pair for pair, mark in fingerprints.items() if _holds(settings, *pair, mark))
-    return GroupPlan(
-        cohort, items, {}, fingerprints, done, models,
-        settings.group.resolution, settings.group.map_kind, scores,
-    )  # fmt: skip
+    }  # fmt: skip
+    return _planned(cohort, items, {}, tasks, models, settings, scores)
 
 
 def _score_source(settings: Settings) -> Path:
@@ -281,68 +411,96 @@ def _item(name: str) -> Item:
     return Item(name, item_levels(name), item_mirror(name))
 
 
-def _fingerprints(cohort: Cohort, settings: Settings) -> dict[tuple[str, str], str]:
+def group_tasks(cohort: Cohort, settings: Settings) -> dict[tuple[str, str], Task]:
+    """Return the tasks of a run that fits models, by stage and model."""
     options, seed = settings.group, settings.processing.random_seed
-    common = _digest(
-        GROUP_VERSION,
-        settings.processing.output_spaces[0],
-        options.resolution,
-        options.map_kind,
-        options.min_coverage,
-        _cohort_facts(cohort),
+    root = settings.inputs.output_dir.absolute()
+    outputs = [
+        group_path(settings, key) for key in ('group_mask', 'group_coverage', 'group_cohort')
+    ]
+    outputs += [sidecar_path(path) for path in outputs]
+    common = Task(
+        'cohort',
+        VERSIONS['cohort'],
+        root,
+        _record(settings, 'cohort'),
+        _options(cohort, settings),
+        _inputs(cohort, settings),
+        outputs=tuple(path.relative_to(root).as_posix() for path in outputs),
     )
-    marks = {('cohort', ''): common}
+    tasks = {('cohort', ''): common}
     for model in dict.fromkeys(options.model):
-        fit = _digest(common, model, seed, settings.processing.sloppy)
-        marks['fit', model] = fit
-        for stage, count in (
-            ('validation', options.folds),
-            ('null', options.permutations),
-            ('stability', options.bootstraps),
+        shared = {'model': model, 'seed': seed}
+        tasks['fit', model] = Task(
+            'fit', VERSIONS['fit'], root, _record(settings, 'fit', model), shared,
+            requires=(common,),
+        )  # fmt: skip
+        for stage, name, count in (
+            ('validation', 'folds', options.folds),
+            ('null', 'permutations', options.permutations),
+            ('stability', 'bootstraps', options.bootstraps),
         ):
             if count:
-                marks[stage, model] = _digest(fit, stage, count)
-    return marks
+                tasks[stage, model] = Task(
+                    stage, VERSIONS[stage], root, _record(settings, stage, model),
+                    {**shared, name: count}, requires=(common,),
+                )  # fmt: skip
+    return tasks
 
 
-def _cohort_facts(cohort: Cohort) -> list[object]:
-    """Return what tells one cohort from another, wherever it lies and whenever it was copied."""
-    return [
-        [[e.participant, e.session, *_file_facts(e.map), *_file_facts(e.mask)]
-         for e in cohort.entries],
-        cohort.scores.columns.tolist(),
-        np.nan_to_num(cohort.scores.to_numpy(float), nan=-1).tolist(),
-        list(cohort.covariate_names),
-        np.nan_to_num(cohort.covariates.to_numpy(float), nan=-1e9).tolist(),
-    ]  # fmt: skip
+def _options(cohort: Cohort, settings: Settings) -> dict[str, Any]:
+    """Return what tells one cohort from another, beside the files that it was read from."""
+    options = settings.group
+    return {
+        'space': settings.processing.output_spaces[0],
+        'resolution': options.resolution,
+        'map_kind': str(options.map_kind),
+        'min_coverage': options.min_coverage,
+        'sloppy': settings.processing.sloppy,
+        'session': list(settings.inputs.session_label),
+        'items': [str(name) for name in cohort.scores.columns],
+        'covariates': list(cohort.covariate_names),
+        'participants': digest([[e.participant, e.session] for e in cohort.entries]),
+        'dropped': digest(dict(cohort.dropped)),
+        'scores': digest(np.nan_to_num(cohort.scores.to_numpy(float), nan=-1).tolist()),
+        'adjusted': digest(np.nan_to_num(cohort.covariates.to_numpy(float), nan=-1e9).tolist()),
+    }
 
 
-def _file_facts(path: Path) -> list[object]:
-    """Return a map's size and what its sidecar says, which names the options that made it."""
+def _inputs(cohort: Cohort, settings: Settings) -> dict[str, Path]:
+    """Return all files that a cohort was read from, by BIDS URI."""
+    paths = [p for e in cohort.entries for p in (e.map, e.mask)]
+    if cohort.source is not None:
+        paths.append(cohort.source)
+    if cohort.covariates.size:
+        paths += [path for path in _tables(settings) if path.is_file()]
+    return {_uri(path, settings): path.absolute() for path in dict.fromkeys(paths)}
+
+
+def _uri(path: Path, settings: Settings) -> str:
+    path = path.absolute()
+    for scheme, root in (
+        ('bids::', settings.inputs.output_dir.absolute()),
+        ('bids:raw:', settings.inputs.bids_dir.absolute()),
+    ):
+        if path.is_relative_to(root):
+            return f'{scheme}{path.relative_to(root).as_posix()}'
+    return path.as_uri()
+
+
+def _record(settings: Settings, stage: str, model: str = '') -> Path:
+    key = 'group_model_record' if model else 'group_record'
+    return group_path(settings, key, stage=stage, **({'model': model} if model else {}))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if Stamp.of(path) is None:
+        return {}
     try:
-        told = sidecar_path(path).read_text(encoding='utf-8')
-    except OSError:
-        told = ''
-    return [path.name, path.stat().st_size, hashlib.sha256(told.encode()).hexdigest()]
-
-
-def _holds(settings: Settings, stage: str, model: str, fingerprint: str) -> bool:
-    lead = group_path(settings, LEADS[stage], model=model)
-    try:
-        content = json.loads(sidecar_path(lead).read_text(encoding='utf-8'))
-    except (OSError, ValueError):
-        return False
-    root = settings.inputs.output_dir.absolute()
-    return (
-        lead.is_file()
-        and content.get('Fingerprint') == fingerprint
-        and all((root / name).is_file() for name in content.get('Outputs', []))
-    )
-
-
-def _digest(*facts: object) -> str:
-    text = json.dumps(facts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _first_reasons(cohort: Cohort) -> str:
@@ -365,5 +523,6 @@ def describe_group(plan: GroupPlan) -> str:
     ]
     for model in plan.model_names:
         steps = plan.to_run(model)
-        lines.append(f'{model}: {", ".join(steps) if steps else "complete, nothing to do"}')
+        told = [f'{step} ({plan.states[step, model].reason})' for step in steps]
+        lines.append(f'{model}: {", ".join(told) if told else "complete, nothing to do"}')
     return '\n'.join(lines)

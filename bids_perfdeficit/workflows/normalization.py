@@ -13,8 +13,8 @@ from bids_perfdeficit.interfaces.ct import (
     RegisterTemplate,
 )
 from bids_perfdeficit.settings import Settings
-from bids_perfdeficit.workflows.outputs import connect_stage, uri
-from bids_perfdeficit.workflows.plan import Plan
+from bids_perfdeficit.workflows.outputs import connect_stage
+from bids_perfdeficit.workflows.plan import Plan, uri
 
 #: The images and transforms that every later step works from.
 FIT_KEYS = (
@@ -72,12 +72,12 @@ diffeomorphic transform (SyN, @syn).
     conform = pe.Node(ConformNCCT(spacing=spacing), name='conform', mem_gb=mem_gb['conform'])
     conform_buffer = connect_stage(
         workflow, conform, stage='conform', outputs={'preproc_ct': 'out_file'},
-        plan=plan, settings=settings, sources=[uri(plan, 'ncct', settings)],
+        plan=plan, settings=settings, sources=[uri(plan.pair, 'ncct', settings)],
     )  # fmt: skip
     brain = pe.Node(ExtractBrain(), name='brain', mem_gb=mem_gb['conform'])
     brain_buffer = connect_stage(
         workflow, brain, stage='brain', outputs={'brain_mask': 'out_file'},
-        plan=plan, settings=settings, sources=[uri(plan, 'preproc_ct', settings)],
+        plan=plan, settings=settings, sources=[uri(plan.pair, 'preproc_ct', settings)],
     )  # fmt: skip
     register_cta = pe.Node(
         RegisterCTA(seed=settings.processing.random_seed),
@@ -88,7 +88,7 @@ diffeomorphic transform (SyN, @syn).
         workflow, register_cta, stage='cta',
         outputs={'preproc_cta': 'out_file', 'cta_xfm': 'out_xfm'},
         plan=plan, settings=settings,
-        sources=[uri(plan, 'cta', settings), uri(plan, 'preproc_ct', settings)],
+        sources=[uri(plan.pair, 'cta', settings), uri(plan.pair, 'preproc_ct', settings)],
     )  # fmt: skip
     register_template = pe.Node(
         RegisterTemplate(
@@ -102,23 +102,22 @@ diffeomorphic transform (SyN, @syn).
     template_buffer = connect_stage(
         workflow, register_template, stage='template',
         outputs={'template_xfm': 'out_xfm', 'template_inverse_xfm': 'out_inverse_xfm'},
-        plan=plan, settings=settings, sources=[uri(plan, 'preproc_ct', settings)],
+        plan=plan, settings=settings, sources=[uri(plan.pair, 'preproc_ct', settings)],
     )  # fmt: skip
 
     workflow.add_nodes([inputnode])
     # Nodes of finished stages are not in the graph, so that nothing is connected to them.
-    present = set(workflow.list_node_names())
-    if 'conform' in present:
+    if not plan.has('conform'):
         workflow.connect([(inputnode, conform, [('ncct', 'in_file')])])
-    if 'brain' in present:
+    if not plan.has('brain'):
         workflow.connect([(conform_buffer, brain, [('preproc_ct', 'in_file')])])
-    if 'register_cta' in present:
+    if not plan.has('cta'):
         workflow.connect([
             (inputnode, register_cta, [('cta', 'cta')]),
             (conform_buffer, register_cta, [('preproc_ct', 'ncct')]),
             (brain_buffer, register_cta, [('brain_mask', 'brain')]),
         ])  # fmt: skip
-    if 'register_template' in present:
+    if not plan.has('template'):
         workflow.connect([
             (conform_buffer, register_template, [('preproc_ct', 'ncct')]),
             (brain_buffer, register_template, [('brain_mask', 'brain')]),

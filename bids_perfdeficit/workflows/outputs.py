@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
@@ -10,10 +11,10 @@ from nipype.pipeline import engine as pe
 from bids_perfdeficit.interfaces.derivatives import DerivativesSink
 from bids_perfdeficit.interfaces.reports import DrawFigures
 from bids_perfdeficit.settings import Settings
-from bids_perfdeficit.workflows.plan import STAGES, Plan, path_of, stages_of
+from bids_perfdeficit.workflows.plan import STAGES, Plan, stages_of, uri
 
 #: GB of a step that only moves files.
-SMALL_GB = 0.3
+SMALL_GB = 0.4
 
 
 def connect_stage(
@@ -25,11 +26,12 @@ def connect_stage(
     plan: Plan,
     settings: Settings,
     sources: Sequence[str],
+    facts: Mapping[str, Any] | None = None,
 ) -> pe.Node:
     """Write what a node computes, and offer it as a buffer that reads the file on disk.
 
-    When an earlier run left the stage's files, the buffer is set to them and the node stays out
-    of the graph: a second run is a no-op, and what follows cannot tell the difference.
+    When the results of an earlier run hold, the buffer is set to them and the node stays out of
+    the graph: a second run is a no-op, and what follows cannot tell the difference.
 
     Parameters
     ----------
@@ -45,31 +47,33 @@ def connect_stage(
         Of the pair and the run.
     sources : sequence of str
         BIDS URIs that the sidecars name.
+    facts : mapping, optional
+        Options that the sidecars name.
 
     Returns
     -------
     Node
         An identity with the stage's keys.
     """
-    definition = next(s for s in STAGES if s.name == stage)
+    definition = next(s for s in stages_of(settings) if s.name == stage)
     buffer = pe.Node(niu.IdentityInterface(fields=list(definition.keys)), name=f'{stage}_buffer')
-    if plan.has(definition):
+    if plan.has(stage):
         buffer.inputs.trait_set(**{key: str(plan.existing[key]) for key in definition.keys})
         workflow.add_nodes([buffer])
         return buffer
     sink = pe.Node(
         DerivativesSink(
             keys=definition.keys,
-            base_directory=str(settings.inputs.output_dir.absolute()),
+            task=plan.tasks[stage],
+            seen=dict(plan.seen),
             participant=plan.pair.participant,
             session=plan.pair.session,
             space=settings.processing.output_spaces[0],
             sources=list(sources),
-            fingerprint=plan.fingerprints[stage],
+            facts={'Sloppy': settings.processing.sloppy, **(facts or {})},
         ),
         name=f'ds_{stage}',
         mem_gb=SMALL_GB,
-        run_without_submitting=True,
     )
     links = [(output, key) for key, output in outputs.items()]
     if 'meta' in node.interface.output_spec().get():
@@ -81,17 +85,6 @@ def connect_stage(
     return buffer
 
 
-def uri(plan: Plan, key: str, settings: Settings) -> str:
-    """Return the BIDS URI of a derivative or, for ``ncct`` and ``cta``, of a raw image."""
-    if key in ('ncct', 'cta'):
-        path = getattr(plan.pair, key).absolute()
-        root = settings.inputs.bids_dir.absolute()
-        return f'bids:raw:{path.relative_to(root).as_posix()}'
-    root = settings.inputs.output_dir
-    path = path_of(root, plan.pair, key, settings.processing.output_spaces[0])
-    return f'bids::{path.relative_to(root).as_posix()}'
-
-
 def init_figures_wf(
     *, plan: Plan, settings: Settings, mem_gb: float = 2.0, name: str = 'figures_wf'
 ) -> pe.Workflow:
@@ -99,30 +92,29 @@ def init_figures_wf(
 
     Inputs
     ------
-    Every output key of the participant level that is there.
+    Every output key of the stages before it.
 
     Outputs
     -------
-    figures
-        Paths of the SVG files.
+    The figures of the level: SVG files in the derivatives.
     """
     workflow = pe.Workflow(name=name)
-    keys = [key for s in stages_of(settings.processing.level) for key in s.keys]
+    level = [stage.name for stage in stages_of(settings)]
+    keys = [key for stage in STAGES if stage.name in level for key in stage.keys]
+    drawn = next(stage.keys for stage in stages_of(settings) if stage.name == 'figures')
     inputnode = pe.Node(niu.IdentityInterface(fields=keys), name='inputnode')
-    outputnode = pe.Node(niu.IdentityInterface(fields=['figures']), name='outputnode')
+    outputnode = pe.Node(niu.IdentityInterface(fields=list(drawn)), name='outputnode')
     draw = pe.Node(
-        DrawFigures(
-            keys=keys,
-            base_directory=str(settings.inputs.output_dir.absolute()),
-            participant=plan.pair.participant,
-            session=plan.pair.session,
-            space=settings.processing.output_spaces[0],
-        ),
+        DrawFigures(keys=keys, figures=drawn, space=settings.processing.output_spaces[0]),
         name='draw',
         mem_gb=mem_gb,
     )
-    workflow.connect([
-        (inputnode, draw, [(key, key) for key in keys]),
-        (draw, outputnode, [('figures', 'figures')]),
-    ])  # fmt: skip
+    figures_buffer = connect_stage(
+        workflow, draw, stage='figures', outputs={key: key for key in drawn},
+        plan=plan, settings=settings, sources=[uri(plan.pair, 'preproc_ct', settings)],
+    )  # fmt: skip
+    workflow.add_nodes([inputnode])
+    if not plan.has('figures'):
+        workflow.connect([(inputnode, draw, [(key, key) for key in keys])])
+    workflow.connect([(figures_buffer, outputnode, [(key, key) for key in drawn])])
     return workflow

@@ -9,10 +9,11 @@ from niworkflows.engine.workflows import LiterateWorkflow
 from bids_perfdeficit.interfaces.ct import ToTemplate
 from bids_perfdeficit.interfaces.perfusion import ComputePerfusion
 from bids_perfdeficit.interfaces.quality import MeasureResults
+from bids_perfdeficit.perfusion import calibration
 from bids_perfdeficit.settings import Settings
 from bids_perfdeficit.workflows.normalization import FIT_KEYS
-from bids_perfdeficit.workflows.outputs import connect_stage, uri
-from bids_perfdeficit.workflows.plan import STAGES, Plan
+from bids_perfdeficit.workflows.outputs import connect_stage
+from bids_perfdeficit.workflows.plan import STAGES, Plan, uri
 
 NATIVE_KEYS = next(s.keys for s in STAGES if s.name == 'perfusion')
 STANDARD_KEYS = next(s.keys for s in STAGES if s.name == 'standard')
@@ -69,6 +70,11 @@ asymmetry is its difference from its left-right mirror image in *{space}*. From 
 came the probability of hypoperfusion, a delay of more than 6 s, and from it and the filling of the
 arterial trunks the likely site of an occlusion.
 """
+    facts = {
+        'Recipe': how.recipe,
+        'Arrival': how.arrival,
+        'HypoperfusionThreshold': calibration()['threshold'],
+    }
     inputnode = pe.Node(niu.IdentityInterface(fields=list(FIT_KEYS)), name='inputnode')
     outputnode = pe.Node(
         niu.IdentityInterface(fields=[*NATIVE_KEYS, *STANDARD_KEYS, *METRIC_KEYS]),
@@ -87,15 +93,17 @@ arterial trunks the likely site of an occlusion.
     )
     perfusion_buffer = connect_stage(
         workflow, compute, stage='perfusion', outputs={key: key for key in NATIVE_KEYS},
-        plan=plan, settings=settings,
-        sources=[uri(plan, key, settings) for key in ('preproc_ct', 'preproc_cta', 'brain_mask')],
+        plan=plan, settings=settings, facts=facts,
+        sources=[
+            uri(plan.pair, key, settings) for key in ('preproc_ct', 'preproc_cta', 'brain_mask')
+        ],
     )  # fmt: skip
     to_template = pe.Node(ToTemplate(space=space), name='to_template', mem_gb=mem_gb['standard'])
     standard_buffer = connect_stage(
         workflow, to_template, stage='standard', outputs={key: key for key in STANDARD_KEYS},
-        plan=plan, settings=settings,
+        plan=plan, settings=settings, facts=facts,
         sources=[
-            uri(plan, key, settings)
+            uri(plan.pair, key, settings)
             for key in (
                 'preproc_ct', 'preproc_cta', 'perfusion', 'toa', 'hypoperfused', 'template_xfm',
             )
@@ -104,13 +112,12 @@ arterial trunks the likely site of an occlusion.
     measure = pe.Node(MeasureResults(space=space), name='measure', mem_gb=mem_gb['standard'])
     metrics_buffer = connect_stage(
         workflow, measure, stage='metrics', outputs={key: key for key in METRIC_KEYS},
-        plan=plan, settings=settings,
-        sources=[uri(plan, key, settings) for key in ('perfusion', 'std_perfusion')],
+        plan=plan, settings=settings, facts=facts,
+        sources=[uri(plan.pair, key, settings) for key in ('perfusion', 'std_perfusion')],
     )  # fmt: skip
 
     workflow.add_nodes([inputnode])
-    present = set(workflow.list_node_names())
-    if 'compute' in present:
+    if not plan.has('perfusion'):
         workflow.connect([
             (inputnode, compute, [
                 ('preproc_ct', 'ncct'),
@@ -120,7 +127,7 @@ arterial trunks the likely site of an occlusion.
                 ('template_inverse_xfm', 'inverse_xfm'),
             ]),
         ])  # fmt: skip
-    if 'to_template' in present:
+    if not plan.has('standard'):
         workflow.connect([
             (inputnode, to_template, [
                 ('preproc_ct', 'ncct'),
@@ -134,7 +141,7 @@ arterial trunks the likely site of an occlusion.
                 ('hypoperfused', 'hypoperfused'),
             ]),
         ])  # fmt: skip
-    if 'measure' in present:
+    if not plan.has('metrics'):
         workflow.connect([
             (inputnode, measure, [
                 ('preproc_ct', 'ncct'),

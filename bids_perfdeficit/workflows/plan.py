@@ -1,26 +1,24 @@
-"""What a run has to do for a patient, and what an earlier run has done already.
+"""The stages of the participant level, and how they stand for a pair of scans.
 
-The participant level is a chain of stages. Each stage leaves files, and beside them a
-fingerprint of everything that shaped them: the options of the stage, its code version and the
-stages before it. Files whose fingerprint still holds are used again. Must not import Nipype: a
-dry run asks here.
+Each stage is a task with a record (`stages.task`): it is done when the record of an earlier run
+agrees with the options, the scans as they are now, the stages before it and the files on disk.
+Must not import Nipype: a dry run asks here.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bids_perfdeficit.bids import ScanPair, output_path, sidecar_path
+from bids_perfdeficit.bids.outputs import has_sidecar
 from bids_perfdeficit.settings import Level, Settings
-
-#: Raised whenever a stage's results change, so that older files are not mixed with newer ones.
-PIPELINE_VERSION = 4
+from bids_perfdeficit.stages.record import Stamp, sha256
+from bids_perfdeficit.stages.task import State, Task, examine
 
 
 @dataclass(frozen=True)
@@ -30,36 +28,74 @@ class Stage:
     Parameters
     ----------
     name : str
-        For people.
+        For people and records.
     keys : tuple of str
-        The outputs it leaves (keys of `data/io_spec.json`). The first one's sidecar carries the
-        fingerprint.
+        The outputs it leaves (keys of `data/io_spec.json`).
     options : callable
         From the settings to the options that shape the result.
+    requires : tuple of str
+        Stages whose outputs it reads.
+    scans : tuple of str
+        Raw images that it reads: ``'ncct'``, ``'cta'``.
     level : Level
         The least `--level` that runs it.
+    version : int
+        Raised whenever results change, so that older ones are not mixed with newer ones.
     """
 
     name: str
     keys: tuple[str, ...]
-    options: Callable[[Settings], Mapping[str, Any]]
+    options: Callable[[Settings], Mapping[str, Any]] = lambda settings: {}
+    requires: tuple[str, ...] = ()
+    scans: tuple[str, ...] = ()
     level: Level = Level.MINIMAL
+    version: int = 1
 
 
 def _seeded(settings: Settings) -> dict[str, Any]:
     return {'seed': settings.processing.random_seed, 'sloppy': settings.processing.sloppy}
 
 
+def _space(settings: Settings) -> dict[str, Any]:
+    return {'space': settings.processing.output_spaces[0]}
+
+
+def _figures(settings: Settings) -> tuple[str, ...]:
+    full = settings.processing.level is Level.FULL
+    return MINIMAL_FIGURES + (FULL_FIGURES if full else ())
+
+
+MINIMAL_FIGURES = ('figure_brain', 'figure_registration', 'figure_normalization')
+FULL_FIGURES = ('figure_sources', 'figure_arrival', 'figure_perfusion', 'figure_asymmetry')
+_PREPARED = ('conform', 'brain', 'cta', 'template')
+
 STAGES: tuple[Stage, ...] = (
-    Stage('conform', ('preproc_ct',), lambda s: {'spacing': s.processing.spacing}),
-    Stage('brain', ('brain_mask',), lambda s: {}),
-    Stage('cta', ('preproc_cta', 'cta_xfm'), _seeded),
-    Stage('template', ('template_xfm', 'template_inverse_xfm'), _seeded),
+    Stage(
+        'conform',
+        ('preproc_ct',),
+        lambda s: {'spacing': s.processing.spacing, 'sloppy': s.processing.sloppy},
+        scans=('ncct',),
+    ),
+    Stage('brain', ('brain_mask',), requires=('conform',)),
+    Stage(
+        'cta',
+        ('preproc_cta', 'cta_xfm'),
+        _seeded,
+        requires=('conform', 'brain'),
+        scans=('cta',),
+    ),
+    Stage(
+        'template',
+        ('template_xfm', 'template_inverse_xfm'),
+        lambda s: _seeded(s) | _space(s),
+        requires=('conform', 'brain'),
+    ),
     Stage(
         'perfusion',
         ('perfusion', 'toa', 'hypoperfused', 'subtraction', 'vessel'),
-        lambda s: dataclasses.asdict(s.perfusion),
-        Level.FULL,
+        lambda s: dataclasses.asdict(s.perfusion) | _space(s),
+        requires=_PREPARED,
+        level=Level.FULL,
     ),
     Stage(
         'standard',
@@ -72,12 +108,19 @@ STAGES: tuple[Stage, ...] = (
             'std_preproc_cta',
             'std_brain_mask',
         ),
-        lambda s: {},
-        Level.FULL,
+        _space,
+        requires=(*_PREPARED, 'perfusion'),
+        level=Level.FULL,
     ),
-    # The version is raised when the tables change and no map does.
-    Stage('metrics', ('qc_metrics', 'regions_metrics'), lambda s: {'version': 2}, Level.FULL),
+    Stage(
+        'metrics',
+        ('qc_metrics', 'regions_metrics'),
+        _space,
+        requires=(*_PREPARED, 'perfusion', 'standard'),
+        level=Level.FULL,
+    ),
 )
+FIGURES = Stage('figures', (), lambda s: _space(s) | {'level': str(s.processing.level)})
 
 
 @dataclass(frozen=True)
@@ -88,28 +131,75 @@ class Plan:
     ----------
     pair : ScanPair
         The scans.
+    tasks : mapping of str to Task
+        By stage: those of the level that are not taken from `--derivatives`.
+    states : mapping of str to State
+        Of the tasks.
     existing : mapping of str to Path
         Outputs, by key, that hold and will be read.
-    fingerprints : mapping of str to str
-        By stage name.
+    seen : mapping of str to Stamp
+        Of the inputs when the plan was made, by BIDS URI.
+    others : tuple of Task
+        Stages beyond the level whose results, if any, no longer hold.
+    refusal : str
+        Why nothing can be computed for this pair; empty when all is well.
+    notes : tuple of str
+        What a user should know of the plan.
     """
 
     pair: ScanPair
+    tasks: Mapping[str, Task]
+    states: Mapping[str, State]
     existing: Mapping[str, Path]
-    fingerprints: Mapping[str, str]
+    seen: Mapping[str, Stamp | None] = field(default_factory=dict)
+    others: tuple[Task, ...] = ()
+    refusal: str = ''
+    notes: tuple[str, ...] = ()
 
-    def has(self, stage: Stage) -> bool:
+    def has(self, stage: str) -> bool:
         """Tell whether a stage is done."""
-        return all(key in self.existing for key in stage.keys)
+        return stage not in self.tasks or self.states[stage].done
 
-    def to_run(self, level: Level) -> tuple[Stage, ...]:
-        """Return the stages that are still to run."""
-        return tuple(stage for stage in stages_of(level) if not self.has(stage))
+    @property
+    def to_run(self) -> tuple[str, ...]:
+        """The stages that are still to run, in order."""
+        return tuple(name for name in self.tasks if not self.states[name].done)
+
+    @property
+    def stale(self) -> tuple[Task, ...]:
+        """Tasks whose results, if any, no longer hold."""
+        return (*(self.tasks[name] for name in self.to_run), *self.others)
+
+    @property
+    def software(self) -> dict[str, str]:
+        """Versions of the packages that the finished stages were computed with."""
+        found: dict[str, str] = {}
+        for state in self.states.values():
+            found |= dict(state.record.software) if state.record is not None else {}
+        return found
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprints of the finished stages, by name."""
+        return {
+            name: state.record.fingerprint
+            for name, state in self.states.items()
+            if state.record is not None
+        }
 
 
-def stages_of(level: Level) -> tuple[Stage, ...]:
-    """Return the stages that a level comprises, in order."""
-    return tuple(s for s in STAGES if level is Level.FULL or s.level is Level.MINIMAL)
+def stages_of(settings: Settings) -> tuple[Stage, ...]:
+    """Return the stages that the level of a run comprises, in order."""
+    level = settings.processing.level
+    kept = tuple(s for s in STAGES if level is Level.FULL or s.level is Level.MINIMAL)
+    return (*kept, _figures_stage(kept, settings))
+
+
+def _figures_stage(before: Sequence[Stage], settings: Settings) -> Stage:
+    """Return the stage that draws: what it leaves depends on the level."""
+    return dataclasses.replace(
+        FIGURES, keys=_figures(settings), requires=tuple(stage.name for stage in before)
+    )
 
 
 def path_of(root: Path, pair: ScanPair, key: str, space: str) -> Path:
@@ -117,53 +207,205 @@ def path_of(root: Path, pair: ScanPair, key: str, space: str) -> Path:
     return output_path(root, key, participant=pair.participant, session=pair.session, space=space)
 
 
-def make_plan(pair: ScanPair, settings: Settings) -> Plan:
-    """Find what an earlier run left for this pair.
-
-    Files in OUTPUT_DIR count when their fingerprint holds. Files in `--derivatives` count as they
-    are: whoever names them vouches for them.
-    """
-    space = settings.processing.output_spaces[0]
-    existing: dict[str, Path] = {}
-    fingerprints: dict[str, str] = {}
-    chain = json.dumps(
-        [PIPELINE_VERSION, space, str(pair.ncct.name), str(pair.cta.name)], sort_keys=True
+def record_path(root: Path, pair: ScanPair, stage: str) -> Path:
+    """Return where the record of a stage lies."""
+    return output_path(
+        root, 'record', participant=pair.participant, session=pair.session, stage=stage
     )
-    for stage in stages_of(settings.processing.level):
-        options = json.dumps(stage.options(settings), sort_keys=True, default=str)
-        chain = hashlib.sha256(f'{chain}{stage.name}{options}'.encode()).hexdigest()[:16]
-        fingerprints[stage.name] = chain
-        existing |= _find(stage, pair, space, settings.inputs.output_dir, chain) or next(
-            filter(None, (_find(stage, pair, space, d) for d in settings.inputs.derivatives)), {}
-        )
-    return Plan(pair, existing, fingerprints)
 
 
-def _find(
-    stage: Stage, pair: ScanPair, space: str, root: Path, fingerprint: str | None = None
+def make_plan(pair: ScanPair, settings: Settings) -> Plan:
+    """Compare the stages of a pair with what earlier runs left.
+
+    What `--derivatives` hold is used as it is, before anything in OUTPUT_DIR: users who name them
+    answer for their content. They must be of these scans.
+
+    Parameters
+    ----------
+    pair : ScanPair
+        The scans.
+    settings : Settings
+        Of the run.
+
+    Returns
+    -------
+    Plan
+        Nothing has been written.
+    """
+    root = settings.inputs.output_dir.absolute()
+    verify = settings.outputs.verify
+    tasks: dict[str, Task] = {}
+    existing: dict[str, Path] = {}
+    borrowed: dict[str, dict[str, Path]] = {}
+    known: dict[Path, State] = {}
+    roots = [d for d in settings.inputs.derivatives if not _same(d, root)]
+    wanted = stages_of(settings)
+    for stage in wanted:
+        if found := _borrow(stage, pair, settings, roots):
+            borrowed[stage.name] = found
+            existing |= found
+            continue
+        tasks[stage.name] = _task(stage, pair, settings, tasks, borrowed)
+    states = {n: examine(task, verify=verify, known=known) for n, task in tasks.items()}
+    for stage in wanted:
+        if stage.name in tasks and states[stage.name].done:
+            paths = {k: path_of(root, pair, k, _space(settings)['space']) for k in stage.keys}
+            existing |= paths
+    refusal, notes = _check_borrowed(borrowed, pair)
+    inputs = {n: p for task in tasks.values() for n, p in task.inputs.items()}
+    return Plan(
+        pair,
+        tasks,
+        states,
+        existing,
+        {name: Stamp.of(path) for name, path in inputs.items()},
+        _others(pair, settings, tasks, borrowed, known),
+        refusal,
+        notes,
+    )
+
+
+def _task(
+    stage: Stage,
+    pair: ScanPair,
+    settings: Settings,
+    tasks: Mapping[str, Task],
+    borrowed: Mapping[str, Mapping[str, Path]],
+) -> Task:
+    root, space = settings.inputs.output_dir.absolute(), _space(settings)['space']
+    inputs = {uri(pair, scan, settings): getattr(pair, scan).absolute() for scan in stage.scans}
+    for name in stage.requires:
+        for path in borrowed.get(name, {}).values():
+            inputs[path.absolute().as_uri()] = path.absolute()
+    outputs = []
+    for key in stage.keys:
+        path = path_of(root, pair, key, space)
+        outputs += [path, *([sidecar_path(path)] if has_sidecar(key) else [])]
+    return Task(
+        stage.name,
+        stage.version,
+        root,
+        record_path(root, pair, stage.name),
+        stage.options(settings),
+        inputs,
+        tuple(tasks[name] for name in stage.requires if name in tasks),
+        tuple(path.relative_to(root).as_posix() for path in outputs),
+    )
+
+
+def _others(
+    pair: ScanPair,
+    settings: Settings,
+    tasks: Mapping[str, Task],
+    borrowed: Mapping[str, Mapping[str, Path]],
+    known: dict[Path, State],
+) -> tuple[Task, ...]:
+    """Return the stages that this run leaves out and whose results no longer hold.
+
+    Those are stages beyond the level, and stages that are taken from elsewhere now.
+    """
+    full = dataclasses.replace(
+        settings, processing=dataclasses.replace(settings.processing, level=Level.FULL)
+    )
+    every = dict(tasks)
+    left_out = []
+    for stage in STAGES:
+        if stage.name in tasks:
+            continue
+        task = _task(stage, pair, full, every, borrowed)
+        if stage.name in borrowed:
+            left_out.append(task)
+            continue
+        every[stage.name] = task
+        if not examine(task, known=known).done:
+            left_out.append(task)
+    return tuple(left_out)
+
+
+def _borrow(
+    stage: Stage, pair: ScanPair, settings: Settings, roots: Iterable[Path]
 ) -> dict[str, Path]:
-    paths = {key: path_of(root, pair, key, space) for key in stage.keys}
-    if not all(path.is_file() for path in paths.values()):
-        return {}
-    if fingerprint is not None:
-        try:
-            sidecar = json.loads(sidecar_path(paths[stage.keys[0]]).read_text(encoding='utf-8'))
-        except (OSError, ValueError):
-            return {}
-        if sidecar.get('Fingerprint') != fingerprint:
-            return {}
-    return paths
+    """Return a stage's outputs from `--derivatives`, none unless all are there."""
+    space = _space(settings)['space']
+    for root in roots:
+        paths = {key: path_of(root, pair, key, space) for key in stage.keys}
+        if all(path.is_file() for path in paths.values()):
+            return paths if stage.name != 'figures' else {}
+    return {}
 
 
-def describe(plans: Sequence[Plan], settings: Settings) -> str:
+def _check_borrowed(
+    borrowed: Mapping[str, Mapping[str, Path]], pair: ScanPair
+) -> tuple[str, tuple[str, ...]]:
+    """Compare the hashes of the scans that derivatives were made from with the scans at hand."""
+    folders = {path.parent for paths in borrowed.values() for path in paths.values()}
+    hashes: dict[str, str] = {}
+    compared = 0
+    for folder in sorted(folders):
+        for scan, ending in (('ncct', '_desc-preproc_ct.json'), ('cta', '_desc-preproc_cta.json')):
+            path = folder / f'{pair.prefix}{"_space-ct" if scan == "cta" else ""}{ending}'
+            told = _read_json(path).get('SourceSHA256')
+            if not isinstance(told, str):
+                continue
+            if scan not in hashes:
+                hashes[scan] = sha256(getattr(pair, scan))
+            compared += 1
+            if told != hashes[scan]:
+                return (
+                    f'the --derivatives in {folder} were made from another {scan.upper()} than '
+                    f'{getattr(pair, scan).name} (the SHA-256 in {path.name} differs); name '
+                    'derivatives of these scans, or leave --derivatives out.',
+                    (),
+                )
+    if borrowed and not compared:
+        names = ', '.join(sorted(borrowed))
+        return '', (
+            f'results of --derivatives ({names}) do not say which scans they were made from; '
+            'whether they belong to these scans was not checked',
+        )
+    return '', ()
+
+
+def uri(pair: ScanPair, key: str, settings: Settings) -> str:
+    """Return the BIDS URI of a derivative or, for ``ncct`` and ``cta``, of a raw image."""
+    if key in ('ncct', 'cta'):
+        path = getattr(pair, key).absolute()
+        root = settings.inputs.bids_dir.absolute()
+        if path.is_relative_to(root):
+            return f'bids:raw:{path.relative_to(root).as_posix()}'
+        return str(path.as_uri())
+    root = settings.inputs.output_dir
+    path = path_of(root, pair, key, _space(settings)['space'])
+    return f'bids::{path.relative_to(root).as_posix()}'
+
+
+def describe(plans: Sequence[Plan]) -> str:
     """Return the lines of `--dry-run`: who, from which files, and which stages would run."""
     lines = []
     for plan in plans:
-        steps = [stage.name for stage in plan.to_run(settings.processing.level)]
+        steps = [f'{name} ({plan.states[name].reason})' for name in plan.to_run]
+        what = f'refused: {plan.refusal}' if plan.refusal else ', '.join(steps)
         lines += [
-            f'{plan.pair.prefix}: {", ".join(steps) if steps else "complete, nothing to do"}',
+            f'{plan.pair.prefix}: {what or "complete, nothing to do"}',
             f'    NCCT {plan.pair.ncct}',
             f'    CTA  {plan.pair.cta}',
-            *(f'    note: {note}' for note in plan.pair.notes),
+            *(f'    note: {note}' for note in (*plan.pair.notes, *plan.notes)),
         ]
     return '\n'.join(lines)
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if Stamp.of(path) is None:
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

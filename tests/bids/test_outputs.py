@@ -127,7 +127,7 @@ def test_sidecar_says_what_and_whence(key):
         assert content['Units'] in ('HU', 'arbitrary')
 
 
-def test_dataset_files_are_written_once_and_other_versions_told(tmp_path):
+def test_dataset_files_follow_the_version_and_the_place_of_the_input(tmp_path):
     out = tmp_path / 'out'
     assert write_dataset_files(out, bids_dir=tmp_path, version='1.0') == ()
     before = {p: p.read_bytes() for p in out.iterdir()}
@@ -136,16 +136,34 @@ def test_dataset_files_are_written_once_and_other_versions_told(tmp_path):
     }  # fmt: skip
     (note,) = write_dataset_files(out, bids_dir=tmp_path, version='2.0')
     assert 'version 1.0' in note
-    assert {p: p.read_bytes() for p in out.iterdir()} == before
+    changed = [p.name for p in out.iterdir() if p.read_bytes() != before[p]]
+    assert changed == ['dataset_description.json']
     description = json.loads((out / 'dataset_description.json').read_text())
-    assert description['GeneratedBy'] == [{'Name': 'bids_perfdeficit', 'Version': '1.0'}]
+    assert description['GeneratedBy'] == [{'Name': 'bids_perfdeficit', 'Version': '2.0'}]
     assert description['DatasetLinks'] == {'raw': tmp_path.as_uri()}
+    moved = tmp_path / 'moved'
+    for relink in (False, True):
+        write_dataset_files(out, bids_dir=moved, version='2.0', relink=relink)
+        links = json.loads((out / 'dataset_description.json').read_text())['DatasetLinks']
+        assert links == {'raw': (moved if relink else tmp_path).as_uri()}
+
+
+def test_a_readme_and_the_description_of_another_program_are_kept(tmp_path):
+    out = tmp_path / 'out'
+    out.mkdir()
+    (out / 'README.md').write_text('mine')
+    text = '{"DatasetType": "derivative", "GeneratedBy": [{"Name": "other"}]}'
+    (out / 'dataset_description.json').write_text(text)
+    (note,) = write_dataset_files(out, bids_dir=tmp_path, version='1.0')
+    assert 'other' in note
+    assert (out / 'dataset_description.json').read_text() == text
+    assert (out / 'README.md').read_text() == 'mine'
 
 
 def test_lines_are_added_to_a_bidsignore_that_is_there(tmp_path):
     (tmp_path / '.bidsignore').write_text('mine\nct')
     write_dataset_files(tmp_path, bids_dir=tmp_path, version='1')
-    assert (tmp_path / '.bidsignore').read_text() == 'mine\nct\nfigures\n*.html\n'
+    assert (tmp_path / '.bidsignore').read_text() == 'mine\nct\nfigures\nrecords\n*.html\n'
 
 
 def test_raw_dataset_as_output_is_an_input_error(tmp_path):

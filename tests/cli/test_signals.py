@@ -14,12 +14,12 @@ import pytest
 #: A run whose workers would never end by themselves.
 RUN = """
 import concurrent.futures, os, sys, time
-from bids_perfdeficit.cli import participant, run
+from bids_perfdeficit.cli import run, runner
 
 def work(_):
     time.sleep(1000)
 
-def endless(settings):
+def endless(level):
     with concurrent.futures.ProcessPoolExecutor(2) as pool:
         jobs = [pool.submit(work, 0) for _ in range(3)]
         print('ready', flush=True)
@@ -30,7 +30,7 @@ def endless(settings):
                 pass
         jobs[0].result()
 
-participant.run_participants = endless
+runner.run_level = endless
 sys.exit(run.main(sys.argv[1:]))
 """
 
@@ -63,7 +63,12 @@ def gone(workers):
 
 @pytest.mark.parametrize('started', [[], ['--sloppy']], indirect=True, ids=['', 'swallowed'])
 @pytest.mark.parametrize(
-    ('number', 'word'), [(signal.SIGTERM, 'terminated'), (signal.SIGINT, 'interrupted')]
+    ('number', 'word'),
+    [
+        (signal.SIGTERM, 'terminated'),
+        (signal.SIGHUP, 'terminated'),
+        (signal.SIGINT, 'interrupted'),
+    ],
 )
 def test_a_signal_ends_the_run_with_its_code_and_a_last_line(started, number, word):
     run, workers = started
@@ -87,13 +92,13 @@ def test_workers_die_with_a_run_that_is_killed(started):
 def test_a_full_disk_is_told_without_a_trace_back(monkeypatch, stroke_dataset, tmp_path, capsys):
     import errno
 
-    from bids_perfdeficit.cli import participant
+    from bids_perfdeficit.cli import runner
     from bids_perfdeficit.cli.run import main
 
-    def full(settings):
+    def full(level):
         raise OSError(errno.ENOSPC, 'No space left on device', '/out/logs')
 
-    monkeypatch.setattr(participant, 'run_participants', full)
+    monkeypatch.setattr(runner, 'run_level', full)
     assert main([str(stroke_dataset), str(tmp_path / 'out'), 'participant']) == 2
     told = capsys.readouterr().err
     assert told == (
@@ -104,11 +109,11 @@ def test_a_full_disk_is_told_without_a_trace_back(monkeypatch, stroke_dataset, t
 
 def test_paths_are_absolute_before_anything_runs(monkeypatch, stroke_dataset, tmp_path):
     """A resumed run hands steps the files in OUTPUT_DIR, and each step has a folder of its own."""
-    from bids_perfdeficit.cli import participant
+    from bids_perfdeficit.cli import runner
     from bids_perfdeficit.cli.run import main
 
     seen = []
-    monkeypatch.setattr(participant, 'run_participants', lambda s: seen.append(s) or 0)
+    monkeypatch.setattr(runner, 'run_level', lambda level: seen.append(level.settings) or 0)
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'data').symlink_to(stroke_dataset)
     (tmp_path / 'before').mkdir()

@@ -26,6 +26,8 @@ from bids_perfdeficit.interfaces.derivatives import DerivativesSink
 from bids_perfdeficit.interfaces.perfusion import ComputePerfusion
 from bids_perfdeficit.interfaces.quality import MeasureResults
 from bids_perfdeficit.perfusion.settings import PerfusionSettings
+from bids_perfdeficit.stages.record import Record
+from bids_perfdeficit.stages.task import Task
 
 SPACING = 3.0
 
@@ -83,12 +85,12 @@ def chain(stroke_dataset, tmp_path_factory):
     out = cwd / 'out'
     sink = DerivativesSink(
         keys=files,
-        base_directory=str(out),
+        task=Task('all', 1, out, out / 'record.json', {}),
         participant='01',
         space=DEFAULT_SPACE,
         sources=['bids::sub-01/ct/sub-01_ct.nii.gz'],
+        facts={'Sloppy': True},
         meta={**conform.meta, **maps.meta},
-        fingerprint='abc',
         **files,
     )
     (cwd / 'out').mkdir()
@@ -158,12 +160,15 @@ def test_outputs_have_their_names_and_sidecars(chain):
         path = output_path(chain.out, key, participant='01', session=None, space=DEFAULT_SPACE)
         assert getattr(chain.sunk, key) == str(path)
         facts = json.loads(sidecar_path(path).read_text())
-        assert facts['Fingerprint'] == 'abc'
+        assert facts['Sloppy'] is True
         assert facts['Sources'] == ['bids::sub-01/ct/sub-01_ct.nii.gz']
         if path.name.endswith('.nii.gz'):
             assert np.array_equal(read(path), read(source))
             assert path.read_bytes()[4:8] == bytes(4), 'gzip carries a time'
-    assert not list(chain.out.rglob('*.tmp*'))
+    assert not list(chain.out.rglob('*.part'))
+    recorded = Record.read(chain.out / 'record.json').outputs
+    written = [p for p in chain.out.rglob('*') if p.is_file() and p.name != 'record.json']
+    assert set(recorded) == {p.relative_to(chain.out).as_posix() for p in written}
 
 
 def test_results_are_measured(chain):

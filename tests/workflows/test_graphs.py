@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from bids_perfdeficit.bids import ScanPair, sidecar_path
+from bids_perfdeficit.bids import ScanPair, sidecar_path, write_bytes
 from bids_perfdeficit.perfusion.settings import PerfusionSettings
-from bids_perfdeficit.settings import InputSettings, Level, ProcessingSettings, Settings
-from bids_perfdeficit.workflows.base import estimate_memory, init_bids_perfdeficit_wf
+from bids_perfdeficit.settings import (
+    InputSettings,
+    Level,
+    OutputSettings,
+    ProcessingSettings,
+    Settings,
+)
+from bids_perfdeficit.stages.task import publish
+from bids_perfdeficit.workflows.base import (
+    branch_name,
+    estimate_memory,
+    init_bids_perfdeficit_wf,
+)
 from bids_perfdeficit.workflows.plan import (
-    STAGES,
     describe,
     make_plan,
     path_of,
@@ -32,6 +45,7 @@ COMPUTING = {
     'perfusion': 'compute',
     'standard': 'to_template',
     'metrics': 'measure',
+    'figures': 'draw',
 }
 
 
@@ -61,14 +75,16 @@ def nodes_of(plan, settings: Settings) -> set[str]:
     return {node.name for node in workflow._graph.nodes()}
 
 
-def finish(plan, settings: Settings, stage, root: Path | None = None) -> None:
-    """Lay down what a stage leaves."""
-    space = settings.processing.output_spaces[0]
-    for key in stage.keys:
-        path = path_of(root or settings.inputs.output_dir, plan.pair, key, space)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b'x')
-        sidecar_path(path).write_text(json.dumps({'Fingerprint': plan.fingerprints[stage.name]}))
+def finish(plan, name: str) -> None:
+    """Leave what a stage leaves."""
+    task = plan.tasks[name]
+    content = f'{name} {dict(task.options)}'.encode()
+    publish(task, {name: partial(write_bytes, content) for name in task.outputs})
+
+
+def finish_all(pair, settings: Settings) -> None:
+    for name in make_plan(pair, settings).tasks:
+        finish(make_plan(pair, settings), name)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +99,7 @@ def test_every_combination_of_options_has_a_graph(pair, tmp_path, level, sloppy,
     text = workflow.visit_desc()
     workflow._generate_flatgraph()
     nodes = {node.name: node for node in workflow._graph.nodes()}
-    assert {COMPUTING[s.name] for s in stages_of(level)} <= set(nodes)
+    assert {COMPUTING[s.name] for s in stages_of(settings)} <= set(nodes)
     assert all(node.mem_gb > 0 for node in nodes.values())
     assert ('eikonal' in text) == (level is Level.FULL)
     if level is Level.FULL:
@@ -93,55 +109,152 @@ def test_every_combination_of_options_has_a_graph(pair, tmp_path, level, sloppy,
 
 def test_a_stage_that_is_done_stays_out_of_the_graph(pair, tmp_path):
     settings = settings_for(tmp_path)
-    for count, stage in enumerate(STAGES):
+    names = [stage.name for stage in stages_of(settings)]
+    for count, name in enumerate(names):
         plan = make_plan(pair, settings)
-        assert plan.to_run(Level.FULL) == STAGES[count:]
-        names = nodes_of(plan, settings)
-        for position, other in enumerate(STAGES):
-            assert (COMPUTING[other.name] in names) == (position >= count), other.name
-        finish(plan, settings, stage)
-    assert make_plan(pair, settings).to_run(Level.FULL) == ()
+        assert plan.to_run == tuple(names[count:])
+        nodes = nodes_of(plan, settings)
+        for position, other in enumerate(names):
+            assert (COMPUTING[other] in nodes) == (position >= count), other
+        finish(plan, name)
+    assert make_plan(pair, settings).to_run == ()
 
 
-def test_another_seed_redoes_what_depends_on_it(pair, tmp_path):
+@pytest.mark.parametrize(
+    ('change', 'redone'),
+    [
+        ({'random_seed': 1}, ['cta', 'template', 'perfusion', 'standard', 'metrics', 'figures']),
+        ({'sloppy': True}, [*COMPUTING]),
+    ],
+)
+def test_another_option_redoes_what_depends_on_it(pair, tmp_path, change, redone):
+    finish_all(pair, settings_for(tmp_path))
+    assert list(make_plan(pair, settings_for(tmp_path, **change)).to_run) == redone
+
+
+def test_another_recipe_redoes_the_maps(pair, tmp_path):
     settings = settings_for(tmp_path)
-    plan = make_plan(pair, settings)
-    for stage in STAGES:
-        finish(plan, settings, stage)
-    other = settings_for(tmp_path, random_seed=1)
-    assert [s.name for s in make_plan(pair, other).to_run(Level.FULL)] == [
-        'cta',
-        'template',
-        'perfusion',
-        'standard',
-        'metrics',
-    ]
+    finish_all(pair, settings)
+    other = replace(settings, perfusion=PerfusionSettings(arrival='anisotropic'))
+    plan = make_plan(pair, other)
+    assert plan.to_run == ('perfusion', 'standard', 'metrics', 'figures')
+    assert plan.states['perfusion'].reason == 'other options (arrival)'
 
 
-def test_another_image_redoes_everything(pair, tmp_path):
+def test_a_scan_of_another_name_redoes_what_it_was_read_for(pair, tmp_path):
     settings = settings_for(tmp_path)
-    plan = make_plan(pair, settings)
-    for stage in STAGES:
-        finish(plan, settings, stage)
-    moved = replace(pair, cta=pair.cta.with_name('sub-01_ses-a_run-2_cta.nii.gz'))
-    assert make_plan(moved, settings).to_run(Level.FULL) == STAGES
+    finish_all(pair, settings)
+    other = pair.cta.with_name('sub-01_ses-a_run-2_cta.nii.gz')
+    other.write_bytes(pair.cta.read_bytes())
+    plan = make_plan(replace(pair, cta=other), settings)
+    assert plan.to_run == ('cta', 'perfusion', 'standard', 'metrics', 'figures')
 
 
-def test_derivatives_of_others_are_taken_as_they_are(pair, tmp_path):
-    theirs = tmp_path / 'theirs'
+@pytest.mark.parametrize('scan', ['ncct', 'cta'])
+def test_a_scan_that_was_replaced_under_its_name_redoes_what_depends_on_it(pair, tmp_path, scan):
     settings = settings_for(tmp_path)
-    finish(make_plan(pair, settings_for(tmp_path, random_seed=5)), settings, STAGES[0], theirs)
-    given = replace(settings, inputs=replace(settings.inputs, derivatives=(theirs,)))
-    assert 'preproc_ct' in make_plan(pair, given).existing
-    assert 'preproc_ct' not in make_plan(pair, settings).existing
+    finish_all(pair, settings)
+    path = getattr(pair, scan)
+    before = path.stat()
+    path.write_bytes(path.read_bytes()[::-1])  # the same size
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # and the same time
+    first = make_plan(pair, settings).to_run[0]
+    assert first == {'ncct': 'conform', 'cta': 'cta'}[scan]
 
 
-def test_a_dry_run_tells_files_steps_and_notes(pair, tmp_path):
+@pytest.mark.parametrize('harm', ['delete', 'cut', 'empty'])
+@pytest.mark.parametrize('name', ['conform', 'standard', 'figures'])
+def test_a_damaged_output_or_sidecar_is_made_again(pair, tmp_path, harm, name):
+    settings = settings_for(tmp_path)
+    finish_all(pair, settings)
+    for output in make_plan(pair, settings).tasks[name].outputs:
+        path = settings.inputs.output_dir / output
+        content = path.read_bytes()
+        path.unlink() if harm == 'delete' else path.write_bytes(
+            content[:-1] if harm == 'cut' else b''
+        )
+        assert make_plan(pair, settings).to_run[0] == name, output
+        path.write_bytes(content)
+    assert make_plan(pair, settings).to_run == ()
+
+
+def test_verify_finds_an_output_of_the_right_size_and_another_content(pair, tmp_path):
+    settings = settings_for(tmp_path)
+    finish_all(pair, settings)
+    path = settings.inputs.output_dir / make_plan(pair, settings).tasks['standard'].outputs[0]
+    path.write_bytes(path.read_bytes()[::-1])
+    verified = replace(settings, outputs=OutputSettings(verify=True))
+    assert make_plan(pair, verified).to_run[0] == 'standard'
+
+
+def test_a_file_without_a_record_is_no_result(pair, tmp_path):
+    settings = settings_for(tmp_path)
+    finish_all(pair, settings)
+    make_plan(pair, settings).tasks['template'].record.unlink()
+    assert make_plan(pair, settings).to_run[0] == 'template'
+
+
+def lend(pair, settings: Settings, root: Path, name: str, **facts: str) -> Settings:
+    """Lay a stage down in a folder of derivatives, and return settings that name it."""
+    for key in next(s.keys for s in stages_of(settings) if s.name == name):
+        path = path_of(root, pair, key, settings.processing.output_spaces[0])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b'theirs')
+        sidecar_path(path).write_text(json.dumps(facts))
+    return replace(settings, inputs=replace(settings.inputs, derivatives=(root,)))
+
+
+def test_derivatives_are_taken_before_own_results_and_as_they_are(pair, tmp_path):
+    settings = settings_for(tmp_path)
+    finish_all(pair, settings)
+    given = lend(pair, settings, tmp_path / 'theirs', 'brain')
+    plan = make_plan(pair, given)
+    assert plan.existing['brain_mask'].is_relative_to(tmp_path / 'theirs')
+    assert plan.to_run == ('cta', 'template', 'perfusion', 'standard', 'metrics', 'figures')
+    assert 'brain' in {task.stage for task in plan.stale}  # it would stand beside the other
+    assert 'was not checked' in plan.notes[0]
+
+
+@pytest.mark.parametrize('same', [True, False])
+def test_derivatives_of_other_scans_are_refused(pair, tmp_path, same):
+    settings = settings_for(tmp_path)
+    told = hashlib.sha256(pair.ncct.read_bytes()).hexdigest() if same else '0' * 64
+    given = lend(pair, settings, tmp_path / 'theirs', 'conform', SourceSHA256=told)
+    plan = make_plan(pair, given)
+    assert bool(plan.refusal) is not same
+    assert same or 'another NCCT' in plan.refusal
+
+
+def test_results_beyond_the_level_go_when_they_no_longer_hold(pair, tmp_path):
+    settings = settings_for(tmp_path)
+    finish_all(pair, settings)
+    minimal = settings_for(tmp_path, Level.MINIMAL)
+    assert [task.stage for task in make_plan(pair, minimal).stale] == ['figures']
+    pair.cta.write_bytes(b'another')
+    stale = [task.stage for task in make_plan(pair, minimal).stale]
+    assert {'cta', 'perfusion', 'standard', 'metrics'} <= set(stale)
+
+
+def test_a_dry_run_lists_files_steps_and_notes(pair, tmp_path):
     settings = settings_for(tmp_path, Level.MINIMAL)
-    text = describe([make_plan(pair, settings)], settings)
-    assert text.splitlines()[0] == 'sub-01_ses-a: conform, brain, cta, template'
+    text = describe([make_plan(pair, settings)])
+    assert text.splitlines()[0] == 'sub-01_ses-a: ' + ', '.join(
+        f'{name} (not made yet)' for name in ('conform', 'brain', 'cta', 'template', 'figures')
+    )
     assert str(pair.cta) in text
     assert 'a note' in text
+
+
+def test_working_folders_are_those_of_version_options_and_scans(pair, tmp_path, monkeypatch):
+    settings = settings_for(tmp_path)
+    names = {branch_name(make_plan(pair, settings))}
+    names.add(branch_name(make_plan(pair, settings_for(tmp_path, random_seed=3))))
+    pair.ncct.write_bytes(b'another')
+    names.add(branch_name(make_plan(pair, settings)))
+    labels = [replace(pair, participant=label, session=None) for label in ('A+B', 'AplusB')]
+    names |= {branch_name(make_plan(one, settings)) for one in labels}
+    assert len(names) == 5
+    assert all(name.replace('_', '').isalnum() for name in names)
 
 
 def test_memory_follows_the_headers_and_survives_broken_ones(pair):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from bids_perfdeficit.bids import sidecar_path
+from bids_perfdeficit.bids import write_bytes
 from bids_perfdeficit.bids.cohort import Cohort, Entry
 from bids_perfdeficit.deficit import Item
 from bids_perfdeficit.settings import (
@@ -20,14 +20,12 @@ from bids_perfdeficit.settings import (
     ProcessingSettings,
     Settings,
 )
+from bids_perfdeficit.stages.task import publish
 from bids_perfdeficit.workflows.group import describe_methods, estimate_memory, init_group_wf
 from bids_perfdeficit.workflows.group_plan import (
-    LEADS,
     GroupPlan,
-    _fingerprints,
-    _holds,
     describe_group,
-    group_path,
+    group_tasks,
 )
 
 
@@ -59,12 +57,15 @@ def settings_for(root: Path, seed: int = 1, **group) -> Settings:
 
 
 def plan_for(cohort: Cohort, settings: Settings, models: dict | None = None) -> GroupPlan:
-    marks = {('apply', m): 'mark' for m in models} if models else _fingerprints(cohort, settings)
-    done = frozenset(pair for pair, mark in marks.items() if _holds(settings, *pair, mark))
-    return GroupPlan(
-        cohort, (Item('nihss_5a', 5),), {}, marks, done, models or {},
+    tasks = group_tasks(cohort, settings)
+    if models:
+        common = tasks['cohort', '']
+        tasks = {('apply', m): replace(common, stage='apply') for m in models}
+    plan = GroupPlan(
+        cohort, (Item('nihss_5a', 5),), {}, tasks, {}, models or {},
         settings.group.resolution, settings.group.map_kind,
     )  # fmt: skip
+    return plan.examined()
 
 
 def nodes_of(plan: GroupPlan, settings: Settings) -> dict[str, object]:
@@ -73,17 +74,12 @@ def nodes_of(plan: GroupPlan, settings: Settings) -> dict[str, object]:
     return {f'{n._hierarchy}.{n.name}': n for n in workflow._graph.nodes()}
 
 
-def finish(plan: GroupPlan, settings: Settings, stage: str, model: str) -> Path:
-    lead = group_path(settings, LEADS[stage], model=model)
-    lead.parent.mkdir(parents=True, exist_ok=True)
-    other = lead.with_name(f'{stage}-{model}.nii.gz')
-    for path in (lead, other):
-        path.write_bytes(b'x')
-    name = other.relative_to(settings.inputs.output_dir).as_posix()
-    sidecar_path(lead).write_text(
-        json.dumps({'Fingerprint': plan.fingerprints[stage, model], 'Outputs': [name]})
-    )
-    return other
+def finish(plan: GroupPlan, stage: str, model: str) -> Path:
+    """Leave what a stage leaves."""
+    task = plan.tasks[stage, model]
+    names = task.outputs or (f'{stage}-{model}.nii.gz',)
+    publish(task, {name: partial(write_bytes, name.encode()) for name in names})
+    return task.root / names[0]
 
 
 @pytest.mark.parametrize(
@@ -122,8 +118,8 @@ def test_a_stage_that_is_done_stays_out_of_the_graph(cohort, tmp_path):
     settings = settings_for(tmp_path, model=('ridge',), folds=2)
     plan = plan_for(cohort, settings)
     assert plan.to_run('ridge') == ('fit', 'validation')
-    finish(plan, settings, 'cohort', '')
-    left = finish(plan, settings, 'fit', 'ridge')
+    finish(plan, 'cohort', '')
+    left = finish(plan, 'fit', 'ridge')
     plan = plan_for(cohort, settings)
     assert plan.to_run() == ()
     assert plan.to_run('ridge') == ('validation',)
@@ -137,38 +133,50 @@ def test_a_stage_that_is_done_stays_out_of_the_graph(cohort, tmp_path):
 def test_all_done_is_no_work(cohort, tmp_path):
     settings = settings_for(tmp_path, model=('ridge',), folds=0)
     plan = plan_for(cohort, settings)
-    for stage, model in plan.fingerprints:
-        finish(plan, settings, stage, model)
+    for stage, model in plan.tasks:
+        finish(plan, stage, model)
     plan = plan_for(cohort, settings)
     assert not plan.busy
     assert 'ridge: complete' in describe_group(plan)
 
 
-@pytest.mark.parametrize('change', ['seed', 'scores', 'covariates', 'map', 'resolution', 'kind'])
-def test_what_shapes_a_result_changes_its_fingerprint(cohort, tmp_path, change):
-    settings = settings_for(tmp_path, model=('ridge',))
-    before = _fingerprints(cohort, settings)['fit', 'ridge']
+@pytest.mark.parametrize(
+    'change', ['seed', 'scores', 'covariates', 'map', 'table', 'resolution', 'kind', 'order']
+)
+def test_what_shapes_a_result_has_it_made_again(cohort, tmp_path, change):
+    table = tmp_path / 'scores.tsv'
+    table.write_text('the table')
+    cohort = replace(cohort, source=table)
+    settings = settings_for(tmp_path, model=('ridge',), folds=0)
+    plan = plan_for(cohort, settings)
+    for stage, model in plan.tasks:
+        finish(plan, stage, model)
+    assert not plan_for(cohort, settings).busy
     if change == 'seed':
-        settings = settings_for(tmp_path, model=('ridge',), seed=2)
+        settings = settings_for(tmp_path, model=('ridge',), folds=0, seed=2)
     elif change == 'scores':
         cohort.scores.loc['01', 'nihss_5a'] = 1.0
     elif change == 'covariates':
         cohort = replace(cohort, with_volume=False)
     elif change == 'map':
-        sidecar_path(cohort.entries[0].map).write_text('{"Fingerprint": "another"}')
+        cohort.entries[0].map.write_bytes(b'y')  # the same size
+    elif change == 'table':
+        table.write_text('the tabel')
+    elif change == 'order':
+        cohort = replace(cohort, scores=cohort.scores.assign(nihss_9=0.0))
     elif change == 'resolution':
-        settings = settings_for(tmp_path, model=('ridge',), resolution=2.0)
+        settings = settings_for(tmp_path, model=('ridge',), folds=0, resolution=2.0)
     else:
-        settings = settings_for(tmp_path, model=('ridge',), map_kind=MapKind.ASYMMETRY)
-    assert _fingerprints(cohort, settings)['fit', 'ridge'] != before
+        settings = settings_for(tmp_path, model=('ridge',), folds=0, map_kind=MapKind.ASYMMETRY)
+    assert 'fit' in plan_for(cohort, settings).to_run('ridge')
 
 
 def test_more_folds_do_not_redo_the_fit(cohort, tmp_path):
-    few, many = (
-        _fingerprints(cohort, settings_for(tmp_path, model=('ridge',), folds=n)) for n in (2, 5)
-    )
-    assert few['fit', 'ridge'] == many['fit', 'ridge']
-    assert few['validation', 'ridge'] != many['validation', 'ridge']
+    few, many = (settings_for(tmp_path, model=('ridge',), folds=n) for n in (2, 5))
+    plan = plan_for(cohort, few)
+    for stage, model in plan.tasks:
+        finish(plan, stage, model)
+    assert plan_for(cohort, many).to_run('ridge') == ('validation',)
 
 
 def test_applied_models_are_not_fitted(cohort, tmp_path):
@@ -196,4 +204,4 @@ def test_a_dry_run_tells_who_is_left_out_and_what_would_run(cohort, tmp_path):
     assert 'age, total_deficit_volume' in text
     assert 'sub-03: left out: a reason' in text
     assert 'nihss_7: skipped: too few' in text
-    assert 'ridge: fit, validation' in text
+    assert 'ridge: fit (not made yet), validation (not made yet)' in text

@@ -1,0 +1,87 @@
+"""A lock keeps two runs apart, says who holds it, and outlives no owner."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bids_perfdeficit.stages.lock import Busy, Lock
+
+HOLD = (
+    'import sys, time; from pathlib import Path; from bids_perfdeficit.stages.lock import Lock; '
+    "lock = Lock(Path(sys.argv[1]), 'it').acquire(); print('held', flush=True); time.sleep(60)"
+)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, '-c', HOLD, tmp_path / 'lock'], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == 'held\n'
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_lock_of_another_process_is_refused_with_its_owner(holder, tmp_path):
+    with pytest.raises(Busy) as caught:
+        Lock(tmp_path / 'lock', 'sub-01', patience=0).acquire()
+    assert 'another run works on sub-01' in str(caught.value)
+    assert f'process {holder.pid} on {os.uname().nodename}, since 20' in str(caught.value)
+
+
+@pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGTERM])
+def test_the_lock_of_a_dead_process_is_taken(holder, tmp_path, how):
+    holder.send_signal(how)
+    holder.wait()
+    with Lock(tmp_path / 'lock', 'it', patience=0):
+        assert json.loads((tmp_path / 'lock').read_text())['process'] == os.getpid()
+
+
+def test_waiting_outlasts_an_owner_that_is_about_to_end(holder, tmp_path):
+    subprocess.Popen(['sh', '-c', f'sleep 0.5; kill -9 {holder.pid}'])
+    begun = time.monotonic()
+    with Lock(tmp_path / 'lock', 'it', patience=20):
+        assert time.monotonic() - begun > 0.3
+
+
+def test_a_process_does_not_take_its_own_lock_twice(tmp_path):
+    with Lock(tmp_path / 'lock', 'it'), pytest.raises(Busy):
+        Lock(tmp_path / 'lock', 'it', patience=0).acquire()
+    with Lock(tmp_path / 'lock', 'it', patience=0):
+        pass
+    assert not (tmp_path / 'lock').exists()
+
+
+@pytest.mark.parametrize(
+    ('owner', 'free'),
+    [
+        ('', True),
+        ('damaged', True),
+        (json.dumps({'host': os.uname().nodename, 'process': 2**22 + 1, 'started': '1'}), True),
+        (json.dumps({'host': os.uname().nodename, 'process': 1, 'started': 'another'}), True),
+        (json.dumps({'host': 'another', 'process': 1, 'started': '1'}), False),
+    ],
+)
+def test_without_locks_of_the_kernel_the_owner_is_looked_for(tmp_path, monkeypatch, owner, free):
+    def refuse(*args):
+        raise OSError(errno.ENOLCK, 'no locks here')
+
+    monkeypatch.setattr(fcntl, 'lockf', refuse)
+    (tmp_path / 'lock').write_text(owner)
+    lock = Lock(tmp_path / 'lock', 'it', patience=0)
+    if free:
+        lock.acquire()
+        lock.release()
+    else:
+        with pytest.raises(Busy, match='another'):
+            lock.acquire()
