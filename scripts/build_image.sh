@@ -31,8 +31,11 @@ aside="$(mktemp -d)"
 trap 'rm -rf "$aside"' EXIT
 if ! buildah inspect --type image "$BASE" >/dev/null 2>&1 && ! buildah pull -q "$BASE" 2>/dev/null; then
     echo "$BASE cannot be pulled; making it with debootstrap"
+    # From the archive that this machine itself installs from; debootstrap's own where none is set.
+    mirror="$(sed -nE 's/^(URIs:|deb( \[[^]]*\])?) +([^ ]+).*/\3/p' /etc/apt/sources.list \
+        /etc/apt/sources.list.d/* 2>/dev/null | head -n 1)"
     debootstrap --variant=minbase --include=ca-certificates bookworm "$aside/root" \
-        http://deb.debian.org/debian >"$aside/log" || { tail "$aside/log" >&2; exit 1; }
+        ${mirror:+"$mirror"} >"$aside/log" || { tail "$aside/log" >&2; exit 1; }
     rm -rf "$aside"/root/var/cache/* "$aside"/root/var/lib/apt/lists/* "$aside"/root/usr/share/{doc,man,locale}/*
     tar -C "$aside/root" -cf - . | podman import - "$BASE" >/dev/null
 fi

@@ -131,7 +131,7 @@ def test_an_output_is_documented(key):
     for field, sign in (
         ('{prefix}', 'sub-<label>[_ses-<label>]'), ('{space}', '<space>'), ('{res}', '<mm>'),
         ('{model}', '<m>'), ('{contrast}', '<item>'), ('{stat}', '<stat>'),
-        ('{figure}', '<figure>'),
+        ('{figure}', '<figure>'), ('{stage}', '<stage>'),
     ):  # fmt: skip
         name = name.replace(field, sign)
     assert re.search(rf'``(phenotype/)?{re.escape(name)}``', where)

@@ -105,29 +105,51 @@ def _load_default() -> dict[str, nib.Nifti1Image]:
     }
 
 
+#: TemplateFlow's entities of each image; ``desc`` is None where the entity must be absent.
+_QUERIES: dict[str, dict[str, str | None]] = {
+    't1': {'suffix': 'T1w', 'desc': None},
+    'brain_mask': {'suffix': 'mask', 'desc': 'brain'},
+    'grey': {'suffix': 'probseg', 'label': 'GM'},
+    'white': {'suffix': 'probseg', 'label': 'WM'},
+}
+#: TemplateFlow's resolutions, the finer one first: 1 and 2 mm in its templates of the brain.
+_RESOLUTIONS = (1, 2)
+
+
 def _load_templateflow(space: str) -> dict[str, nib.Nifti1Image]:
+    """Load a template from TEMPLATEFLOW_HOME through TemplateFlow's own client.
+
+    Listing never fetches a file. TemplateFlow fills a home that is empty or missing when it is
+    imported, over the network if it can, so that it is imported only when the template is there.
+    """
     home = Path(os.environ.get('TEMPLATEFLOW_HOME', ''))
-    queries = {
-        't1': 'T1w.nii.gz',
-        'brain_mask': 'desc-brain_mask.nii.gz',
-        'grey': 'label-GM_probseg.nii.gz',
-        'white': 'label-WM_probseg.nii.gz',
-    }
+
+    def missing(what: str) -> InputError:
+        return InputError(
+            f'template {space} has no {what} in TEMPLATEFLOW_HOME ({home})',
+            fix=f'on a machine with a network run: TEMPLATEFLOW_HOME={home} '
+            f'python -c \'import templateflow.api as t; t.get("{space}", resolution=1)\'',
+        )
+
+    if not os.environ.get('TEMPLATEFLOW_HOME') or not (home / f'tpl-{space}').is_dir():
+        raise missing('folder')
+    os.environ['TEMPLATEFLOW_AUTOUPDATE'] = '0'
+    from templateflow.client import TemplateFlowClient
+
+    client = TemplateFlowClient(root=home, autoupdate=False)
     images = {}
-    for name, ending in queries.items():
-        # An unfilled home holds empty files, which count as absent.
-        found = [
+    for name, query in _QUERIES.items():
+        listed = [
             path
-            for res in ('01', '1', '02', '2')
-            for path in sorted((home / f'tpl-{space}').glob(f'**/tpl-{space}_res-{res}*{ending}'))
-            if path.stat().st_size and ('desc-' not in path.name or 'desc-brain' in ending)
-        ]
-        if not found:
-            raise InputError(
-                f'template {space} has no {ending} in TEMPLATEFLOW_HOME ({home})',
-                fix=f'on a machine with a network run: TEMPLATEFLOW_HOME={home} '
-                f'python -c \'import templateflow.api as t; t.get("{space}", resolution=1)\'',
+            for resolution in _RESOLUTIONS
+            for path in sorted(
+                client.ls(space, resolution=resolution, extension='.nii.gz', **query)
             )
+        ]
+        # What was listed and never fetched is an empty file.
+        found = [path for path in listed if path.is_file() and path.stat().st_size]
+        if not found:
+            raise missing(' '.join(value for value in query.values() if value))
         image = nib.load(found[0])
         assert isinstance(image, nib.Nifti1Image)
         images[name] = image

@@ -200,6 +200,7 @@ def _group(apply: bool = False):
     from bids_perfdeficit.bids.cohort import Cohort, Entry
     from bids_perfdeficit.deficit import Item
     from bids_perfdeficit.settings import GroupSettings, InputSettings, MapKind, Settings
+    from bids_perfdeficit.stages.task import State, Task
     from bids_perfdeficit.workflows.group import init_group_wf
     from bids_perfdeficit.workflows.group_plan import GroupPlan
 
@@ -211,12 +212,13 @@ def _group(apply: bool = False):
     )
     stages = ['apply'] if apply else ['fit', 'validation', 'null', 'stability']
     keys = [(stage, model) for model in options.model for stage in stages]
+    keys += [] if apply else [('cohort', '')]
     plan = GroupPlan(
         cohort=Cohort((Entry('01', '', here, here),)),
         items=(Item('nihss_5a', 5),),
         skipped={},
-        fingerprints=dict.fromkeys(([] if apply else [('cohort', '')]) + keys, ''),
-        done=frozenset(),
+        tasks={key: Task(key[0], 1, root, root / key[0], {}) for key in keys},
+        states=dict.fromkeys(keys, State(False)),
         models=dict.fromkeys(options.model, here) if apply else {},
         resolution=4.0,
         map_kind=MapKind.PERFUSION,

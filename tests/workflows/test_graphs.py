@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bids_perfdeficit.bids import ScanPair, sidecar_path, write_bytes
+from bids_perfdeficit.bids import ScanPair, output_path, sidecar_path, write_bytes, write_json
+from bids_perfdeficit.bids.cohort import Entry
 from bids_perfdeficit.perfusion.settings import PerfusionSettings
 from bids_perfdeficit.settings import (
     InputSettings,
@@ -29,10 +31,12 @@ from bids_perfdeficit.workflows.base import (
     estimate_memory,
     init_bids_perfdeficit_wf,
 )
+from bids_perfdeficit.workflows.group_plan import find_unproven
 from bids_perfdeficit.workflows.plan import (
     describe,
     make_plan,
     path_of,
+    record_path,
     stages_of,
 )
 
@@ -264,3 +268,55 @@ def test_memory_follows_the_headers_and_survives_broken_ones(pair):
     assert estimate_memory(replace(pair, cta=large), 1.0)['cta'] > small['cta'] + 0.3
     pair.cta.write_bytes(b'broken')
     assert estimate_memory(pair, 1.0)['cta'] > 0
+
+
+@pytest.fixture
+def entry(pair, tmp_path) -> Entry:
+    """Return the maps of a participant whose stages are all done."""
+    settings = settings_for(tmp_path)
+    finish_all(pair, settings)
+    space = settings.processing.output_spaces[0]
+    paths = [
+        path_of(settings.inputs.output_dir, pair, key, space)
+        for key in ('std_perfusion', 'std_brain_mask')
+    ]
+    return Entry('01', 'a', *paths)
+
+
+def judge(pair, tmp_path, status: str) -> None:
+    path = output_path(tmp_path / 'out', 'verdict', participant='01', session='a')
+    write_json({'Status': status, 'Reasons': ['a reason']}, path)
+
+
+def test_maps_with_their_records_are_taken_and_so_are_maps_without_any(pair, entry, tmp_path):
+    assert find_unproven([entry]) == {}
+    judge(pair, tmp_path, 'complete')
+    assert find_unproven([entry]) == {}
+    shutil.rmtree(record_path(tmp_path / 'out', pair, 'standard').parent)
+    assert find_unproven([entry]) == {}
+
+
+@pytest.mark.parametrize('status', ['failed', 'doubtful'])
+def test_the_verdict_decides_who_is_taken(pair, entry, tmp_path, status):
+    judge(pair, tmp_path, status)
+    assert 'a reason' in find_unproven([entry])['01']
+    assert bool(find_unproven([entry], include_doubtful=True)) == (status == 'failed')
+
+
+@pytest.mark.parametrize('harm', ['cut', 'no record', 'begun', 'older', 'damaged record'])
+def test_maps_that_their_records_speak_against_are_left_out(pair, entry, tmp_path, harm):
+    settings = settings_for(tmp_path)
+    record = record_path(tmp_path / 'out', pair, 'standard')
+    if harm == 'cut':
+        entry.map.write_bytes(entry.map.read_bytes()[:-1])
+    elif harm == 'no record':
+        record.unlink()
+    elif harm == 'begun':
+        record.with_name(f'{record.name}.pending').write_text('{"Outputs": []}')
+    elif harm == 'older':  # the maps in the patient were made again, those in the template not
+        pair.cta.write_bytes(b'another')
+        for name in ('cta', 'perfusion'):
+            finish(make_plan(pair, settings), name)
+    else:
+        record.write_bytes(record.read_bytes()[:-10])
+    assert find_unproven([entry], include_doubtful=True)['01']
