@@ -176,6 +176,8 @@ class GroupLevel(Level):
         applied = self.settings.group.apply is not None
         if not applied and any(o.status == 'complete' for o in outcomes):
             self._report(outcomes)
+        elif not applied:  # a page of results that are gone
+            withdraw(self._page_task((), ()))
         return outcomes
 
     def _remove_foreign(self) -> None:

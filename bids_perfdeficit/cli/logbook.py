@@ -347,11 +347,11 @@ class Progress:
         called = self.labels.get(
             branch, re.sub(r'(?<![a-z])(sub|ses)_', r'\1-', branch.removesuffix('_wf'))
         )
-        known = branch in self.labels and self._note is not None
+        note = self._note if branch in self.labels else None
         if status == 'start':
             self._started[name] = now
-            if known:
-                self._note(called, 'running')
+            if note is not None:
+                note(called, 'running')
             return
         self.done += 1
         took = (now - self._started.pop(name, now)).total_seconds()
@@ -360,8 +360,8 @@ class Progress:
         if status == 'exception':
             self._failed.add(branch)
             self._lose(node, branch, step)
-        if known and self._open[branch] == 0:
-            self._note(called, 'failed' if branch in self._failed else 'computed')
+        if note is not None and self._open[branch] == 0:
+            note(called, 'failed' if branch in self._failed else 'computed')
         if took >= 0.5 or status == 'exception':  # moving files is no news
             verb = 'failed' if status == 'exception' else 'done'
             LOGGER.info(

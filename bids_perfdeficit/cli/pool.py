@@ -1,4 +1,4 @@
-"""Nipype's ways to run steps, mended where they go wrong when a step's process is killed.
+"""Nipype's ways to run steps, corrected where they fail when the process of a step is killed.
 
 On this machine: where memory runs out, Linux kills a worker. Python's pool then breaks and takes
 all that ran in it along, and Nipype's plugin never hears of it: the run hangs without a word. This
@@ -38,6 +38,8 @@ LOST_WORKER = (
 class Pool(MultiProcPlugin):
     """Run the steps of a workflow in processes; takes the arguments of its base."""
 
+    pool: ProcessPoolExecutor
+
     def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
         super().__init__(plugin_args=plugin_args)
         self._steps: dict[int, tuple[Any, bool]] = {}
@@ -55,7 +57,8 @@ class Pool(MultiProcPlugin):
     def _start(self, task: int) -> None:
         pool = self.pool
         try:
-            future = pool.submit(run_node, *self._steps[task], task)
+            node, updatehash = self._steps[task]
+            future = pool.submit(run_node, node, updatehash, task)
         except RuntimeError:  # it broke a moment ago
             self._lost.append((task, pool))
             return
@@ -114,21 +117,21 @@ class Pool(MultiProcPlugin):
 
 
 def use_plugin(name: str, plugin_args: dict[str, Any]) -> Any:
-    """Return a plugin of Nipype by its name, those for clusters mended.
+    """Return a plugin of Nipype by its name, those for clusters corrected.
 
     Raises
     ------
     ValueError
         When there is none of that name.
     """
-    base = getattr(plugins, f'{name}Plugin', None)
+    base: Any = getattr(plugins, f'{name}Plugin', None)
     if base is None:
         known = sorted(n.removesuffix('Plugin') for n in dir(plugins) if n.endswith('Plugin'))
         raise ValueError(f'{name} is no plugin of Nipype; there are {", ".join(known)}')
     if not issubclass(base, SGELikeBatchManagerBase):
         return base(plugin_args=plugin_args)
 
-    class Cluster(base):
+    class Cluster(base):  # type: ignore[misc]
         def _report_crash(self, node: Any, result: dict[str, Any] | None = None) -> str:
             signals.reraise_signal()
             told = (result or {}).get('traceback')

@@ -1,7 +1,7 @@
-"""The page of one participant, assembled by NiReports from figures and short pieces of HTML.
+"""The page of one participant, assembled from figures and short pieces of HTML.
 
-NiReports finds the pieces, puts them in the order of `data/reports/participant.yml` and fills
-`data/reports/page.html`, which asks the network for nothing. Must not compute results: it shows
+The pieces come in the order of `data/reports/participant.yml` and fill `data/reports/page.html`,
+which asks the network for nothing. Must not compute results: it shows
 what it is handed, beside the limits of `data/reports/quality.yml`.
 """
 
@@ -11,11 +11,11 @@ import re
 from collections.abc import Mapping, Sequence
 from html import unescape
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from xml.etree import ElementTree
 
 import pandas as pd
+import yaml
 from markupsafe import Markup
 
 from bids_perfdeficit.bids import output_path, write_text
@@ -100,9 +100,6 @@ def build_participant_report(
     Path
         ``sub-<participant>[_ses-<session>].html``.
     """
-    # Imported here, for it takes a second and pybids with it.
-    from nireports.assembler.report import Report
-
     out_dir = Path(out_dir)
     prefix = f'sub-{participant}' + (f'_ses-{session}' if session else '')
     pieces: Any = environment().get_template('pieces.html').module
@@ -127,28 +124,36 @@ def build_participant_report(
     for name in FIGURES:
         html[name] = _figure(pieces, out_dir, prefix, name, self_contained)
 
-    with TemporaryDirectory(prefix='report-') as work:
-        # NiReports reads its pieces from files with BIDS names; figures stay where they are.
-        folder = Path(work, f'sub-{participant}', 'figures')
-        folder.mkdir(parents=True)
-        for name, content in html.items():
-            (folder / f'{prefix}_desc-{name}_ct.html').write_text(str(content), encoding='utf-8')
-        page = Path(work, f'{prefix}.html')
-        report = Report(
-            work,
-            run_uuid=None,
-            bootstrap_file=DATA / 'participant.yml',
-            out_filename=page,
-            reportlets_dir=work,
-            subject=participant,
+    page = yaml.safe_load((DATA / 'participant.yml').read_text(encoding='utf-8'))
+    up = [] if self_contained else [pieces.up(output_path('.', 'index').name)]
+    text = (
+        environment()
+        .get_template('page.html')
+        .render(
+            title=page['title'].format(filename=prefix),
+            header=[],
+            navbar=up,  # a page that is mailed has nowhere to lead
+            footer=[],
+            sections=[
+                {'name': section['name'], 'reportlets': reportlets}
+                for section in page['sections']
+                if (reportlets := _reportlets(section, html))
+            ],
         )
-        report.template_path = DATA / 'page.html'
-        report.generate_report()
-        text = page.read_text(encoding='utf-8')
-    if not self_contained:
-        # NiReports has no place for it, and a page that is mailed has nowhere to lead.
-        text = text.replace('<!-- up -->', str(pieces.up(output_path('.', 'index').name)))
+    )
     return write_text(text, out_dir / f'{prefix}.html')
+
+
+def _reportlets(section: Mapping[str, Any], html: Mapping[str, object]) -> list[dict[str, Any]]:
+    """Return the pieces of a section that have a content, with their captions."""
+    return [
+        {
+            'subtitle': entry.get('subtitle', ''),
+            'components': [(Markup(html[entry['piece']]), entry.get('caption', ''))],  # noqa: S704
+        }
+        for entry in section['reportlets']
+        if str(html.get(entry['piece'], '')).strip()
+    ]
 
 
 def _figure(pieces: Any, out_dir: Path, prefix: str, name: str, self_contained: bool) -> str:

@@ -303,9 +303,7 @@ def test_numbers_have_the_digits_of_a_person():
 def test_the_layout_names_each_figure_once():
     layout = yaml.safe_load((DATA / 'participant.yml').read_text())
     listed = [
-        reportlet['bids']['desc']
-        for section in layout['sections']
-        for reportlet in section['reportlets']
+        reportlet['piece'] for section in layout['sections'] for reportlet in section['reportlets']
     ]
     assert len(listed) == len(set(listed))
     assert set(FIGURES) <= set(listed)
