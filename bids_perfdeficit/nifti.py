@@ -15,7 +15,7 @@ import stat
 import struct
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
@@ -80,7 +80,8 @@ def open_nifti(path: str | os.PathLike[str]) -> Nifti1Image:
         if not isinstance(image, nib.Nifti1Image):
             kind = type(image).__name__
             raise InputError(f'is not NIfTI but {kind}', fix=_AGAIN, path=path)
-        dtype, offset = image.get_data_dtype(), int(image.dataobj.offset)
+        proxy: Any = image.dataobj
+        dtype, offset = image.get_data_dtype(), int(proxy.offset)
         shape = tuple(int(n) for n in image.shape)
     except InputError:
         raise

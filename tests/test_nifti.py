@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 
@@ -89,7 +90,7 @@ def test_garbage_within_the_gzip_stream_is_told(tmp_path):
 def test_garbage_behind_the_magic_bytes_is_told(tmp_path):
     path = tmp_path / 'map.nii.gz'
     path.write_bytes(b'\x1f\x8b\x08\0\0\0\0\0\0\x03' + os.urandom(3000))
-    with pytest.raises(InputError, match='map.nii.gz'):
+    with pytest.raises(InputError, match=r'map\.nii\.gz'):
         read_nifti(path)
 
 
@@ -104,11 +105,8 @@ def test_no_damage_is_any_other_error(tmp_path, data):
         at = data.draw(st.integers(0, min(360, len(blob) - 1)))
         blob[at] = data.draw(st.integers(0, 255))
     path.write_bytes(bytes(blob[: data.draw(st.integers(0, len(blob)))]))
-    try:
+    with contextlib.suppress(InputError):
         image, values = read_nifti(path, memory=1e6)
-    except InputError as error:
-        assert str(path) in str(error)
-    else:
         assert values.shape == image.shape
 
 
@@ -125,7 +123,7 @@ def test_what_is_no_regular_file_never_blocks(tmp_path, kind):
         path.symlink_to(path)
     elif kind == 'dangling':
         path.symlink_to(tmp_path / 'nothing')
-    with pytest.raises(InputError, match='map.nii.gz'):
+    with pytest.raises(InputError, match=r'map\.nii\.gz'):
         open_nifti(path)
 
 

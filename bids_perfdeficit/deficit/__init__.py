@@ -10,17 +10,20 @@ from importlib import import_module
 from typing import Any
 
 #: Public name -> submodule, none of which has a public name itself (importing a submodule sets it
-#: as an attribute here). Loaded on first use, so that importing the room costs nothing.
+#: as an attribute here). Loaded on first use, so that importing the package costs nothing.
 _PUBLIC: dict[str, str] = {
-    'MODELS': 'settings',
     'Cluster': 'inference',
     'DeficitFit': 'result',
+    'DeficitModel': 'models.base',
     'DeficitSettings': 'settings',
     'FoldPrediction': 'validation',
     'Grid': 'grid',
+    'Drawing': 'models.base',
     'Item': 'result',
     'ItemMetrics': 'validation',
+    'ModelFit': 'models.base',
     'NullCalibration': 'inference',
+    'Offers': 'models.base',
     'PerfusionModel': 'perfusion_model',
     'Predictions': 'result',
     'Prepared': 'preparation',
@@ -33,10 +36,13 @@ _PUBLIC: dict[str, str] = {
     'find_clusters': 'inference',
     'fit': 'fitting',
     'fit_fold': 'validation',
+    'get_model': 'models',
     'merge_folds': 'validation',
+    'model_names': 'models',
     'null_calibration': 'inference',
     'positive_asymmetry': 'preparation',
     'prepare': 'preparation',
+    'register': 'models',
     'shuffle_scores': 'inference',
 }
 

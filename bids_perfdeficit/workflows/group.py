@@ -9,6 +9,7 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow
 
 from bids_perfdeficit import __version__
+from bids_perfdeficit.deficit import get_model
 from bids_perfdeficit.interfaces.group import (
     ApplyModel,
     AssembleCohort,
@@ -327,7 +328,7 @@ were completed and denoised by probabilistic principal components [@ppca]. Each 
 were left out{f', and {covariates} were covariates' if covariates else ''}.
 
 """
-    text += ''.join(_MODEL_TEXTS[model] for model in plan.model_names)
+    text += ''.join(f'{get_model(model).methods}\n' for model in plan.model_names)
     if options.folds:
         text += f"""\
 Prediction was validated in {options.folds}-fold cross-validation, with everything fitted on the
@@ -348,35 +349,6 @@ Stability was measured over {options.bootstraps} resamples of 63 % of the partic
 
 """
     return text
-
-
-#: What each model is, for the methods text.
-_MODEL_TEXTS = {
-    'spatial': """\
-*spatial*: a cumulative-logit model [@ordinal] with lapses, in which the substrate of an item is a
-sum of single effects [@susie], each a ball of unknown place, size and strength, beside a component
-that follows the volume of the deficit. Maps were brought to one scale by the contrast that the
-cohort's pattern of healthy tissue has in the better hemisphere of each. Items of a left-right pair
-share their mirrored places. An item was declared when its test by shuffled scores [@freedmanlane]
-passed; its map was cut where the expected Dice coefficient is largest.
-
-""",
-    'ridge': """\
-*ridge*: linear regression under a Gaussian-smooth prior whose width and strength maximise the
-evidence [@gpml], on maps and on their positive asymmetry; the map is the geometric mean of both.
-An item was declared when the maximum of its map passed a test by shuffled scores [@freedmanlane].
-
-""",
-    'voxelwise': """\
-*voxelwise*: one regression per voxel with family-wise error controlled by the maximum statistic
-over permutations [@permutation], at 5 %.
-
-""",
-    'vae': """\
-*vae*: the published variational autoencoder [@deficit; @dvldm], one per item.
-
-""",
-}
 
 
 def _sink(

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from bids_perfdeficit.deficit.dictionary import build_dictionary, membership
 from bids_perfdeficit.deficit.grid import Grid
+from bids_perfdeficit.deficit.models.spatial import _log_bayes_factors, _truncated
+from bids_perfdeficit.deficit.models.vae import divergence
 from bids_perfdeficit.deficit.ordinal import (
     curvature,
     fit_head,
@@ -27,8 +29,6 @@ from bids_perfdeficit.deficit.preparation import (
 )
 from bids_perfdeficit.deficit.rules import dice_cut, exceedance
 from bids_perfdeficit.deficit.scale import excess, healthy_pattern
-from bids_perfdeficit.deficit.spatial import _log_bayes_factors, _truncated
-from bids_perfdeficit.deficit.vae import divergence
 from bids_perfdeficit.errors import InputError
 
 CUTS = torch.tensor([-0.5, 0.7, 2.0], dtype=torch.double)
