@@ -174,7 +174,7 @@ def _file_size(path: Path) -> int:
         with path.open('rb'):
             pass
     except FileNotFoundError:
-        raise InputError('no such file', fix='check the path', path=path) from None
+        raise InputError('does not exist', fix='check the path', path=path) from None
     except PermissionError:
         raise InputError('may not be read', fix='change its permissions', path=path) from None
     except InputError:

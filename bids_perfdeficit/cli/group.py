@@ -7,7 +7,12 @@ from pathlib import Path
 import pandas as pd
 
 from bids_perfdeficit import __version__
-from bids_perfdeficit.bids import check_sides, write_dataset_files, write_phenotype
+from bids_perfdeficit.bids import (
+    check_sides,
+    resolution_label,
+    write_dataset_files,
+    write_phenotype,
+)
 from bids_perfdeficit.cli.logbook import (
     LOGGER,
     Logbook,
@@ -140,7 +145,6 @@ class _Run:
         return outcomes
 
     def _report(self, outcomes: list[Outcome]) -> None:
-        from bids_perfdeficit.interfaces.stacking import resolution_label
         from bids_perfdeficit.reports.group import GroupReport, build_group_page
         from bids_perfdeficit.workflows.group import describe_methods
 

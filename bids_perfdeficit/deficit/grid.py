@@ -18,7 +18,7 @@ from bids_perfdeficit.errors import InputError
 #: mm by which a voxel's mirror image may miss a voxel's centre.
 _MIRROR_TOLERANCE = 0.05
 #: mm; spacings that differ by less are the same, as headers store them in single precision.
-_SAME_SPACING = 1e-3
+_SAME_SPACING = 1e-4
 
 
 @dataclass(frozen=True, eq=False)

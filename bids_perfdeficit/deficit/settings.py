@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+#: How much later than its mirror image a voxel with a deficit is, in units of the map.
+DEFICIT_THRESHOLD = 0.2
+
 
 @dataclass(frozen=True)
 class DeficitSettings:

@@ -10,6 +10,7 @@ from niworkflows.engine.workflows import LiterateWorkflow
 
 from bids_perfdeficit import __version__
 from bids_perfdeficit.deficit import get_model
+from bids_perfdeficit.deficit.settings import DEFICIT_THRESHOLD
 from bids_perfdeficit.interfaces.group import (
     ApplyModel,
     AssembleCohort,
@@ -24,7 +25,6 @@ from bids_perfdeficit.interfaces.group import (
     PrepareMaps,
     StackMaps,
 )
-from bids_perfdeficit.interfaces.stacking import DEFICIT_THRESHOLD
 from bids_perfdeficit.settings import MapKind, Settings
 from bids_perfdeficit.workflows.group_plan import GroupPlan, group_path
 from bids_perfdeficit.workflows.outputs import SMALL_GB
@@ -139,6 +139,7 @@ def init_cohort_wf(
             covariates=_rows(cohort.covariates, len(cohort.entries), 0),
             covariate_names=list(cohort.covariate_names),
             dropped=dict(cohort.dropped),
+            facts=describe_cohort(plan, settings),
         ),
         name='assemble',
         mem_gb=SMALL_GB,
@@ -209,17 +210,7 @@ def init_model_wf(
     cohort_uri = _uri(group_path(settings, 'group_cohort'), settings)
     stages = plan.to_run(model)
     if 'fit' in stages:
-        facts = {
-            'Space': settings.processing.output_spaces[0],
-            'VoxelSize': plan.resolution,
-            'MapKind': str(plan.map_kind),
-            'MinimumCoverage': settings.group.min_coverage,
-            'CovariateColumns': list(settings.group.covariates),
-            'RandomSeed': settings.processing.random_seed,
-        }
-        fit = pe.Node(
-            FitModel(facts=facts, **common), name='fit', mem_gb=mem_gb['fit'], n_procs=omp_nthreads
-        )
+        fit = pe.Node(FitModel(**common), name='fit', mem_gb=mem_gb['fit'], n_procs=omp_nthreads)
         ds_fit = _sink('fit', model, plan, settings, [cohort_uri])
         workflow.connect([
             (inputnode, fit, [('prepared', 'prepared'), ('data', 'data')]),
@@ -279,6 +270,20 @@ def init_apply_wf(
         (apply, ds_apply, [('manifest', 'manifest')]),
     ])  # fmt: skip
     return workflow
+
+
+def describe_cohort(plan: GroupPlan, settings: Settings) -> dict[str, object]:
+    """Return what the sidecars of all outputs say of maps, voxels and options."""
+    return {
+        'Space': settings.processing.output_spaces[0],
+        'VoxelSize': plan.resolution,
+        'MapKind': str(plan.map_kind),
+        'DeficitThreshold': DEFICIT_THRESHOLD,
+        'MinimumCoverage': settings.group.min_coverage,
+        'CovariateColumns': list(settings.group.covariates),
+        'RandomSeed': settings.processing.random_seed,
+        'Sloppy': settings.processing.sloppy,
+    }
 
 
 def estimate_memory(plan: GroupPlan) -> dict[str, float]:

@@ -21,6 +21,13 @@ from bids_perfdeficit.deficit.result import Item, Readout
 from bids_perfdeficit.deficit.rules import covariate_scales, usable_items
 from bids_perfdeficit.deficit.settings import DeficitSettings
 
+#: What the maps of a fit are unless their model says otherwise, by ``stat-`` entity.
+STATISTICS: Mapping[str, str] = {
+    'effect': 'Strength of the dependence of the score on perfusion in the voxel',
+    'std': 'Posterior standard deviation of the effect',
+    'prob': 'Posterior probability that the voxel belongs to the substrate of the item',
+    'threshold': 'Effect where the model declares the voxel, 0 elsewhere',
+}
 #: What a model computes from maps alone.
 Shared = TypeVar('Shared')
 
@@ -185,6 +192,10 @@ class DeficitModel(ABC, Generic[Shared]):
     statistics: ClassVar[Mapping[str, str]] = {}
     methods: ClassVar[str]
 
+    def describe(self, statistic: str) -> str:
+        """Return what the map ``stat-<statistic>`` is, as a noun phrase for its sidecar."""
+        return self.statistics.get(statistic, STATISTICS[statistic])
+
     def share(self, prepared: Prepared, settings: DeficitSettings) -> Shared | None:
         """Return what depends on maps alone, for the argument `shared` of `fit`.
 
@@ -233,17 +244,3 @@ class DeficitModel(ABC, Generic[Shared]):
         ModelFit
             Start from `ModelFit.blank`.
         """
-
-
-#: What the maps of a fit are unless their model says otherwise, by ``stat-`` entity.
-STATISTICS: Mapping[str, str] = {
-    'effect': 'Strength of the dependence of the score on perfusion in the voxel',
-    'std': 'Posterior standard deviation of the effect',
-    'prob': 'Posterior probability that the voxel belongs to the substrate of the item',
-    'threshold': 'Effect where the model declares the voxel, 0 elsewhere',
-}
-
-
-def describe_statistic(model: DeficitModel[Any], statistic: str) -> str:
-    """Return what a map of a model is, as a noun phrase for its sidecar."""
-    return model.statistics.get(statistic, STATISTICS[statistic])

@@ -6,14 +6,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bids_perfdeficit.bids import resolution_label
 from bids_perfdeficit.ct import load_template
+from bids_perfdeficit.deficit import stack
 from bids_perfdeficit.errors import InputError
-from bids_perfdeficit.interfaces.stacking import (
-    check_grids,
-    make_lattice,
-    resolution_label,
-    stack,
-)
+from bids_perfdeficit.pipeline import check_grids, make_lattice
 from bids_perfdeficit.settings import DEFAULT_SPACE
 
 
@@ -138,9 +135,9 @@ def test_damaged_maps_are_dropped_and_the_others_stay(files, lattice, tmp_path):
     assert result.values.shape[0] == 2
     for position, piece in {
         1: 'truncated or damaged',
-        2: 'which is no such map',
+        2: 'which is not such a map',
         3: 'same value everywhere',
-        4: 'no value inside the brain mask',
+        4: 'has no value inside the brain mask',
     }.items():
         assert piece in result.dropped[position]
         assert f'sub-{position}_' in result.dropped[position]
