@@ -326,7 +326,10 @@ def cohort_outputs(
     facts = _facts(data)
     yield GroupOutput('group_mask', mask, facts)
     yield GroupOutput('group_coverage', coverage, facts)
-    yield GroupOutput('group_cohort', table, facts | _describe_items(data.items))
+    columns = _describe_items(data.items)
+    if RECIPE in table:
+        columns[RECIPE] = {'Description': 'Recipe that the map was computed by'}
+    yield GroupOutput('group_cohort', table, facts | columns)
 
 
 def prepare_cohort(maps: NDArray[np.float32], grid: Grid, settings: DeficitSettings) -> Prepared:

@@ -87,6 +87,23 @@ def test_garbage_within_the_gzip_stream_is_told(tmp_path):
         read_nifti(path)
 
 
+def test_damage_that_still_decodes_is_found_by_the_checksum(tmp_path):
+    path = tmp_path / 'map.nii.gz'
+    save(tmp_path / 'map.nii', np.zeros((20, 20, 20), np.int16))
+    blob = bytearray(gzip.compress((tmp_path / 'map.nii').read_bytes(), compresslevel=0))
+    blob[-100] ^= 0xFF  # a stored voxel: any other value decodes as well
+    path.write_bytes(bytes(blob))
+    with pytest.raises(InputError, match='truncated or damaged'):
+        read_nifti(path)
+
+
+def test_bytes_after_the_voxels_are_ignored(tmp_path):
+    nib.save(nib.Nifti1Image(VALUES, np.eye(4)), tmp_path / 'map.nii')
+    path = tmp_path / 'map.nii.gz'
+    path.write_bytes(gzip.compress((tmp_path / 'map.nii').read_bytes() + b'\0' * 5_000_000))
+    np.testing.assert_array_equal(read_nifti(path)[1], VALUES)
+
+
 def test_garbage_behind_the_magic_bytes_is_told(tmp_path):
     path = tmp_path / 'map.nii.gz'
     path.write_bytes(b'\x1f\x8b\x08\0\0\0\0\0\0\x03' + os.urandom(3000))
