@@ -132,8 +132,8 @@ def read_nifti(
     ------
     InputError
         As `open_nifti`; when there are colours or complex numbers instead of values; when the
-        voxels need more than `memory`; when the stream of voxels is cut or damaged, also where only
-        its checksum tells.
+        voxels need more than `memory`; when the stream of voxels is cut or damaged, also if only
+        its checksum shows it.
     """
     path = Path(path)
     image = open_nifti(path)

@@ -202,6 +202,10 @@ class _Page:
 
     def _warnings(self) -> list[str]:
         told = [_sentence(warning) for warning in self.report.warnings]
+        for model in self.summaries:
+            told_of = _read_json(sidecar_path(self.report.path('group_params', model=model)))
+            if told_of.get('Covariates') and not get_model(model).offers.covariates:
+                told.append(f'{model} does not adjust its map for covariates.')
         for model, summary in self.summaries.items():
             if 'coverage_resemblance' in summary:
                 alike = summary[
