@@ -549,7 +549,7 @@ def _paint(
     kept: list[_Effect], places: Places, prepared: Prepared
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Evaluate effect, sd and probability of membership at the voxels of the fine grid."""
-    n_voxels = prepared.grid.n_voxels
+    n_voxels, dictionary = prepared.grid.n_voxels, places.dictionary
     first, variance, outside = np.zeros(n_voxels), np.zeros(n_voxels), np.ones(n_voxels)
     for e in kept:
         assert e.place is not None
@@ -559,19 +559,27 @@ def _paint(
         mean = places.by_ball(place * e.mean.cpu()).sum(0).numpy()
         square = places.by_ball(place * (e.mean**2 + e.variance).cpu()).sum(0).numpy()
         # A place of two balls is in both of them, not half in each.
-        both = place.reshape(-1, len(places.dictionary.radii))[-1]
-        other = both[torch.from_numpy(places.dictionary.mirror)]
+        both = place.reshape(-1, len(dictionary.radii))[-1]
+        other = both[torch.from_numpy(dictionary.mirror)]
         chance = (places.by_ball(place).sum(0) + (both + other) / 2).numpy()
         order = np.argsort(-chance, kind='stable')
         enough = np.searchsorted(np.cumsum(chance[order]), _PAINTED * chance.sum()) + 1
         large = order[:enough]
-        balls = membership(
-            prepared.grid, places.dictionary.centres[large], places.dictionary.radii[large]
-        )
+        balls = membership(prepared.grid, dictionary.centres[large], dictionary.radii[large])
         m = balls @ mean[large]
         first += m
         variance += np.maximum(balls @ square[large] - m**2, 0)
-        outside *= 1 - np.clip(balls @ (chance[large] / float(place.sum())), 0, 1)
+        inside = balls @ (chance[large] / float(place.sum()))
+        # A voxel in both of them is in the place once: where they overlap, at the midline.
+        near = np.abs(dictionary.centres[large, 0]) < dictionary.radii[large]
+        if near.any():
+            twice = large[near]
+            mirrored = dictionary.mirror[twice]
+            overlap = balls[:, near].multiply(
+                membership(prepared.grid, dictionary.centres[mirrored], dictionary.radii[mirrored])
+            )
+            inside -= overlap @ (both.numpy()[twice] / float(place.sum()))
+        outside *= 1 - np.clip(inside, 0, 1)
     return (
         first.astype(np.float32),
         np.sqrt(variance).astype(np.float32),
