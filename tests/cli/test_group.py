@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -454,3 +456,38 @@ def test_every_sidecar_says_how_its_file_was_made(finished):
         told = json.loads(table.with_suffix('.json').read_text())
         columns = pd.read_csv(table, sep='\t', nrows=1).columns
         assert [c for c in columns if 'Description' not in told.get(c, {})] == [], table
+
+
+def test_a_damaged_map_is_the_fault_of_one_participant(made, tmp_path, capsys):
+    """One that only reading finds out, one whose header is wrong, and a pipe."""
+    out = tmp_path / 'out'
+    names = {}
+    for label in ('001', '002', '003'):
+        shutil.copytree(made.out / f'sub-{label}', out / f'sub-{label}')
+        where = {'participant': label, 'space': DEFAULT_SPACE}
+        names[label] = output_path(out, 'std_perfusion', **where)
+    blob = bytearray(names['001'].read_bytes())
+    blob[len(blob) // 2] ^= 0xFF
+    names['001'].write_bytes(bytes(blob))
+    names['002'].write_bytes(gzip.compress(b'\0' * 348))
+    names['003'].unlink()
+    output_path(out, 'std_brain_mask', participant='003', space=DEFAULT_SPACE).unlink()
+    os.mkfifo(output_path(out, 'std_brain_mask', participant='003', space=DEFAULT_SPACE))
+    shutil.copy(
+        output_path(made.out, 'std_perfusion', participant='003', space=DEFAULT_SPACE),
+        names['003'],
+    )
+    plugin = tmp_path / 'linear.yml'
+    plugin.write_text('plugin: Linear\n')
+    code, told, _ = here(
+        capsys, made.raw, out, 'group', '-d', made.out, '--resolution', '8', '--sloppy',
+        '--folds', '0', '--model', 'ridge', '--items', '5b', '--use-plugin', plugin,
+    )  # fmt: skip
+    assert code == 0, told
+    people = pd.read_csv(path(out, 'group_cohort'), sep='\t', index_col='participant_id')
+    left_out = people[people['status'] == 'left out']
+    assert set(left_out.index) == {'sub-001', 'sub-002', 'sub-003'}
+    assert 'damaged' in left_out.loc['sub-001', 'reason']
+    assert 'cannot be read as NIfTI' in left_out.loc['sub-002', 'reason']
+    assert 'is missing' in left_out.loc['sub-003', 'reason']
+    assert (people['status'] == 'analysed').sum() == COUNT - 3
