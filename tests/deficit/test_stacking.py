@@ -8,7 +8,7 @@ import os
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bids_perfdeficit.bids import resolution_label
@@ -195,6 +195,9 @@ def test_no_damage_of_one_file_stops_the_others(files, lattice, tmp_path, which,
 
 @settings(deadline=None, max_examples=12)
 @given(resolution=st.floats(2, 10))
+@example(resolution=2.0)
+@example(resolution=2.4)
+@example(resolution=3.6)
 def test_a_resolution_is_what_its_name_says(brain, resolution):
     lattice = make_lattice(DEFAULT_SPACE, round(resolution, 1))
     np.testing.assert_allclose(lattice.grid.spacing, round(resolution, 1), atol=1e-6)
