@@ -48,6 +48,8 @@ UNREADABLE = (
 )
 #: Bytes that one byte of a deflate stream can expand to at most (RFC 1951: 258 bytes for 2 bits).
 _LARGEST_EXPANSION = 1032
+#: Bytes that are read at once where nothing is kept of them.
+_CHUNK = 1 << 20
 #: First bytes of a gzip stream.
 _GZIP_MAGIC = b'\x1f\x8b'
 
@@ -130,7 +132,8 @@ def read_nifti(
     ------
     InputError
         As `open_nifti`; when there are colours or complex numbers instead of values; when the
-        voxels need more than `memory`; when the stream of voxels is cut or damaged.
+        voxels need more than `memory`; when the stream of voxels is cut or damaged, also if only
+        its checksum shows it.
     """
     path = Path(path)
     image = open_nifti(path)
@@ -152,7 +155,12 @@ def read_nifti(
             path=path,
         )
     try:
-        return image, np.asarray(image.dataobj, dtype=dtype)
+        whole = image
+        if _is_gzip(path):
+            proxy: Any = image.dataobj
+            blob = _decompress(path, int(proxy.offset) + _count(image.shape) * kind.itemsize)
+            whole = type(image).from_bytes(blob)
+        return image, np.asarray(whole.dataobj, dtype=dtype)
     except UNREADABLE as error:
         raise InputError(f'is truncated or damaged ({_told(error)})', fix=_AGAIN, path=path) from (
             error
@@ -174,7 +182,7 @@ def _file_size(path: Path) -> int:
         with path.open('rb'):
             pass
     except FileNotFoundError:
-        raise InputError('no such file', fix='check the path', path=path) from None
+        raise InputError('does not exist', fix='check the path', path=path) from None
     except PermissionError:
         raise InputError('may not be read', fix='change its permissions', path=path) from None
     except InputError:
@@ -182,6 +190,18 @@ def _file_size(path: Path) -> int:
     except (OSError, ValueError) as error:  # a loop of links; a name with a zero byte
         raise InputError(f'cannot be opened ({_told(error)})', fix=_AGAIN, path=path) from error
     return found.st_size
+
+
+def _decompress(path: Path, count: int) -> bytes:
+    """Return the first bytes of a gzip stream after it was read to its end.
+
+    The checksum stands there: without it, damage that still decodes would pass as voxels.
+    """
+    with gzip.open(path) as stream:
+        found = stream.read(count)
+        while stream.read(_CHUNK):
+            pass
+    return found
 
 
 def _is_gzip(path: Path) -> bool:

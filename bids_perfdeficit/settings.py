@@ -17,7 +17,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tomli_w
 
-from bids_perfdeficit.deficit.settings import Model
+from bids_perfdeficit.deficit.models import ModelName, model_names
 from bids_perfdeficit.perfusion.settings import PerfusionSettings
 
 T = TypeVar('T')
@@ -86,7 +86,7 @@ class GroupSettings:
     items: tuple[str, ...] = ()  #: NIHSS items; none means all that the table has
     scores: Path | None = None  #: table of scores instead of the dataset's own
     covariates: tuple[str, ...] = ()  #: columns of participants.tsv, or total_deficit_volume
-    model: tuple[Model, ...] = ('spatial',)
+    model: tuple[ModelName, ...] = (ModelName('spatial'),)  #: of the registry
     map_kind: MapKind = MapKind.PERFUSION
     folds: int = 5  #: of the cross-validation; 0 leaves it out
     permutations: int = 0  #: refits on shuffled scores
@@ -228,6 +228,10 @@ def coerce(value: Any, hint: Any) -> Any:
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
             raise ValueError(f'needs {len(arguments)} values, has {len(value)}')
         return tuple(coerce(item, arguments[0]) for item in value)
+    if hint is ModelName:
+        if value not in model_names():
+            raise ValueError(f'{value!r} is none of {", ".join(model_names())}')
+        return value
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         try:
             return hint(value)

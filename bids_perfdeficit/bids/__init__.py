@@ -31,6 +31,7 @@ _PUBLIC: dict[str, str] = {
     'output_keys': 'outputs',
     'output_path': 'outputs',
     'participant_outputs': 'outputs',
+    'resolution_label': 'outputs',
     'sidecar': 'outputs',
     'sidecar_path': 'outputs',
 }

@@ -111,6 +111,11 @@ def output_path(
     return path
 
 
+def resolution_label(resolution: float) -> str:
+    """Return a resolution in mm as the label of ``res-``: 2.5 is ``2p5``."""
+    return f'{resolution:g}'.replace('.', 'p')
+
+
 def sidecar_path(path: Path) -> Path:
     """Return the JSON that belongs to a file."""
     return path.with_name(path.name.removesuffix('.gz').rpartition('.')[0] + '.json')

@@ -9,7 +9,12 @@ from typing import Any
 import pandas as pd
 
 from bids_perfdeficit import __version__
-from bids_perfdeficit.bids import check_sides, write_dataset_files, write_phenotype
+from bids_perfdeficit.bids import (
+    check_sides,
+    resolution_label,
+    write_dataset_files,
+    write_phenotype,
+)
 from bids_perfdeficit.cli.logbook import LOGGER, Logbook, Outcome, read_crashes
 from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE
 from bids_perfdeficit.cli.runner import Level, Unit, Work
@@ -271,7 +276,6 @@ class GroupLevel(Level):
 
     def _report(self, outcomes: list[Outcome]) -> None:
         from bids_perfdeficit.reports.group import GroupReport, build_group_page
-        from bids_perfdeficit.workflows.group_plan import resolution_label
 
         settings, plan = self.settings, self.planned
         models = tuple(o.name for o in outcomes if o.status == 'complete')

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
 from bids_perfdeficit import __version__
+from bids_perfdeficit.deficit.models import model_names
 from bids_perfdeficit.settings import (
     DEFAULT_SPACE,
     AnalysisLevel,
@@ -158,7 +159,7 @@ def build_parser() -> argparse.ArgumentParser:
         'measured on the maps',
     )  # fmt: skip
     group.add_argument(
-        '--model', nargs='+', metavar='{spatial,vae,ridge,voxelwise}',
+        '--model', nargs='+', metavar=f'{{{",".join(model_names())}}}',
         help='deficit models to fit side by side (default: spatial)',
     )  # fmt: skip
     group.add_argument(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bids_perfdeficit.deficit.grid import Grid
+from bids_perfdeficit.deficit.models import get_model
+from bids_perfdeficit.deficit.models.base import ModelFit
 from bids_perfdeficit.deficit.preparation import Prepared, check_covariates, prepare
 from bids_perfdeficit.deficit.result import DeficitFit, Item
-from bids_perfdeficit.deficit.settings import MODELS, DeficitSettings, Model
+from bids_perfdeficit.deficit.settings import DeficitSettings
 from bids_perfdeficit.errors import InputError
 
 
@@ -24,7 +24,7 @@ def fit(
     *,
     mask: Grid,
     items: Sequence[Item],
-    model: Model = 'spatial',
+    model: str = 'spatial',
     settings: DeficitSettings | None = None,
     checkpoint: str | Path | None = None,
 ) -> DeficitFit:
@@ -41,10 +41,11 @@ def fit(
         Nuisance, e.g. age or the total volume of the deficit. NaN counts as the mean.
     mask : Grid
     items : sequence of Item
-    model : {'spatial', 'vae', 'ridge', 'voxelwise'}
+    model : str
+        The name of a registered model; see `model_names`.
     settings : DeficitSettings, optional
     checkpoint : path, optional
-        Where long training (`vae`) keeps its state, and goes on from when the file is there.
+        Where long training keeps its state, and goes on from when the file is there.
 
     Returns
     -------
@@ -53,13 +54,13 @@ def fit(
     Raises
     ------
     InputError
-        If shapes do not agree, a score lies outside its range, a participant number is under 10
-        or no item can be fitted. Single items that cannot be fitted are in ``skipped``.
+        If there is no such model, shapes do not agree, a score lies outside its range, there are
+        fewer than 10 participants or no item can be fitted. Single items that cannot be fitted
+        are in ``skipped``.
     """
     settings = settings or DeficitSettings()
     items = tuple(items)
-    if model not in MODELS:
-        raise InputError(f'{model!r} is no deficit model', fix=f'choose from {", ".join(MODELS)}')
+    own = get_model(model)
     scores = check_scores(scores, items)
     prepared = maps if isinstance(maps, Prepared) else prepare(maps, mask, settings)
     if len(scores) != prepared.n_participants:
@@ -68,9 +69,11 @@ def fit(
             fix='give one row per map, in the same order',
         )
     covariates = check_covariates(covariates, len(scores))
-    more = {'checkpoint': checkpoint} if model == 'vae' else {}
-    parts = fitter(model)(prepared, scores, covariates, items, settings, **more)
-    result = assemble(model, prepared, items, settings, parts)
+    found = own.fit(
+        prepared, scores, covariates, items, settings,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+    )  # fmt: skip
+    result = as_fit(model, prepared, items, settings, found)
     if len(result.skipped) == len(items):
         first = next(iter(result.skipped.items()))
         raise InputError(
@@ -80,42 +83,31 @@ def fit(
     return result
 
 
-def shared_work(model: Model, prepared: Prepared, settings: DeficitSettings) -> dict[str, Any]:
-    """Return what a model computes from maps alone, as arguments that its fits can share."""
-    if model == 'spatial':
-        from bids_perfdeficit.deficit.spatial import lay_out
-
-        return {'places': lay_out(prepared, settings)}
-    if model == 'ridge':
-        from bids_perfdeficit.deficit.ridge import smooth
-
-        return {'smoothed': smooth(prepared, settings)}
-    return {}
-
-
-def fitter(model: Model) -> Callable[..., dict[str, Any]]:
-    """Return a model's function; its module is imported only now."""
-    module = import_module(f'bids_perfdeficit.deficit.{model}')
-    function: Callable[..., dict[str, Any]] = getattr(module, f'fit_{model}')
-    return function
-
-
-def assemble(
-    model: Model,
+def as_fit(
+    model: str,
     prepared: Prepared,
     items: tuple[Item, ...],
     settings: DeficitSettings,
-    parts: dict[str, Any],
+    found: ModelFit,
 ) -> DeficitFit:
-    """Put what a model found beside what all fits have."""
+    """Return what a model found, beside what all fits have."""
     return DeficitFit(
         model=model,
         items=items,
         grid=prepared.grid,
         coarse=prepared.coarse,
+        effect=found.effect,
+        std=found.std,
+        probability=found.probability,
+        declared=found.declared,
+        cut=found.cut,
+        p_value=found.p_value,
+        readout=found.readout,
         settings=settings,
         generative=prepared.generative,
-        **parts,
+        healthy=found.healthy,
+        skipped=found.skipped,
+        details=dict(found.details),
     )
 
 

@@ -17,6 +17,8 @@ from bids_perfdeficit.errors import InputError
 
 #: mm by which a voxel's mirror image may miss a voxel's centre.
 _MIRROR_TOLERANCE = 0.05
+#: mm; spacings that differ by less are the same, as headers store them in single precision.
+_SAME_SPACING = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,13 +104,17 @@ class Grid:
         volume[self.mask] = values
         return volume
 
-    def coarsen(self, spacing: float) -> tuple[Grid, sparse.csr_matrix]:
+    def coarsen(
+        self, spacing: float, *, tolerance: float = _SAME_SPACING
+    ) -> tuple[Grid, sparse.csr_matrix]:
         """Return a grid of larger voxels, one column of them centred on the midline.
 
         Parameters
         ----------
         spacing : float
             mm. A grid that has this spacing (or a larger one) already is returned as it is.
+        tolerance : float
+            mm by which its voxels may be smaller and still count as that large.
 
         Returns
         -------
@@ -116,7 +122,7 @@ class Grid:
         weights : (V, V coarse) sparse matrix
             Its columns add up to 1: ``maps @ weights`` averages over each coarse voxel.
         """
-        if (self.spacing > spacing - 0.5).all():
+        if (self.spacing > spacing - tolerance).all():
             return self, sparse.identity(self.n_voxels, dtype=np.float32, format='csr')
         span = self.coordinates.min(0), self.coordinates.max(0)
         first = np.floor(span[0] / spacing - 0.5)

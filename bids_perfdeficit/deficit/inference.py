@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.stats import rankdata
 
-from bids_perfdeficit.deficit.fitting import check_scores, fitter, shared_work
+from bids_perfdeficit.deficit.fitting import check_scores
 from bids_perfdeficit.deficit.grid import Grid
+from bids_perfdeficit.deficit.models import get_model
 from bids_perfdeficit.deficit.ordinal import fit_linear, level_probabilities
 from bids_perfdeficit.deficit.preparation import Prepared, check_covariates, subset
 from bids_perfdeficit.deficit.result import DeficitFit, Item, standardise
 from bids_perfdeficit.deficit.rules import covariate_scales, usable_items
-from bids_perfdeficit.deficit.settings import DeficitSettings, Model
+from bids_perfdeficit.deficit.settings import DeficitSettings
 from bids_perfdeficit.errors import InputError
 
 #: Share of the participants in each resample: what a bootstrap sample holds of distinct ones.
@@ -66,7 +67,7 @@ class NullCalibration:
     p_value : (S, K) array
         The item's own p, where the model has one.
     kl : (S, K) array
-        Largest KL divergence of a component from its prior in nats (`spatial`; else NaN).
+        Largest KL divergence of a part of the model from its prior in nats, where it has one.
     """
 
     items: tuple[Item, ...]
@@ -234,7 +235,7 @@ def null_calibration(
     covariates: NDArray[np.float64] | None = None,
     *,
     items: Sequence[Item],
-    model: Model = 'spatial',
+    model: str = 'spatial',
     settings: DeficitSettings | None = None,
     shuffles: Sequence[int] = range(100),
 ) -> NullCalibration:
@@ -251,7 +252,8 @@ def null_calibration(
     items = tuple(items)
     scores = check_scores(scores, items)
     covariates = check_covariates(covariates, len(scores))
-    work = shared_work(model, prepared, settings)
+    own = get_model(model)
+    shared = own.share(prepared, settings)
     shape = (len(shuffles), len(items))
     declared, p_value, kl = (np.full(shape, np.nan) for _ in range(3))
     for row, shuffle in enumerate(shuffles):
@@ -259,16 +261,12 @@ def null_calibration(
             scores, covariates, items=items, seed=_seed(settings.seed, shuffle),
             lapse=settings.lapse,
         )  # fmt: skip
-        own = replace(settings, seed=_seed(settings.seed, shuffle) + 1)
-        found = fitter(model)(prepared, shuffled, covariates, items, own, **work)
-        for k, item in enumerate(items):
-            if item.name in found['skipped']:
-                continue
-            declared[row, k] = float(found['declared'][k].any())
-            p_value[row, k] = found['p_value'][k]
-            detail = found['details'].get(item.name, {})
-            if 'kl' in detail:
-                kl[row, k] = max(detail['kl'], default=0.0)
+        reseeded = replace(settings, seed=_seed(settings.seed, shuffle) + 1)
+        found = own.fit(prepared, shuffled, covariates, items, reseeded, shared=shared)
+        for k in found.usable:
+            declared[row, k] = float(found.declared[k].any())
+            p_value[row, k] = found.p_value[k]
+            kl[row, k] = found.kl[k]
     return NullCalibration(items, np.asarray(shuffles, dtype=np.intp), declared, p_value, kl)
 
 
@@ -278,7 +276,7 @@ def bootstrap(
     covariates: NDArray[np.float64] | None = None,
     *,
     items: Sequence[Item],
-    model: Model = 'spatial',
+    model: str = 'spatial',
     settings: DeficitSettings | None = None,
     draws: Sequence[int] = range(50),
 ) -> Stability:
@@ -306,8 +304,8 @@ def bootstrap(
         rows = np.sort(rng.choice(len(scores), size=size, replace=False))
         part = subset(prepared, rows, settings)
         if usable_items(scores[rows], items, settings)[0]:
-            found = fitter(model)(part, scores[rows], covariates[rows], items, settings)
-            count += found['declared']
+            found = get_model(model).fit(part, scores[rows], covariates[rows], items, settings)
+            count += found.declared
     return Stability(items, count, len(draws))
 
 

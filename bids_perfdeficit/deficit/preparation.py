@@ -22,6 +22,8 @@ from bids_perfdeficit.errors import InputError
 _BLOCK = 64
 #: Fewest participants that any group model is tried on.
 _FEWEST = 10
+#: mm by which voxels may be smaller than the spacing that a model asks for.
+_NEARLY = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +90,17 @@ def prepare(maps: NDArray[np.float32], grid: Grid, settings: DeficitSettings) ->
             f'{len(maps)} participants have both a map and scores',
             fix=f'give at least {_FEWEST}; a substrate of one item needs a hundred or more',
         )
-    coarse, weights = grid.coarsen(settings.coarse_spacing)
+    coarse, weights = model_grid(grid, settings.coarse_spacing)
     return _complete(grid, coarse, coarse_maps(maps, weights), settings)
+
+
+def model_grid(grid: Grid, spacing: float) -> tuple[Grid, sparse.csr_matrix]:
+    """Return the grid that a model is fitted on; see `Grid.coarsen`.
+
+    Voxels that are nearly as large as `spacing` are taken as they are: averaging them to voxels of
+    nearly the same size would only blur.
+    """
+    return grid.coarsen(spacing, tolerance=_NEARLY)
 
 
 def subset(prepared: Prepared, rows: NDArray[np.intp], settings: DeficitSettings) -> Prepared:

@@ -21,7 +21,12 @@ from numpy.typing import NDArray
 from bids_perfdeficit.deficit.grid import Grid
 from bids_perfdeficit.deficit.ordinal import level_probabilities
 from bids_perfdeficit.deficit.perfusion_model import PerfusionModel, as_tensors
-from bids_perfdeficit.deficit.preparation import channels, check_covariates, coarse_maps
+from bids_perfdeficit.deficit.preparation import (
+    channels,
+    check_covariates,
+    coarse_maps,
+    model_grid,
+)
 from bids_perfdeficit.deficit.settings import DeficitSettings
 from bids_perfdeficit.errors import InputError
 
@@ -173,12 +178,14 @@ class DeficitFit:
     skipped : dict of str to str
         Item name to the reason why it was not fitted.
     details : dict
-        Plain numbers per item or model, e.g. the KL divergence of each component in nats.
+        Plain numbers per item, e.g. the KL divergence of each component in nats.
     generative : PerfusionModel
         Of perfusion maps on `coarse`.
     healthy : (V coarse,) float32 array, optional
         The healthy pattern beyond which the readout takes maps; None where it takes them as
         they are.
+    covariate_names : tuple of str
+        Of the columns of the covariates, when they are known.
     """
 
     model: str
@@ -197,6 +204,7 @@ class DeficitFit:
     healthy: NDArray[np.float32] | None = None
     skipped: dict[str, str] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    covariate_names: tuple[str, ...] = ()
 
     def predict(
         self, maps: NDArray[np.float32], covariates: NDArray[np.float64] | None = None
@@ -220,7 +228,7 @@ class DeficitFit:
                 f'maps have {maps.shape[-1]} voxels, the model {self.grid.n_voxels}',
                 fix='give maps of the space and resolution that the model was fitted on',
             )
-        weights = self.grid.coarsen(self.settings.coarse_spacing)[1]
+        weights = model_grid(self.grid, self.settings.coarse_spacing)[1]
         coarse = self.generative.denoise(coarse_maps(maps, weights))
         return self.predict_prepared(channels(coarse, self.coarse, self.healthy), covariates)
 
@@ -274,6 +282,7 @@ class DeficitFit:
             'settings': dataclasses.asdict(self.settings),
             'skipped': self.skipped,
             'details': self.details,
+            'covariate_names': list(self.covariate_names),
         }
         content = {
             'format': _FORMAT,
@@ -332,5 +341,6 @@ class DeficitFit:
             generative=PerfusionModel(**generative),
             skipped=plain['skipped'],
             details=plain['details'],
+            covariate_names=tuple(plain.get('covariate_names', ())),
             **{name: tensor.numpy() for name, tensor in content['arrays'].items()},
         )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any
+
+#: How much later than its mirror image a voxel with a deficit is, in units of the map.
+DEFICIT_THRESHOLD = 0.2
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,23 @@ class DeficitSettings:
         if not 0 <= self.lapse < 1:
             raise ValueError('lapse must lie in [0, 1)')
 
+    @classmethod
+    def for_run(cls, *, seed: int, device: str = 'cpu', sloppy: bool = False) -> DeficitSettings:
+        """Return the settings of a run of the group level.
 
-#: The models by the name that users give, the default first.
-Model = Literal['spatial', 'vae', 'ridge', 'voxelwise']
-MODELS: tuple[Model, ...] = ('spatial', 'vae', 'ridge', 'voxelwise')
+        Parameters
+        ----------
+        seed : int
+        device : str
+        sloppy : bool
+            Few permutations, sweeps and epochs, for trying things out and never for results.
+        """
+        settings = cls(seed=seed, device=device)
+        return replace(settings, **_SLOPPY) if sloppy else settings
+
+
+#: What ``--sloppy`` changes. A test with 99 permutations reaches p = .01 exactly.
+_SLOPPY: dict[str, Any] = {
+    'permutations': 99, 'voxelwise_permutations': 99, 'iterations': 4, 'vae_epochs': 20,
+    'rank': 50,
+}  # fmt: skip

@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
-from bids_perfdeficit.deficit.fitting import check_scores, fitter
+from bids_perfdeficit.deficit.fitting import check_scores
+from bids_perfdeficit.deficit.models import get_model
 from bids_perfdeficit.deficit.ordinal import fit_linear, level_probabilities
 from bids_perfdeficit.deficit.preparation import Prepared, channels, check_covariates, subset
 from bids_perfdeficit.deficit.result import Item, standardise
 from bids_perfdeficit.deficit.rules import covariate_scales, usable_items
-from bids_perfdeficit.deficit.settings import DeficitSettings, Model
+from bids_perfdeficit.deficit.settings import DeficitSettings
 from bids_perfdeficit.errors import InputError
 
 #: What predictions are held against. `volume`: mean of the map over the brain. `coverage`: mean of
@@ -174,7 +175,7 @@ def fit_fold(
     covariates: NDArray[np.float64] | None = None,
     *,
     items: Sequence[Item],
-    model: Model = 'spatial',
+    model: str = 'spatial',
     settings: DeficitSettings | None = None,
     folds: int = 5,
     fold: int = 0,
@@ -202,16 +203,14 @@ def fit_fold(
     probabilities = np.full(shape, np.nan)
     usable, reasons = usable_items(scores[train], items, settings)
     if usable:
-        # one test of a whole item serves no prediction; voxelwise has no other way to a readout
-        found = fitter(model)(
+        # the test of an item as a whole changes no prediction
+        found = get_model(model).fit(
             part, scores[train], covariates[train], items, _without_test(settings), maps=False
         )
-        features = channels(
-            part.generative.denoise(scanned), prepared.coarse, found.get('healthy')
-        )
-        readout = found['readout']
-        probabilities = readout.probabilities(readout.eta(features, covariates[test]))
-        reasons = {**reasons, **found['skipped']}
+        features = channels(part.generative.denoise(scanned), prepared.coarse, found.healthy)
+        eta = found.readout.eta(features, covariates[test])
+        probabilities = found.readout.probabilities(eta)
+        reasons = {**reasons, **found.skipped}
         for k, item in enumerate(items):
             if item.name in reasons:
                 probabilities[:, k] = np.nan
@@ -228,7 +227,7 @@ def cross_validate(
     covariates: NDArray[np.float64] | None = None,
     *,
     items: Sequence[Item],
-    model: Model = 'spatial',
+    model: str = 'spatial',
     settings: DeficitSettings | None = None,
     folds: int = 5,
 ) -> Validation:
@@ -248,7 +247,7 @@ def merge_folds(
     scores: NDArray[np.float64],
     *,
     items: Sequence[Item],
-    model: Model,
+    model: str,
     seed: int = 0,
 ) -> Validation:
     """Put the folds together and measure every predictor.

@@ -98,7 +98,6 @@ class _GroupSinkInput(BaseInterfaceInputSpec):
     resolution = traits.Float(mandatory=True, desc='mm')
     manifest = File(exists=True, mandatory=True)
     sources = traits.List(traits.Str, desc='BIDS URIs of what the outputs were made from')
-    facts = traits.Dict(desc='for the sidecars: the options that a reader must know')
 
 
 class _GroupSinkOutput(TraitedSpec):
@@ -123,11 +122,10 @@ class GroupSink(SimpleInterface):
         common = {'space': inputs.space, 'res': inputs.res}
         targets = [output_path(task.root, f['key'], **common, **f['entities']) for f in files]
         origin = list(inputs.sources) if isdefined(inputs.sources) else []
-        facts = dict(inputs.facts) if isdefined(inputs.facts) else {}
         lead = f'bids::{_relative(targets[-1], task)}'
         writers: dict[str, Writer] = {}
         for file, target in zip(files, targets, strict=True):
-            meta = {**facts, **file['meta']}
+            meta = dict(file['meta'])
             if '_res-' in target.name:
                 meta['Resolution'] = (
                     f'{inputs.space} at {inputs.resolution:g} mm isotropic, averaged from 2 mm'

@@ -8,10 +8,8 @@ them.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import operator
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +27,13 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from bids_perfdeficit import deficit
+from bids_perfdeficit import pipeline
 from bids_perfdeficit.bids import (
     write_json,
 )
-from bids_perfdeficit.bids.cohort import TOTAL_VOLUME, contrast_label, item_levels, item_mirror
-from bids_perfdeficit.deficit import DeficitFit, DeficitSettings, Grid, Item, Prepared
+from bids_perfdeficit.deficit import DeficitFit, DeficitSettings, Grid, Prepared
 from bids_perfdeficit.interfaces.ct import _load
-from bids_perfdeficit.interfaces.stacking import (
-    DEFICIT_THRESHOLD,
-    make_lattice,
-    stack,
-)
-from bids_perfdeficit.perfusion.regions import TERRITORY_LABELS, territories
-
-#: What each map of a fit is called, with its units and meaning.
-STATISTICS: Mapping[str, tuple[str, str]] = {
-    'effect': ('effect', 'Strength of the dependence of the score on perfusion in the voxel'),
-    'std': ('std', 'Posterior standard deviation of the effect'),
-    'probability': ('prob', 'Probability that the voxel belongs to the substrate of the item'),
-    'declared': ('threshold', 'Effect where the model declares the voxel, 0 elsewhere'),
-}
+from bids_perfdeficit.pipeline import CohortData, GroupOutput
 
 
 class Manifest:
@@ -102,20 +86,28 @@ class Manifest:
         return str(path)
 
 
+def _write(outputs: Iterable[GroupOutput], folder: str) -> str:
+    """Write what a step leaves and return its manifest."""
+    manifest = Manifest(folder)
+    for output in outputs:
+        content, told, entities = output.content, output.facts, output.entities
+        if isinstance(content, pd.DataFrame):
+            manifest.table(output.key, content, told, **entities)
+        elif isinstance(content, DeficitFit):
+            content.save(manifest.add(output.key, 'params.pt', told, **entities))
+        else:
+            values = np.asanyarray(content.dataobj)
+            manifest.image(output.key, values, content.affine, told, **entities)
+    return manifest.write()
+
+
 def _grid(path: str) -> Grid:
     image = _load(path)
     return Grid(np.asarray(image.dataobj) > 0, image.affine)
 
 
 def _settings(inputs: Any) -> DeficitSettings:
-    """Return the options of the deficit models; `sloppy` ones try out, and never decide."""
-    quick: dict[str, Any] = {
-        'permutations': 99, 'voxelwise_permutations': 99, 'iterations': 4, 'vae_epochs': 20,
-        'rank': 50,
-    }  # fmt: skip
-    return DeficitSettings(
-        device=inputs.device, seed=inputs.seed, **(quick if inputs.sloppy else {})
-    )
+    return DeficitSettings.for_run(seed=inputs.seed, device=inputs.device, sloppy=inputs.sloppy)
 
 
 def _prepared(path: str) -> Prepared:
@@ -123,21 +115,6 @@ def _prepared(path: str) -> Prepared:
         prepared = pickle.load(stream)  # noqa: S301 - a file of our own working directory
     assert isinstance(prepared, Prepared)
     return prepared
-
-
-class Data:
-    """The tables of a cohort, as `AssembleCohort` leaves them."""
-
-    def __init__(self, path: str) -> None:
-        with np.load(path) as content:
-            self.participants = [str(p) for p in content['participants']]
-            self.items = tuple(
-                Item(str(name), item_levels(str(name)), item_mirror(str(name)))
-                for name in content['items']
-            )
-            self.scores = content['scores']
-            self.covariates = content['covariates']
-            self.covariate_names = [str(name) for name in content['covariate_names']]
 
 
 class _StackInput(BaseInterfaceInputSpec):
@@ -167,15 +144,16 @@ class StackMaps(SimpleInterface):
 
     def _run_interface(self, runtime):
         folder = Path(runtime.cwd)
-        grid = DeficitFit.load(self.inputs.params).grid if isdefined(self.inputs.params) else None
-        result = stack(
-            [Path(p) for p in self.inputs.maps],
-            [Path(p) for p in self.inputs.masks],
+        params = self.inputs.params
+        result = pipeline.stack_cohort(
+            self.inputs.maps,
+            self.inputs.masks,
             folder / 'maps.npy',
-            lattice=make_lattice(self.inputs.space, self.inputs.resolution),
+            space=self.inputs.space,
+            resolution=self.inputs.resolution,
             asymmetry=self.inputs.asymmetry,
             min_coverage=self.inputs.min_coverage,
-            grid=grid,
+            fit=DeficitFit.load(params) if isdefined(params) else None,
             threads=self.inputs.num_threads,
         )
         affine = result.grid.affine
@@ -215,7 +193,8 @@ class PrepareMaps(SimpleInterface):
     def _run_interface(self, runtime):
         torch.set_num_threads(self.inputs.num_threads)
         maps = np.load(self.inputs.maps, mmap_mode='r')
-        prepared = deficit.prepare(maps, _grid(self.inputs.mask), _settings(self.inputs))
+        grid = _grid(self.inputs.mask)
+        prepared = pipeline.prepare_cohort(maps, grid, _settings(self.inputs))
         path = Path(runtime.cwd) / 'prepared.pkl'
         with path.open('wb') as stream:
             pickle.dump(prepared, stream, protocol=5)
@@ -235,6 +214,9 @@ class _AssembleInput(BaseInterfaceInputSpec):
     covariates = traits.List(traits.List(traits.Float), mandatory=True)
     covariate_names = traits.List(traits.Str, mandatory=True, desc='the volume is the last')
     dropped = traits.Dict(desc='participant to reason')
+    facts = traits.Dict(
+        {}, usedefault=True, desc='for the sidecars of all that is made of the cohort'
+    )
 
 
 class _AssembleOutput(TraitedSpec):
@@ -251,56 +233,29 @@ class AssembleCohort(SimpleInterface):
     def _run_interface(self, runtime):
         inputs = self.inputs
         measures = pd.read_csv(inputs.measures, sep='\t', index_col='position')
-        kept = measures.index.to_numpy()
-        names = list(inputs.covariate_names)
-        covariates = np.array(inputs.covariates, float).reshape(len(inputs.participants), -1)[kept]
-        if names and names[-1] == TOTAL_VOLUME:
-            covariates = np.c_[covariates, measures[TOTAL_VOLUME]]
+        people = (inputs.participants, inputs.items, inputs.scores)
+        data = pipeline.match_cohort(
+            measures,
+            *people,
+            inputs.covariates,
+            covariate_names=inputs.covariate_names,
+            facts=inputs.facts,
+        )
+        table = pipeline.cohort_table(
+            measures,
+            *people,
+            sessions=inputs.sessions,
+            unreadable={int(position): why for position, why in inputs.unreadable.items()},
+            dropped=inputs.dropped,
+        )
         path = Path(runtime.cwd) / 'data.npz'
-        scores = np.array(inputs.scores, float).reshape(len(inputs.participants), -1)
-        np.savez(
-            path,
-            participants=np.array(inputs.participants)[kept],
-            items=np.array(inputs.items),
-            scores=scores[kept],
-            covariates=covariates,
-            covariate_names=np.array(names, dtype=str),
-        )
-        manifest = Manifest(runtime.cwd)
-        mask = _load(inputs.mask)
-        manifest.image('group_mask', np.asarray(mask.dataobj, np.uint8), mask.affine)
-        manifest.image(
-            'group_coverage',
-            np.asarray(_load(inputs.coverage).dataobj, np.float32),
-            mask.affine,
-            {'DeficitThreshold': DEFICIT_THRESHOLD},
-        )
-        manifest.table('group_cohort', self._rows(measures), {'N': len(kept)})
+        data.save(path)
+        images = _load(inputs.mask), _load(inputs.coverage)
         self._results['data'] = str(path)
-        self._results['manifest'] = manifest.write()
+        self._results['manifest'] = _write(
+            pipeline.cohort_outputs(data, table, *images), runtime.cwd
+        )
         return runtime
-
-    def _rows(self, measures: pd.DataFrame) -> pd.DataFrame:
-        inputs = self.inputs
-        frame = pd.DataFrame({'participant_id': [f'sub-{p}' for p in inputs.participants]}).assign(
-            session_id=inputs.sessions, status='analysed', reason=''
-        )
-        for position, reason in inputs.unreadable.items():
-            frame.loc[int(position), ['status', 'reason']] = ['left out', reason]
-        for name in measures.columns:
-            frame[name] = measures[name].reindex(frame.index)
-        for k, name in enumerate(inputs.items):
-            frame[name] = [row[k] for row in inputs.scores]
-        gone = pd.DataFrame(
-            [
-                {'participant_id': f'sub-{label}', 'status': 'left out', 'reason': reason}
-                for label, reason in sorted(inputs.dropped.items())
-            ]
-        )
-        frame = pd.concat([frame, gone], ignore_index=True)
-        words = ['session_id', 'reason']
-        frame[words] = frame[words].replace('', np.nan)
-        return frame
 
 
 class _ModelInput(BaseInterfaceInputSpec):
@@ -315,7 +270,7 @@ class _ModelInput(BaseInterfaceInputSpec):
 
 
 class _FitInput(_ModelInput):
-    facts = traits.Dict(desc='for the sidecars')
+    facts = traits.Dict({}, usedefault=True, desc='for the sidecars, beside those of the data')
 
 
 class _ManifestOutput(TraitedSpec):
@@ -332,55 +287,18 @@ class FitModel(SimpleInterface):
 
     def _run_interface(self, runtime):
         torch.set_num_threads(self.inputs.num_threads)
-        data, prepared = Data(self.inputs.data), _prepared(self.inputs.prepared)
-        model = self.inputs.model
-        fit = deficit.fit(
+        prepared = _prepared(self.inputs.prepared)
+        data = CohortData.load(self.inputs.data)
+        data = dataclasses.replace(data, facts={**data.facts, **self.inputs.facts})
+        fit = pipeline.fit_model(
             prepared,
-            data.scores,
-            data.covariates,
-            mask=prepared.grid,
-            items=data.items,
-            model=model,
-            settings=_settings(self.inputs),
+            data,
+            self.inputs.model,
+            _settings(self.inputs),
             checkpoint=Path(runtime.cwd) / 'checkpoint.pt',
         )
-        manifest = Manifest(runtime.cwd)
-        for k, item in enumerate(fit.items):
-            if item.name in fit.skipped:
-                continue
-            for name, (label, meaning) in STATISTICS.items():
-                values = fit.effect[k] * fit.declared[k] if name == 'declared' else (
-                    getattr(fit, name)[k]
-                )  # fmt: skip
-                if np.isnan(values).all():  # `vae` has no probability
-                    continue
-                manifest.image(
-                    'group_statmap',
-                    fit.grid.embed(np.nan_to_num(values)).astype(np.float32),
-                    fit.grid.affine,
-                    {
-                        'Description': f'{meaning}. Item {item.name}, model {model}',
-                        'Cut': float(fit.cut[k]),
-                        'Item': item.name,
-                        'Model': model,
-                    },
-                    model=model,
-                    contrast=contrast_label(item.name),
-                    stat=label,
-                )
-        manifest.table('group_clusters', clusters_table(fit), model=model)
-        manifest.table('group_summary', summary_table(fit, data, prepared), model=model)
-        facts = {
-            **self.inputs.facts,
-            'Model': model,
-            'Items': [item.name for item in fit.items],
-            'Skipped': fit.skipped,
-            'Covariates': data.covariate_names,
-            'N': len(data.participants),
-            'Device': self.inputs.device,
-        }
-        fit.save(manifest.add('group_params', 'params.pt', facts, model=model))
-        self._results['manifest'] = manifest.write()
+        outputs = pipeline.fit_outputs(fit, data, prepared)
+        self._results['manifest'] = _write(outputs, runtime.cwd)
         return runtime
 
 
@@ -398,21 +316,17 @@ class _Piece(SimpleInterface):
 
     output_spec = _PartOutput
 
-    def _work(self, arguments: dict[str, Any]) -> object:
+    def _work(self, *problem: Any) -> object:
+        """Do the work for maps, data, model and settings."""
         raise NotImplementedError
 
     def _run_interface(self, runtime):
         torch.set_num_threads(self.inputs.num_threads)
-        data = Data(self.inputs.data)
         part = self._work(
-            {
-                'prepared': _prepared(self.inputs.prepared),
-                'scores': data.scores,
-                'covariates': data.covariates,
-                'items': data.items,
-                'model': self.inputs.model,
-                'settings': _settings(self.inputs),
-            }
+            _prepared(self.inputs.prepared),
+            CohortData.load(self.inputs.data),
+            self.inputs.model,
+            _settings(self.inputs),
         )
         path = Path(runtime.cwd) / 'part.pkl'
         path.write_bytes(pickle.dumps(part, protocol=5))
@@ -425,8 +339,8 @@ class FitFold(_Piece):
 
     input_spec = _FoldInput
 
-    def _work(self, arguments):
-        return deficit.fit_fold(**arguments, folds=self.inputs.folds, fold=self.inputs.fold)
+    def _work(self, *problem):
+        return pipeline.validate_fold(*problem, folds=self.inputs.folds, fold=self.inputs.fold)
 
 
 class _NumbersInput(_ModelInput):
@@ -438,8 +352,8 @@ class FitShuffled(_Piece):
 
     input_spec = _NumbersInput
 
-    def _work(self, arguments):
-        return deficit.null_calibration(**arguments, shuffles=self.inputs.numbers)
+    def _work(self, *problem):
+        return pipeline.fit_shuffled(*problem, numbers=self.inputs.numbers)
 
 
 class FitResampled(_Piece):
@@ -447,8 +361,8 @@ class FitResampled(_Piece):
 
     input_spec = _NumbersInput
 
-    def _work(self, arguments):
-        return deficit.bootstrap(**arguments, draws=self.inputs.numbers)
+    def _work(self, *problem):
+        return pipeline.fit_resampled(*problem, numbers=self.inputs.numbers)
 
 
 class _MergeInput(BaseInterfaceInputSpec):
@@ -464,96 +378,37 @@ class _Merge(SimpleInterface):
     input_spec = _MergeInput
     output_spec = _ManifestOutput
 
-    def _parts(self) -> list[Any]:
-        return [pickle.loads(Path(p).read_bytes()) for p in self.inputs.parts]  # noqa: S301
+    def _merge(self, parts: list[Any], data: CohortData) -> Iterable[GroupOutput]:
+        raise NotImplementedError
+
+    def _run_interface(self, runtime):
+        parts = [pickle.loads(Path(p).read_bytes()) for p in self.inputs.parts]  # noqa: S301
+        outputs = self._merge(parts, CohortData.load(self.inputs.data))
+        self._results['manifest'] = _write(outputs, runtime.cwd)
+        return runtime
 
 
 class MergeFolds(_Merge):
     """Measure held-out predictions."""
 
-    def _run_interface(self, runtime):
-        data, model = Data(self.inputs.data), self.inputs.model
-        found = deficit.merge_folds(self._parts(), data.scores, items=data.items, model=model)
-        manifest = Manifest(runtime.cwd)
-        eta = np.where(np.isnan(found.probabilities[:, :, 0]), np.nan, 0.0)
-        predictions = deficit.Predictions(found.items, found.probabilities, eta)
-        manifest.table(
-            'group_predictions',
-            predictions_table(data, predictions, fold=found.folds),
-            {'Model': model},
-            model=model,
-        )
-        curves = {
-            item.name: found.calibration(item.name).round(4).tolist()
-            for item in found.items
-            if item.name not in found.skipped
-        }
-        facts = {
-            'Model': model,
-            'Folds': int(found.folds.max()) + 1,
-            'Skipped': found.skipped,
-            'Calibration': curves,
-        }
-        metrics = pd.DataFrame([dataclasses.asdict(m) for m in found.metrics])
-        manifest.table('group_metrics', metrics, facts, model=model)
-        self._results['manifest'] = manifest.write()
-        return runtime
+    def _merge(self, parts, data):
+        found = pipeline.merge_validation(parts, data, self.inputs.model)
+        return pipeline.validation_outputs(found, data)
 
 
 class MergeShuffled(_Merge):
     """Count what is declared on shuffled scores."""
 
-    def _run_interface(self, runtime):
-        found = functools.reduce(operator.add, self._parts())
-        with np.errstate(all='ignore'):
-            table = pd.DataFrame(
-                {
-                    'item': [item.name for item in found.items],
-                    'shuffles': np.isfinite(found.declared).sum(0),
-                    'nothing_declared': found.share_clean,
-                    'smallest_p': np.nanmin(found.p_value, axis=0, initial=1.0),
-                }
-            )
-        manifest = Manifest(runtime.cwd)
-        model = self.inputs.model
-        manifest.table('group_null', table, {'Model': model}, model=model)
-        self._results['manifest'] = manifest.write()
-        return runtime
+    def _merge(self, parts, data):
+        return pipeline.null_outputs(parts, data, self.inputs.model)
 
 
 class MergeResampled(_Merge):
     """Count how often voxels are declared in resampled cohorts."""
 
-    def _run_interface(self, runtime):
-        found = functools.reduce(operator.add, self._parts())
-        manifest, model = Manifest(runtime.cwd), self.inputs.model
+    def _merge(self, parts, data):
         grid = _grid(self.inputs.mask)
-        for k, item in enumerate(found.items):
-            manifest.image(
-                'group_statmap',
-                grid.embed(found.share[k]).astype(np.float32),
-                grid.affine,
-                {
-                    'Description': 'Share of resampled cohorts in which the model declares the '
-                    f'voxel. Item {item.name}, model {model}',
-                    'Item': item.name,
-                    'Model': model,
-                },
-                model=model,
-                contrast=contrast_label(item.name),
-                stat='stability',
-            )
-        table = pd.DataFrame(
-            {
-                'item': [item.name for item in found.items],
-                'resamples': found.draws,
-                'highest_share': found.share.max(1),
-                'ml_in_half': (found.share >= 0.5).sum(1) * grid.voxel_ml,
-            }
-        )
-        manifest.table('group_stability', table, {'Model': model}, model=model)
-        self._results['manifest'] = manifest.write()
-        return runtime
+        return pipeline.stability_outputs(parts, grid, data, self.inputs.model)
 
 
 class _ApplyInput(BaseInterfaceInputSpec):
@@ -569,97 +424,9 @@ class ApplyModel(SimpleInterface):
     output_spec = _ManifestOutput
 
     def _run_interface(self, runtime):
-        data, fit = Data(self.inputs.data), DeficitFit.load(self.inputs.params)
+        data, fit = CohortData.load(self.inputs.data), DeficitFit.load(self.inputs.params)
         maps = np.load(self.inputs.maps, mmap_mode='r')
-        predictions = fit.predict(maps, data.covariates)
-        manifest = Manifest(runtime.cwd)
-        manifest.table(
-            'group_applied',
-            predictions_table(data, predictions),
-            {'Model': fit.model},
-            model=fit.model,
-        )
-        self._results['manifest'] = manifest.write()
+        predictions = pipeline.apply_model(fit, maps, data)
+        outputs = pipeline.applied_outputs(predictions, data, fit.model)
+        self._results['manifest'] = _write(outputs, runtime.cwd)
         return runtime
-
-
-def summary_table(fit: DeficitFit, data: Data, prepared: Prepared) -> pd.DataFrame:
-    """Return what was found for each item, one row each."""
-    resemblance = deficit.coverage_resemblance(fit, prepared)
-    rows = []
-    for k, item in enumerate(fit.items):
-        score = data.scores[:, k][np.isfinite(data.scores[:, k])]
-        row: dict[str, object] = {
-            'item': item.name,
-            'status': 'skipped' if item.name in fit.skipped else 'fitted',
-            'reason': fit.skipped.get(item.name, ''),
-            'scored': len(score),
-            'with_deficit': int((score > 0).sum()),
-        }
-        if item.name not in fit.skipped:
-            row |= {
-                'p_value': fit.p_value[k],
-                'cut': fit.cut[k],
-                'declared_ml': float(fit.declared[k].sum() * fit.grid.voxel_ml),
-                'coverage_resemblance': resemblance[k],
-            }
-        rows.append(row)
-    return pd.DataFrame(rows).replace({'reason': {'': np.nan}})
-
-
-def clusters_table(fit: DeficitFit) -> pd.DataFrame:
-    """Return the declared clusters of all items, with the arterial territory of each peak."""
-    names = {label: name for name, label in TERRITORY_LABELS.items()}
-    labels = territories(fit.grid.mask.shape, fit.grid.affine)
-    rows = []
-    for k, item in enumerate(fit.items):
-        if item.name in fit.skipped:
-            continue
-        for cluster in deficit.find_clusters(fit.effect[k], fit.declared[k], fit.grid):
-            voxel = np.rint(
-                nib.affines.apply_affine(np.linalg.inv(fit.grid.affine), cluster.peak_mm)
-            ).astype(int)
-            x = cluster.peak_mm[0]
-            side = 'midline' if abs(x) < fit.grid.spacing[0] else 'left' if x < 0 else 'right'
-            rows.append(
-                {
-                    'item': item.name,
-                    'cluster': cluster.number,
-                    'volume_ml': cluster.volume_ml,
-                    **dict(zip('xyz', cluster.peak_mm, strict=True)),
-                    'peak': cluster.peak_value,
-                    'side': side,
-                    'territory': names[int(labels[tuple(voxel)]) % 10],
-                }
-            )
-    columns = ['item', 'cluster', 'volume_ml', 'x', 'y', 'z', 'peak', 'side', 'territory']
-    return pd.DataFrame(rows, columns=columns)
-
-
-def predictions_table(
-    data: Data, predictions: deficit.Predictions, **more: np.ndarray
-) -> pd.DataFrame:
-    """Return one row per participant and item; `more` are columns of the participants."""
-    levels = predictions.probabilities.shape[2]
-    rows = []
-    for k, item in enumerate(predictions.items):
-        if np.isnan(predictions.eta[:, k]).all():
-            continue
-        p = predictions.probabilities[:, k]
-        rows.append(
-            pd.DataFrame(
-                {
-                    'participant_id': [f'sub-{label}' for label in data.participants],
-                    'item': item.name,
-                    **more,
-                    'score': data.scores[:, k],
-                    'expected': predictions.expected[:, k],
-                    'any_deficit': predictions.any_deficit[:, k],
-                    **{
-                        f'p_{level}': p[:, level] if level < item.levels else np.nan
-                        for level in range(levels)
-                    },
-                }
-            )
-        )
-    return pd.concat(rows, ignore_index=True)

@@ -27,6 +27,7 @@ from scipy import ndimage
 from bids_perfdeficit.bids import output_path, sidecar_path, write_text
 from bids_perfdeficit.bids.cohort import contrast_label
 from bids_perfdeficit.data import load
+from bids_perfdeficit.deficit import get_model
 from bids_perfdeficit.reports import group_figures
 from bids_perfdeficit.reports.words import (
     DATA,
@@ -41,21 +42,6 @@ from bids_perfdeficit.reports.words import (
 _RESEMBLES = 0.7
 #: Share of shuffled cohorts in which nothing may be declared.
 _CLEAN = 0.95
-#: How each model's map is to be read: the statistic that is drawn, its name and its ends.
-_SHOWN: Mapping[str, tuple[str, str, tuple[str, str]]] = {
-    'spatial': (
-        'prob',
-        'probability (posterior) that the voxel belongs to the substrate',
-        ('unlikely', 'likely'),
-    ),
-    'ridge': (
-        'effect',
-        'coefficient (no unit), how much the score rises with later perfusion',
-        ('none', 'strong'),
-    ),
-    'voxelwise': ('prob', '1 − p, family-wise corrected', ('chance', 'p near 0')),
-    'vae': ('effect', 'mean decoded substrate (no unit)', ('none', 'strong')),
-}
 #: Legend of the outline on the maps of all models.
 _DECLARED = 'white line: declared'
 
@@ -217,6 +203,10 @@ class _Page:
 
     def _warnings(self) -> list[str]:
         told = [_sentence(warning) for warning in self.report.warnings]
+        for model in self.summaries:
+            told_of = _read_json(sidecar_path(self.report.path('group_params', model=model)))
+            if told_of.get('Covariates') and not get_model(model).offers.covariates:
+                told.append(f'{model} does not adjust its map for covariates.')
         for model, summary in self.summaries.items():
             if 'coverage_resemblance' in summary:
                 alike = summary[
@@ -368,25 +358,20 @@ class _Page:
         def figure(name: str) -> Path:
             return self.report.path('group_figure', model=model, contrast=contrast, figure=name)
 
-        stat, meaning, ends = _SHOWN[model]
-        needed = [statmap(s) for s in (stat, 'threshold', 'std')]
-        if not all(path.is_file() for path in needed):
+        drawing = get_model(model).drawing
+        stat, meaning = drawing.statistic, drawing.meaning
+        if not all(statmap(s).is_file() for s in (stat, 'threshold')):
             return [(self.common.no_figure(f'{model} {item}'), '')]
         t1 = _template(self.report.space)
-        values, declared, doubt = (_on(path, t1, binary=n == 1) for n, path in enumerate(needed))
+        values, declared = _on(statmap(stat), t1), _on(statmap('threshold'), t1, binary=True)
         if not np.asarray(values.dataobj).any():
             sentence = self._sentence(item, model, row) + ' The map is empty.'
             return [self.own.verdict(sentence, f'{model}: nothing declared')]
         limits = (0.0, 1.0) if stat == 'prob' else None
         title = f'{_name(item)} · {model}: {meaning}'
         drawn = group_figures.draw_deficit(
-            values, declared, t1, figure('map'), title=title, limits=limits, ends=ends,
+            values, declared, t1, figure('map'), title=title, limits=limits, ends=drawing.ends,
             outlined=_DECLARED,
-        )  # fmt: skip
-        group_figures.draw_deficit(
-            doubt, declared, t1, figure('uncertainty'),
-            title=f'{_name(item)} · {model}: standard deviation of the effect',
-            ends=('certain', 'uncertain'), cmap='cividis', glass=False, outlined=_DECLARED,
         )  # fmt: skip
         self.seen.append((contrast, model, title, statmap(stat), statmap('threshold')))
         link = self.report.link
@@ -401,10 +386,18 @@ class _Page:
             if certain
             else self.own.more(f'Tendency, no finding ({model})', link(drawn), title),
             self.own.look(f'{contrast}-{model}', f'Look at it in the viewer ({model})'),
-            self.own.more(
-                f'Uncertainty ({model})', link(figure('uncertainty')), 'Standard deviation'
-            ),
         ]
+        if statmap('std').is_file():
+            group_figures.draw_deficit(
+                _on(statmap('std'), t1), declared, t1, figure('uncertainty'),
+                title=f'{_name(item)} · {model}: standard deviation of the effect',
+                ends=('certain', 'uncertain'), cmap='cividis', glass=False, outlined=_DECLARED,
+            )  # fmt: skip
+            found.append(
+                self.own.more(
+                    f'Uncertainty ({model})', link(figure('uncertainty')), 'Standard deviation'
+                )
+            )
         stability = statmap('stability')
         if stability.is_file():
             group_figures.draw_deficit(
@@ -516,7 +509,7 @@ class _Page:
         seen = seen.drop_duplicates(['item', 'predictor'])
         names = {item: _name(item) for item in self.items}
         folder = self.report.path('group_figure', model='x', contrast='x', figure='x').parent
-        items, predictors = list(self.items), list(group_figures.MARKS)
+        items, predictors = list(self.items), list(group_figures.predictor_marks())
         rows = sorted(
             seen.to_dict('records'),
             key=lambda r: (items.index(r['item']), predictors.index(r['predictor'])),

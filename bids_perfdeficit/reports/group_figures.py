@@ -18,6 +18,7 @@ from nibabel.spatialimages import SpatialImage
 from scipy import ndimage
 
 from bids_perfdeficit.bids import write_text
+from bids_perfdeficit.deficit import get_model, model_names
 from bids_perfdeficit.reports.figures import (
     GAP,
     GUTTER,
@@ -43,18 +44,21 @@ from bids_perfdeficit.reports.figures import (
 
 #: From values and a grey ground to colours.
 Blend = Callable[[np.ndarray, np.ndarray], np.ndarray]
-#: Okabe and Ito's palette, and a mark of its own for print without colour, by predictor.
-MARKS: Mapping[str, tuple[str, str]] = {
-    'spatial': ('#0072B2', 'o'),
-    'ridge': ('#D55E00', 's'),
-    'voxelwise': ('#009E73', '^'),
-    'vae': ('#CC79A7', 'D'),
+#: Colour, and a mark of its own for print without colour, of each baseline; models name theirs
+#: (Okabe and Ito's palette).
+_BASELINES: Mapping[str, tuple[str, str]] = {
     'volume': ('#000000', '|'),
     'coverage': ('#777777', 'x'),
     'frequency': ('#BBBBBB', '+'),
 }
 #: mm of the lowest and the highest slice: from the temporal lobes to below the vertex.
 SLICES_MM = (-36.0, 69.0)
+
+
+def predictor_marks() -> dict[str, tuple[str, str]]:
+    """Return colour and mark of all models and baselines, in the order of plots and tables."""
+    models = {name: get_model(name).drawing for name in model_names()}
+    return {name: (d.colour, d.mark) for name, d in models.items()} | dict(_BASELINES)
 
 
 def draw_deficit(
@@ -202,6 +206,7 @@ def draw_calibration(
         What items are called.
     """
     items = list(dict.fromkeys(item for model in curves.values() for item in model))
+    marks = predictor_marks()
     columns = min(5, max(len(items), 1))
     rows = -(-len(items) // columns)
     figure = Figure(figsize=(2.7 * columns, 2.9 * rows), layout='constrained')
@@ -211,7 +216,7 @@ def draw_calibration(
         for model, found in curves.items():
             if item in found:
                 curve = np.asarray(found[item])
-                colour, mark = MARKS[model]
+                colour, mark = marks[model]
                 axis.plot(curve[:, 0], curve[:, 1], color=colour, marker=mark, markersize=4,
                           linewidth=1.2, label=model)  # fmt: skip
         axis.set(xlim=(0, 1), ylim=(0, 1), title=names.get(item, item), aspect='equal',
@@ -245,14 +250,15 @@ def draw_gain(
         What items are called.
     """
     items = list(dict.fromkeys(row[0] for row in rows))
-    predictors = [p for p in MARKS if p != 'volume' and any(row[1] == p for row in rows)]
+    marks = predictor_marks()
+    predictors = [p for p in marks if p != 'volume' and any(row[1] == p for row in rows)]
     figure = Figure(figsize=(11, 1.2 + 0.16 * (len(predictors) + 1.5) * len(items)),
                     layout='constrained')  # fmt: skip
     axis = figure.subplots()
     axis.axvline(0, color='#000', linewidth=1)
     step = 0.8 / max(len(predictors), 1)
     for n, predictor in enumerate(predictors):
-        colour, mark = MARKS[predictor]
+        colour, mark = marks[predictor]
         own = [(items.index(i), g, lo, hi) for i, p, g, lo, hi in rows if p == predictor]
         y = [place - 0.4 + (n + 0.5) * step for place, *_ in own]
         gain = np.array([g for _, g, _, _ in own])

@@ -9,6 +9,9 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow
 
 from bids_perfdeficit import __version__
+from bids_perfdeficit.bids import resolution_label
+from bids_perfdeficit.deficit import get_model
+from bids_perfdeficit.deficit.settings import DEFICIT_THRESHOLD
 from bids_perfdeficit.interfaces.derivatives import GroupSink
 from bids_perfdeficit.interfaces.group import (
     ApplyModel,
@@ -23,7 +26,6 @@ from bids_perfdeficit.interfaces.group import (
     PrepareMaps,
     StackMaps,
 )
-from bids_perfdeficit.interfaces.stacking import DEFICIT_THRESHOLD, resolution_label
 from bids_perfdeficit.settings import MapKind, Settings
 from bids_perfdeficit.workflows.group_plan import GroupPlan, group_path
 from bids_perfdeficit.workflows.outputs import SMALL_GB
@@ -138,6 +140,7 @@ def init_cohort_wf(
             covariates=_rows(cohort.covariates, len(cohort.entries), 0),
             covariate_names=list(cohort.covariate_names),
             dropped=dict(cohort.dropped),
+            facts=describe_cohort(plan, settings),
         ),
         name='assemble',
         mem_gb=SMALL_GB,
@@ -208,17 +211,7 @@ def init_model_wf(
     cohort_uri = _uri(group_path(settings, 'group_cohort'), settings)
     stages = plan.to_run(model)
     if 'fit' in stages:
-        facts = {
-            'Space': settings.processing.output_spaces[0],
-            'VoxelSize': plan.resolution,
-            'MapKind': str(plan.map_kind),
-            'MinimumCoverage': settings.group.min_coverage,
-            'CovariateColumns': list(settings.group.covariates),
-            'RandomSeed': settings.processing.random_seed,
-        }
-        fit = pe.Node(
-            FitModel(facts=facts, **common), name='fit', mem_gb=mem_gb['fit'], n_procs=omp_nthreads
-        )
+        fit = pe.Node(FitModel(**common), name='fit', mem_gb=mem_gb['fit'], n_procs=omp_nthreads)
         ds_fit = _sink('fit', model, plan, settings, [cohort_uri])
         workflow.connect([
             (inputnode, fit, [('prepared', 'prepared'), ('data', 'data')]),
@@ -280,6 +273,20 @@ def init_apply_wf(
     return workflow
 
 
+def describe_cohort(plan: GroupPlan, settings: Settings) -> dict[str, object]:
+    """Return what the sidecars of all outputs say of maps, voxels and options."""
+    return {
+        'Space': settings.processing.output_spaces[0],
+        'VoxelSize': plan.resolution,
+        'MapKind': str(plan.map_kind),
+        'DeficitThreshold': DEFICIT_THRESHOLD,
+        'MinimumCoverage': settings.group.min_coverage,
+        'CovariateColumns': list(settings.group.covariates),
+        'RandomSeed': settings.processing.random_seed,
+        'Sloppy': settings.processing.sloppy,
+    }
+
+
 def estimate_memory(plan: GroupPlan) -> dict[str, float]:
     """Return the GB that each step takes, from the number of participants and voxels.
 
@@ -327,7 +334,7 @@ were completed and denoised by probabilistic principal components [@ppca]. Each 
 were left out{f', and {covariates} were covariates' if covariates else ''}.
 
 """
-    text += ''.join(_MODEL_TEXTS[model] for model in plan.model_names)
+    text += ''.join(f'{get_model(model).methods}\n' for model in plan.model_names)
     if options.folds:
         text += f"""\
 Prediction was validated in {options.folds}-fold cross-validation, with everything fitted on the
@@ -350,46 +357,9 @@ Stability was measured over {options.bootstraps} resamples of 63 % of the partic
     return text
 
 
-#: What each model is, for the methods text.
-_MODEL_TEXTS = {
-    'spatial': """\
-*spatial*: a cumulative-logit model [@ordinal] with lapses, in which the substrate of an item is a
-sum of single effects [@susie], each a ball of unknown place, size and strength, beside a component
-that follows the volume of the deficit. Maps were brought to one scale by the contrast that the
-cohort's pattern of healthy tissue has in the better hemisphere of each. Items of a left-right pair
-share their mirrored places. An item was declared when its test by shuffled scores [@freedmanlane]
-passed; its map was cut where the expected Dice coefficient is largest.
-
-""",
-    'ridge': """\
-*ridge*: linear regression under a Gaussian-smooth prior whose width and strength maximise the
-evidence [@gpml], on maps and on their positive asymmetry; the map is the geometric mean of both.
-An item was declared when the maximum of its map passed a test by shuffled scores [@freedmanlane].
-
-""",
-    'voxelwise': """\
-*voxelwise*: one regression per voxel with family-wise error controlled by the maximum statistic
-over permutations [@permutation], at 5 %.
-
-""",
-    'vae': """\
-*vae*: the published variational autoencoder [@deficit; @dvldm], one per item.
-
-""",
-}
-
-
 def _sink(
     stage: str, model: str, plan: GroupPlan, settings: Settings, sources: list[str]
 ) -> pe.Node:
-    facts = {
-        'Space': settings.processing.output_spaces[0],
-        'VoxelSize': plan.resolution,
-        'MapKind': str(plan.map_kind),
-        'MinimumCoverage': settings.group.min_coverage,
-        'RandomSeed': settings.processing.random_seed,
-        'Sloppy': settings.processing.sloppy,
-    }
     return pe.Node(
         GroupSink(
             task=plan.tasks[stage, model],
@@ -398,7 +368,6 @@ def _sink(
             res=resolution_label(plan.resolution),
             resolution=plan.resolution,
             sources=sources,
-            facts=facts,
         ),
         name=f'ds_{stage}',
         mem_gb=SMALL_GB,

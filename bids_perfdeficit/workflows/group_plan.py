@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from bids_perfdeficit.bids import ScanPair, Scores, output_path, sidecar_path
+from bids_perfdeficit.bids import ScanPair, Scores, output_path, resolution_label, sidecar_path
 from bids_perfdeficit.bids.cohort import (
     Cohort,
     Entry,
@@ -29,7 +29,7 @@ from bids_perfdeficit.bids.cohort import (
 from bids_perfdeficit.deficit import DeficitFit, DeficitSettings, Item
 from bids_perfdeficit.deficit.rules import usable_items
 from bids_perfdeficit.errors import InputError
-from bids_perfdeficit.interfaces.stacking import check_grids, resolution_label
+from bids_perfdeficit.pipeline import check_grids
 from bids_perfdeficit.settings import MapKind, Settings
 from bids_perfdeficit.stages.record import Record, Stamp, digest
 from bids_perfdeficit.stages.task import PENDING, State, Task, examine

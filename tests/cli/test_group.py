@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -397,3 +399,95 @@ def test_methods_can_be_printed_alone(made, tmp_path, capsys):
     assert code == 0
     assert 'For 48 participants computed perfusion maps' in told
     assert not (tmp_path / 'out').exists()
+
+
+def test_a_model_that_is_added_runs_to_its_page(made, tmp_path, capsys, monkeypatch):
+    """The model of docs/howto.rst, with all that the group level does with a model."""
+    from bids_perfdeficit.deficit import models
+    from tests.deficit.test_contract import load_toy
+
+    monkeypatch.setattr(models, '_REGISTRY', {**models._REGISTRY, 'difference': load_toy()})
+    plugin = tmp_path / 'linear.yml'
+    plugin.write_text('plugin: Linear\n')
+    out = tmp_path / 'out'
+    code, told, _ = here(
+        capsys, made.raw, out, 'group', '-d', made.out, '--resolution', '8', '--sloppy',
+        '--folds', '2', '--permutations', '1', '--bootstraps', '1', '--items', '5b', '9',
+        '--model', 'difference', 'ridge', '--covariates', 'age', '--use-plugin', plugin,
+    )  # fmt: skip
+    assert code == 0, told
+    assert 'difference: complete' in told
+    stats = {'effect': True, 'std': True, 'threshold': True, 'stability': True, 'prob': False}
+    for stat, there in stats.items():
+        entities = {'model': 'difference', 'contrast': 'nihss5b', 'stat': stat}
+        assert path(out, 'group_statmap', **entities).is_file() == there, stat
+    page = (out / 'group.html').read_text()
+    assert 'difference of mean perfusion (no unit)' in page
+    assert 'the difference of the mean maps of participants with and without' in page
+    assert 'difference does not adjust its map for covariates' in page
+    assert '"id": "nihss5b-difference"' in page, 'the viewer holds the map'
+    new = make_cohort(tmp_path / 'new', 3, seed=9, prefix='new')
+    code, told, _ = here(
+        capsys, new.raw, new.out, 'group', '--apply', out, '--resolution', '8', '--covariates',
+        'age', '--use-plugin', plugin,
+    )  # fmt: skip
+    assert code == 0, told
+    assert path(new.out, 'group_applied', model='difference').is_file()
+
+
+def test_every_sidecar_says_how_its_file_was_made(finished):
+    out, _, _ = finished
+    found = list((out / f'tpl-{DEFAULT_SPACE}' / 'ct').glob('*.json'))
+    assert len(found) > 50
+    for name in found:
+        told = json.loads(name.read_text())
+        assert told['MapKind'] == 'perfusion', name
+        assert told['Space'] == DEFAULT_SPACE
+        assert told['VoxelSize'] == 8
+        assert told['DeficitThreshold'] == 0.2
+        assert told['Sloppy'] is True
+        assert told['RandomSeed'] == 20260101
+        if '_model-' in name.name:
+            assert f'_model-{told["Model"]}_' in name.name
+        if name.name.endswith('_statmap.json'):
+            assert f'_contrast-{told["Item"].replace("_", "")}_' in name.name
+            assert 'Cut' in told or 'stability' in name.name
+    for table in (out / f'tpl-{DEFAULT_SPACE}' / 'ct').glob('*.tsv'):
+        told = json.loads(table.with_suffix('.json').read_text())
+        columns = pd.read_csv(table, sep='\t', nrows=1).columns
+        assert [c for c in columns if 'Description' not in told.get(c, {})] == [], table
+
+
+def test_a_damaged_map_is_the_fault_of_one_participant(made, tmp_path, capsys):
+    """One that only reading finds out, one whose header is wrong, and a pipe."""
+    out = tmp_path / 'out'
+    names = {}
+    for label in ('001', '002', '003'):
+        shutil.copytree(made.out / f'sub-{label}', out / f'sub-{label}')
+        where = {'participant': label, 'space': DEFAULT_SPACE}
+        names[label] = output_path(out, 'std_perfusion', **where)
+    blob = bytearray(names['001'].read_bytes())
+    blob[len(blob) // 2] ^= 0xFF
+    names['001'].write_bytes(bytes(blob))
+    names['002'].write_bytes(gzip.compress(b'\0' * 348))
+    names['003'].unlink()
+    output_path(out, 'std_brain_mask', participant='003', space=DEFAULT_SPACE).unlink()
+    os.mkfifo(output_path(out, 'std_brain_mask', participant='003', space=DEFAULT_SPACE))
+    shutil.copy(
+        output_path(made.out, 'std_perfusion', participant='003', space=DEFAULT_SPACE),
+        names['003'],
+    )
+    plugin = tmp_path / 'linear.yml'
+    plugin.write_text('plugin: Linear\n')
+    code, told, _ = here(
+        capsys, made.raw, out, 'group', '-d', made.out, '--resolution', '8', '--sloppy',
+        '--folds', '0', '--model', 'ridge', '--items', '5b', '--use-plugin', plugin,
+    )  # fmt: skip
+    assert code == 0, told
+    people = pd.read_csv(path(out, 'group_cohort'), sep='\t', index_col='participant_id')
+    left_out = people[people['status'] == 'left out']
+    assert set(left_out.index) == {'sub-001', 'sub-002', 'sub-003'}
+    assert 'damaged' in left_out.loc['sub-001', 'reason']
+    assert 'cannot be read as NIfTI' in left_out.loc['sub-002', 'reason']
+    assert 'is missing' in left_out.loc['sub-003', 'reason']
+    assert (people['status'] == 'analysed').sum() == COUNT - 3

@@ -5,11 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bids_perfdeficit.deficit.dictionary import build_dictionary, membership
 from bids_perfdeficit.deficit.grid import Grid
+from bids_perfdeficit.deficit.models.spatial import (
+    _Effect,
+    _log_bayes_factors,
+    _paint,
+    _truncated,
+    lay_out,
+)
+from bids_perfdeficit.deficit.models.vae import divergence
 from bids_perfdeficit.deficit.ordinal import (
     curvature,
     fit_head,
@@ -27,8 +35,6 @@ from bids_perfdeficit.deficit.preparation import (
 )
 from bids_perfdeficit.deficit.rules import dice_cut, exceedance
 from bids_perfdeficit.deficit.scale import excess, healthy_pattern
-from bids_perfdeficit.deficit.spatial import _log_bayes_factors, _truncated
-from bids_perfdeficit.deficit.vae import divergence
 from bids_perfdeficit.errors import InputError
 
 CUTS = torch.tensor([-0.5, 0.7, 2.0], dtype=torch.double)
@@ -118,6 +124,51 @@ def test_bayes_factor_of_a_half_normal_strength_against_integration(gradient):
     second = np.trapezoid(b**2 * weight, b) / mass
     assert float(m[0]) == pytest.approx(first, rel=1e-3)
     assert float(v[0]) == pytest.approx(second - first**2, rel=1e-2)
+
+
+@pytest.fixture(scope='module')
+def places(cohort, fast):
+    return lay_out(cohort.prepared, fast)
+
+
+def paint(cohort, places, chances: dict[int, float]) -> np.ndarray:
+    """Return the painted probability of one effect from the posterior of a few places."""
+    place = torch.zeros(len(places.log_prior))
+    for index, chance in chances.items():
+        place[index] = chance
+    effect = _Effect(place=place, mean=torch.ones_like(place), variance=torch.zeros_like(place))
+    return _paint([effect], places, cohort.prepared)[2]
+
+
+@settings(deadline=None, max_examples=40,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@given(data=st.data())
+def test_a_voxel_is_in_the_places_that_hold_it_each_counted_once(cohort, places, data):
+    """The painted probability is the sum over places, also where a ball meets its mirror image."""
+    dictionary, n_balls = places.dictionary, len(places.dictionary.radii)
+    midline = np.flatnonzero(np.abs(dictionary.centres[:, 0]) < dictionary.radii)
+    ball = st.sampled_from(list(map(int, midline))) | st.integers(0, n_balls - 1)
+    drawn = data.draw(
+        st.lists(st.tuples(st.integers(0, 2), ball, st.floats(0.1, 1)), min_size=1, max_size=6)
+    )
+    total = sum(weight for *_, weight in drawn)
+    chances: dict[int, float] = {}
+    expected = np.zeros(cohort.grid.n_voxels)
+    for layer, index, weight in drawn:
+        key = layer * n_balls + index
+        chances[key] = chances.get(key, 0) + weight / total
+        both = [index, dictionary.mirror[index]] if layer == 2 else [index]
+        held = membership(cohort.grid, dictionary.centres[both], dictionary.radii[both])
+        expected += weight / total * (np.asarray(held.sum(1)).ravel() > 0)
+    np.testing.assert_allclose(paint(cohort, places, chances), expected, atol=5e-3)
+
+
+def test_a_ball_at_the_midline_that_is_its_own_mirror_image_is_painted_once(cohort, places):
+    dictionary, n_balls = places.dictionary, len(places.dictionary.radii)
+    own = int(np.flatnonzero(dictionary.mirror == np.arange(n_balls))[0])
+    found = paint(cohort, places, {2 * n_balls + own: 0.3, n_balls - 1: 0.7})
+    inside = np.linalg.norm(cohort.grid.coordinates - dictionary.centres[own], axis=1)
+    assert found[inside.argmin()] == pytest.approx(0.3, abs=1e-3)
 
 
 # --- rules

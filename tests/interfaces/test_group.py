@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from nipype import config
 from nipype.pipeline import engine as pe
 
 from bids_perfdeficit import deficit
 from bids_perfdeficit.interfaces import group
+from bids_perfdeficit.pipeline import CohortData
 
 
 def test_training_finds_the_checkpoint_of_a_run_that_was_killed(tmp_path, monkeypatch):
     prepared, data = tmp_path / 'prepared.pkl', tmp_path / 'data.npz'
     prepared.touch()
-    data.touch()
+    CohortData(('01',), (), np.zeros((1, 0)), np.zeros((1, 0))).save(data)
     node = pe.Node(
         group.FitModel(prepared=str(prepared), data=str(data), model='vae', seed=1),
         name='fit',
@@ -36,10 +38,9 @@ def test_training_finds_the_checkpoint_of_a_run_that_was_killed(tmp_path, monkey
 
     class Nothing:
         def __init__(self, *_):
-            self.scores = self.covariates = self.items = self.grid = None
+            self.grid = None
 
     monkeypatch.setattr(deficit, 'fit', fit)
-    monkeypatch.setattr(group, 'Data', Nothing)
     monkeypatch.setattr(group, '_prepared', Nothing)
     with pytest.raises(Exception, match='enough'):
         node.run()

@@ -14,6 +14,7 @@ import pytest
 
 from bids_perfdeficit.bids import write_tsv
 from bids_perfdeficit.ct import load_template
+from bids_perfdeficit.deficit import get_model, model_names
 from bids_perfdeficit.reports import group_figures
 from bids_perfdeficit.reports.group import _on, build_group_page
 from bids_perfdeficit.reports.words import cite
@@ -180,11 +181,9 @@ def test_every_reference_says_where_it_was_published():
         assert re.search(r'10\.\d{4}|arXiv \d{4}\.\d{5}|https?://|Press', line), key
 
 
-@pytest.mark.parametrize('model', ['spatial', 'ridge', 'voxelwise', 'vae'])
+@pytest.mark.parametrize('model', model_names())
 def test_every_citation_of_the_methods_is_in_the_bibliography(model):
-    from bids_perfdeficit.workflows.group import _MODEL_TEXTS
-
-    keys = set(re.findall(r'@(\w+)', _MODEL_TEXTS[model]))
+    keys = set(re.findall(r'@(\w+)', get_model(model).methods))
     text = (Path(__file__).parents[2] / 'bids_perfdeficit/data/boilerplate.bib').read_text()
     assert keys
     assert all(f'{{{key},' in text for key in keys)

@@ -10,7 +10,10 @@ models.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,10 +22,11 @@ from scipy import ndimage
 from torch import Tensor
 
 from bids_perfdeficit.deficit.grid import Grid
+from bids_perfdeficit.deficit.models.base import DeficitModel, Drawing, ModelFit
 from bids_perfdeficit.deficit.ordinal import fit_head
 from bids_perfdeficit.deficit.preparation import Prepared, positive_asymmetry
-from bids_perfdeficit.deficit.result import Item, Readout, standardise
-from bids_perfdeficit.deficit.rules import covariate_scales, exceedance, usable_items
+from bids_perfdeficit.deficit.result import Item, standardise
+from bids_perfdeficit.deficit.rules import exceedance
 from bids_perfdeficit.deficit.settings import DeficitSettings
 
 #: Ratios of signal to noise variance (per mean eigenvalue) that the evidence chooses from.
@@ -123,109 +127,116 @@ def _solve(kernels: list[Tensor], rows: Tensor, y: Tensor, design: Tensor) -> _P
     return _Posterior(signal * dual, loo, signal * inverse, index, signal, noise)
 
 
-def fit_ridge(
-    prepared: Prepared,
-    scores: NDArray[np.float64],
-    covariates: NDArray[np.float64],
-    items: tuple[Item, ...],
-    settings: DeficitSettings,
-    *,
-    smoothed: Smoothed | None = None,
-    maps: bool = True,
-) -> dict[str, object]:
-    """Fit every item; see `fit` for the arguments and the result.
+class Ridge(DeficitModel[Smoothed]):
+    """Ridge regression on smoothed maps and on their smoothed positive asymmetry."""
 
-    Parameters
-    ----------
-    smoothed : Smoothed, optional
-        Of the same cohort, when several fits share it.
-    maps : bool
-        False leaves out the maps on the fine grid (cross-validation needs predictions only).
-    """
-    smoothed = smooth(prepared, settings) if smoothed is None else smoothed
-    n_items, coarse, grid = len(items), prepared.coarse, prepared.grid
-    n_levels = max(item.levels for item in items)
-    mean, scale = covariate_scales(covariates)
-    standard = standardise(covariates, mean, scale)
-    design = torch.from_numpy(np.c_[np.ones(len(scores)), standard]).to(settings.device)
-    usable, skipped = usable_items(scores, items, settings)
-    shape = (n_items, grid.n_voxels if maps else 0)
-    effect, std, probability = (np.full(shape, np.nan, np.float32) for _ in range(3))
-    declared = np.zeros(shape, bool)
-    cut, p_value = np.full(n_items, np.nan), np.full(n_items, np.nan)
-    weights = np.zeros((n_items, 2, coarse.n_voxels), np.float32)
-    cuts = np.full((n_items, n_levels - 1), np.inf)
-    frequencies = np.zeros((n_items, n_levels))
-    gamma = np.zeros((n_items, covariates.shape[1]))
-    details: dict[str, object] = {}
-    for k in usable:
-        own = items[k].levels
-        seen = np.flatnonzero(np.isfinite(scores[:, k]))
-        rows = torch.from_numpy(seen).to(settings.device)
-        score = torch.from_numpy(scores[seen, k]).to(settings.device)
-        y = (score - score.mean()) / score.std()
-        coefficients, posteriors = [], []
-        for channel in range(2):
-            posterior = _solve(smoothed.kernels[channel], rows, y, design[rows])
-            dual = np.zeros(len(scores), np.float32)  # those without a score do not count
-            dual[seen] = posterior.dual.float().cpu().numpy()
-            together = dual @ smoothed.maps[channel][posterior.width]
-            width = settings.smoothing[posterior.width]
-            coefficients.append(_smooth(together[None], coarse, width)[0])
-            posteriors.append(posterior)
-        both = np.sqrt(np.clip(coefficients[0], 0, None) * np.clip(coefficients[1], 0, None))
-        # prediction: the mean of the two ridges and the covariates, under an ordinal head
-        loo = (posteriors[0].leave_one_out + posteriors[1].leave_one_out) / 2
-        nuisance = torch.linalg.lstsq(design[rows], (y - loo)[:, None]).solution[:, 0]
-        slope, c, f = fit_head(loo + design[rows] @ nuisance, score.long(), own, settings.lapse)
-        weights[k] = slope * np.stack(coefficients) / 2
-        gamma[k] = slope * nuisance[1:].cpu().numpy()
-        # the head was fitted on projected maps: put back what the projection took
-        raw = sum(prepared.features[channel] @ coefficients[channel] / 2 for channel in range(2))
-        shift = torch.from_numpy(np.asarray(raw, float)[seen]).to(design) - (y - (y - loo))
-        offset = torch.linalg.lstsq(design[rows], shift[:, None]).solution[:, 0]
-        cuts[k, : own - 1] = (c + slope * (offset[0] - nuisance[0])).cpu().numpy()
-        gamma[k] -= slope * offset[1:].cpu().numpy()
-        frequencies[k, :own] = f.cpu().numpy()
-        details[items[k].name] = {
-            'smoothing_mm': [settings.smoothing[p.width] for p in posteriors],
-            'signal_to_noise': [p.signal for p in posteriors],
-        }
-        if settings.permutations:
-            p_value[k] = _test(
-                [smoothed.maps[c][p.width][seen] for c, p in enumerate(posteriors)],
-                posteriors,
-                y,
-                design[rows],
-                settings,
-                settings.seed + k,
-            )
-        if not maps:
-            continue
-        sd = _deviation(
-            smoothed.maps[0][posteriors[0].width][seen],
-            posteriors[0],
-            coarse,
-            settings.smoothing[posteriors[0].width],
-        )
-        effect[k] = coarse.resample_to(both, grid)
-        std[k] = coarse.resample_to(sd, grid)
-        z = torch.from_numpy(coefficients[0] / np.maximum(sd, 1e-12))
-        probability[k] = coarse.resample_to(torch.special.ndtr(z).numpy(), grid)
-        if settings.permutations and p_value[k] <= settings.alpha:
-            cut[k] = _SHARE_OF_MAXIMUM * effect[k].max()
-            declared[k] = exceedance(effect[k], cut[k])
-    return {
-        'effect': effect,
-        'std': std,
-        'probability': probability,
-        'declared': declared,
-        'cut': cut,
-        'p_value': p_value,
-        'readout': Readout(weights, cuts, frequencies, settings.lapse, mean, scale, gamma),
-        'skipped': skipped,
-        'details': details,
+    name = 'ridge'
+    drawing = Drawing(
+        'effect',
+        'coefficient (no unit), how much the score rises with later perfusion',
+        ('none', 'strong'),
+        '#D55E00',
+        's',
+    )
+    statistics: ClassVar[Mapping[str, str]] = {
+        'effect': 'Coefficient of the voxel, the geometric mean of those of map and asymmetry',
+        'std': 'Posterior standard deviation of the coefficient of the map',
+        'prob': 'Posterior probability that the coefficient of the map is above 0',
     }
+    methods = """\
+*ridge*: linear regression under a Gaussian-smooth prior whose width and strength maximise the
+evidence [@gpml], on maps and on their positive asymmetry; the map is the geometric mean of both.
+An item was declared when the maximum of its map passed a test by shuffled scores [@freedmanlane].
+"""
+
+    def share(self, prepared: Prepared, settings: DeficitSettings) -> Smoothed:
+        """Return the smoothed maps; see `smooth`."""
+        return smooth(prepared, settings)
+
+    def fit(
+        self,
+        prepared: Prepared,
+        scores: NDArray[np.float64],
+        covariates: NDArray[np.float64],
+        items: tuple[Item, ...],
+        settings: DeficitSettings,
+        *,
+        shared: Smoothed | None = None,
+        maps: bool = True,
+        checkpoint: Path | None = None,
+    ) -> ModelFit:
+        """Fit all items in closed form."""
+        del checkpoint
+        smoothed = smooth(prepared, settings) if shared is None else shared
+        coarse, grid = prepared.coarse, prepared.grid
+        found = ModelFit.blank(
+            prepared, scores, covariates, items, settings, channels=2, maps=maps
+        )
+        readout = found.readout
+        standard = standardise(covariates, readout.covariate_mean, readout.covariate_scale)
+        design = torch.from_numpy(np.c_[np.ones(len(scores)), standard]).to(settings.device)
+        for k in found.usable:
+            own = items[k].levels
+            seen = np.flatnonzero(np.isfinite(scores[:, k]))
+            rows = torch.from_numpy(seen).to(settings.device)
+            score = torch.from_numpy(scores[seen, k]).to(settings.device)
+            y = (score - score.mean()) / score.std()
+            coefficients, posteriors = [], []
+            for channel in range(2):
+                posterior = _solve(smoothed.kernels[channel], rows, y, design[rows])
+                dual = np.zeros(len(scores), np.float32)  # those without a score do not count
+                dual[seen] = posterior.dual.float().cpu().numpy()
+                together = dual @ smoothed.maps[channel][posterior.width]
+                width = settings.smoothing[posterior.width]
+                coefficients.append(_smooth(together[None], coarse, width)[0])
+                posteriors.append(posterior)
+            both = np.sqrt(np.clip(coefficients[0], 0, None) * np.clip(coefficients[1], 0, None))
+            # prediction: the mean of the two ridges and the covariates, under an ordinal head
+            loo = (posteriors[0].leave_one_out + posteriors[1].leave_one_out) / 2
+            nuisance = torch.linalg.lstsq(design[rows], (y - loo)[:, None]).solution[:, 0]
+            slope, c, f = fit_head(
+                loo + design[rows] @ nuisance, score.long(), own, settings.lapse
+            )
+            readout.weights[k] = slope * np.stack(coefficients) / 2
+            readout.gamma[k] = slope * nuisance[1:].cpu().numpy()
+            # the head was fitted on projected maps: put back what the projection took
+            raw = sum(
+                prepared.features[channel] @ coefficients[channel] / 2 for channel in range(2)
+            )
+            shift = torch.from_numpy(np.asarray(raw, float)[seen]).to(design) - (y - (y - loo))
+            offset = torch.linalg.lstsq(design[rows], shift[:, None]).solution[:, 0]
+            readout.cuts[k, : own - 1] = (c + slope * (offset[0] - nuisance[0])).cpu().numpy()
+            readout.gamma[k] -= slope * offset[1:].cpu().numpy()
+            readout.frequencies[k, :own] = f.cpu().numpy()
+            found.details[items[k].name] = {
+                'smoothing_mm': [settings.smoothing[p.width] for p in posteriors],
+                'signal_to_noise': [p.signal for p in posteriors],
+            }
+            if settings.permutations:
+                found.p_value[k] = _test(
+                    [smoothed.maps[c][p.width][seen] for c, p in enumerate(posteriors)],
+                    posteriors,
+                    y,
+                    design[rows],
+                    settings,
+                    settings.seed + k,
+                )
+            if not maps:
+                continue
+            sd = _deviation(
+                smoothed.maps[0][posteriors[0].width][seen],
+                posteriors[0],
+                coarse,
+                settings.smoothing[posteriors[0].width],
+            )
+            found.effect[k] = coarse.resample_to(both, grid)
+            found.std[k] = coarse.resample_to(sd, grid)
+            z = torch.from_numpy(coefficients[0] / np.maximum(sd, 1e-12))
+            found.probability[k] = coarse.resample_to(torch.special.ndtr(z).numpy(), grid)
+            if settings.permutations and found.p_value[k] <= settings.alpha:
+                found.cut[k] = _SHARE_OF_MAXIMUM * found.effect[k].max()
+                found.declared[k] = exceedance(found.effect[k], found.cut[k])
+        return found
 
 
 def _deviation(

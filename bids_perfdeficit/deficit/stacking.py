@@ -1,8 +1,8 @@
 """From the map files of many participants to one array, a few maps at a time.
 
-The bridge between images and `deficit`, which knows arrays only. Maps lie on the 2 mm grid of the
-template; they are averaged to the voxels that were asked for, and the rows are kept in a file that
-is mapped into memory, so that a cohort of any size fits. Must not know scores or models.
+Maps lie on the grid of a template; they are averaged to the voxels that were asked for, and the
+rows are kept in a file that is mapped into memory, so that a cohort of any size fits. Must not
+know scores, models, or where a template comes from: its brain mask is an argument.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage, sparse
 
-from bids_perfdeficit import ct
 from bids_perfdeficit.deficit.grid import Grid
 from bids_perfdeficit.deficit.preparation import coarse_maps, positive_asymmetry
+from bids_perfdeficit.deficit.settings import DEFICIT_THRESHOLD
 from bids_perfdeficit.errors import InputError
+from bids_perfdeficit.nifti import open_nifti, read_nifti
 
-#: mm by which affines may differ: rounding in headers, never a shift that anyone could see.
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Image
+
+#: mm by which affines may differ: rounding in headers, which shifts no voxel visibly.
 AFFINE_TOLERANCE = 1e-3
-#: How much later than its mirror image a voxel is when it counts as deficit.
-DEFICIT_THRESHOLD = 0.2
 #: Share of participants in whom a voxel of the group mask must have been scanned.
 LEAST_SCANNED = 0.5
 #: mm of gaps that are closed in the mask: at the midline a map and its mirror image are one.
 CLOSED_GAP = 8.0
-#: mm of the participants' maps.
-MAP_SPACING = 2.0
-#: Values may leave their range by this much, for they were interpolated.
+#: Values may leave their range by this much, because they were interpolated.
 _RANGE_TOLERANCE = 1e-2
 #: Maps that are held as volumes at once.
 _BLOCK = 16
@@ -46,7 +46,7 @@ class Lattice:
     Parameters
     ----------
     fine : Grid
-        The template's brain at 2 mm.
+        The brain of the template on the grid of the maps.
     grid : Grid
         The same at the resolution that was asked for.
     weights : (V fine, V) sparse matrix
@@ -84,39 +84,57 @@ class Stack:
     dropped: dict[int, str] = field(default_factory=dict)
 
 
-def make_lattice(space: str, resolution: float) -> Lattice:
-    """Lay voxels of a size over the brain of a template."""
-    brain = ct.load_template(space, spacing=MAP_SPACING).brain_mask
+def make_lattice(brain: Nifti1Image, resolution: float) -> Lattice:
+    """Lay voxels of a size over the brain of a template.
+
+    Parameters
+    ----------
+    brain : Nifti1Image
+        Brain mask of the template on the grid of the maps.
+    resolution : float
+        mm, isotropic; any size from that of the maps upwards.
+
+    Raises
+    ------
+    InputError
+        When `resolution` is smaller than the voxels of the maps.
+    """
     fine = Grid(np.asarray(brain.dataobj) > 0, brain.affine)
+    if resolution < fine.spacing.max() - AFFINE_TOLERANCE:
+        raise InputError(
+            f'voxels of {resolution:g} mm are smaller than those of the maps '
+            f'({fine.spacing.max():g} mm)',
+            fix='choose a larger --resolution',
+        )
     return Lattice(fine, *fine.coarsen(resolution))
 
 
-def resolution_label(resolution: float) -> str:
-    """Return the resolution as a BIDS label."""
-    return f'{resolution:g}'.replace('.', 'p')
+def check_grids(paths: Sequence[Path], brain: Nifti1Image, space: str) -> dict[Path, str]:
+    """Compare headers with the grid of a template.
 
-
-def check_grids(paths: Sequence[Path], space: str) -> dict[Path, str]:
-    """Compare headers with the template's 2 mm grid.
+    Parameters
+    ----------
+    paths : sequence of Path
+        Maps or masks.
+    brain : Nifti1Image
+        Brain mask of the template on the grid of the maps.
+    space : str
+        Name of the template, for the messages.
 
     Returns
     -------
     dict of Path to str
         What is wrong with those that cannot be used.
     """
-    brain = ct.load_template(space, spacing=MAP_SPACING).brain_mask
     wrong = {}
     for path in paths:
         try:
-            image = _open(path)
-            shape, affine = image.shape, image.affine
-        except (OSError, ValueError, EOFError, nib.filebasedimages.ImageFileError):
-            wrong[path] = f'{path} cannot be read as NIfTI'
+            image = open_nifti(path)
+        except InputError as error:
+            wrong[path] = f'{path} {error.reason}'
             continue
-        if shape != brain.shape:
-            wrong[path] = f'{path} has the grid {_by(shape)}, {space} has {_by(brain.shape)}'
-        elif (off := float(np.abs(affine - brain.affine).max())) > AFFINE_TOLERANCE:
-            wrong[path] = f'{path} lies {off:.3g} mm off {space} (its affine differs)'
+        if fault := _compare_grids(image, brain.shape, brain.affine, space):
+            wrong[path] = f'{path} {fault}'
     return wrong
 
 
@@ -186,11 +204,11 @@ def stack(
                 np.stack([r for r in read if not isinstance(r, str)]), lattice.weights
             )
             worse = block if asymmetry else positive_asymmetry(block, full)
-            ill = worse > DEFICIT_THRESHOLD  # False where either side was not scanned
+            affected = worse > DEFICIT_THRESHOLD  # False where either side was not scanned
             scanned += np.isfinite(block).sum(0)
-            deficits += ill.sum(0)
+            deficits += affected.sum(0)
             rows[good] = block
-            for i, row, bad in zip(good, block, ill, strict=True):
+            for i, row, bad in zip(good, block, affected, strict=True):
                 measures[i] = {
                     'total_deficit_volume': float(bad.sum() * full.voxel_ml),
                     'side': _mean(row[left]) - _mean(row[right]),
@@ -218,10 +236,16 @@ def stack(
     return Stack(values, grid, full.embed(coverage).astype(np.float32), table, dropped)
 
 
-def _open(path: Path) -> nib.Nifti1Image:
-    image = nib.load(path)
-    assert isinstance(image, nib.Nifti1Image)
-    return image
+def _compare_grids(
+    image: Nifti1Image, shape: tuple[int, ...], affine: NDArray[np.float64], space: str
+) -> str:
+    """Return what is wrong with the grid of an image, or an empty string."""
+    if image.shape != shape:
+        return f'has the grid {_by(image.shape)}, {space} has {_by(shape)}'
+    off = float(np.abs(np.asarray(image.affine) - affine).max())
+    if not off <= AFFINE_TOLERANCE:  # also when it is not a number
+        return f'lies {off:.3g} mm off {space} (its affine differs)'
+    return ''
 
 
 def _read(map_file: Path, mask_file: Path, fine: Grid, asymmetry: bool) -> NDArray | str:
@@ -229,17 +253,20 @@ def _read(map_file: Path, mask_file: Path, fine: Grid, asymmetry: bool) -> NDArr
     volumes = []
     for path in (map_file, mask_file):
         try:
-            volumes.append(np.asarray(_open(path).dataobj, dtype=np.float32)[fine.mask])
-        except (OSError, ValueError, EOFError, nib.filebasedimages.ImageFileError):
-            return f'{path} is truncated or damaged'
+            image, values = read_nifti(path)
+        except InputError as error:
+            return f'{path} {error.reason}'
+        if fault := _compare_grids(image, fine.mask.shape, fine.affine, 'the template'):
+            return f'{path} {fault}'
+        volumes.append(values[fine.mask])
     values, mask = volumes
     values = np.where(mask > 0, values, np.nan)
     finite = values[np.isfinite(values)]
     if not len(finite):
-        return f'{map_file} holds no value inside the brain mask'
+        return f'{map_file} has no value inside the brain mask'
     low, high = float(finite.min()), float(finite.max())
     if low < (-1 if asymmetry else 0) - _RANGE_TOLERANCE or high > 1 + _RANGE_TOLERANCE:
-        return f'{map_file} holds values from {low:.3g} to {high:.3g}, which is no such map'
+        return f'{map_file} has values from {low:.3g} to {high:.3g}, which is not such a map'
     if low == high:
         return f'{map_file} has the same value everywhere'
     return np.maximum(values, 0) if asymmetry else values
@@ -248,9 +275,9 @@ def _read(map_file: Path, mask_file: Path, fine: Grid, asymmetry: bool) -> NDArr
 def _group_mask(
     full: Grid, scanned: NDArray, coverage: NDArray[np.float32], min_coverage: float
 ) -> Grid:
-    """Keep voxels that were scanned in most and ill in enough, on both sides alike."""
+    """Keep voxels that were scanned in most and affected in enough, on both sides alike."""
     covered = full.embed((coverage >= min_coverage).astype(np.float32)) > 0
-    # Symmetric: models compare sides, and an infarct's place says nothing about the other side.
+    # Symmetric: models compare sides, and where an infarct lies says nothing about the other side.
     covered |= covered[::-1]
     if min_coverage > 0 and covered.any():
         gap = int(np.ceil(CLOSED_GAP / full.spacing.min() / 2))

@@ -21,8 +21,9 @@ import logging
 import math
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,10 +32,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bids_perfdeficit.deficit.grid import Grid
+from bids_perfdeficit.deficit.models.base import DeficitModel, Drawing, ModelFit, Offers
 from bids_perfdeficit.deficit.ordinal import fit_head
-from bids_perfdeficit.deficit.preparation import Prepared
-from bids_perfdeficit.deficit.result import UNREADABLE, Item, Readout
-from bids_perfdeficit.deficit.rules import covariate_scales, exceedance, usable_items
+from bids_perfdeficit.deficit.preparation import Prepared, model_grid
+from bids_perfdeficit.deficit.result import UNREADABLE, Item
+from bids_perfdeficit.deficit.rules import exceedance
 from bids_perfdeficit.deficit.settings import DeficitSettings
 
 _LOG = logging.getLogger('bids_perfdeficit.deficit')
@@ -118,87 +120,84 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance)
 
 
-def fit_vae(
-    prepared: Prepared,
-    scores: NDArray[np.float64],
-    covariates: NDArray[np.float64],
-    items: tuple[Item, ...],
-    settings: DeficitSettings,
-    *,
-    checkpoint: str | Path | None = None,
-    maps: bool = True,
-) -> dict[str, object]:
-    """Train one network per item; see `fit` for the arguments and the result.
+class PublishedVAEModel(DeficitModel[None]):
+    """One network per item; without a test, a probability and an adjustment for covariates."""
 
-    Parameters
-    ----------
-    checkpoint : path, optional
-        Training goes on from it if it was made from the same data and settings, to the same
-        result as without an interruption.
-    maps : bool
-        False leaves out the maps on the fine grid (cross-validation needs predictions only).
-    """
-    coarse, grid = prepared.coarse, prepared.grid
-    own, weights_down = coarse.coarsen(settings.vae_spacing)
-    volumes, inside = _volumes((weights_down.T @ prepared.measured.T).T, own)
-    n_items, n_levels = len(items), max(item.levels for item in items)
-    usable, skipped = usable_items(scores, items, settings)
-    shape = (n_items, grid.n_voxels if maps else 0)
-    effect, std, probability = (np.full(shape, np.nan, np.float32) for _ in range(3))
-    declared = np.zeros(shape, bool)
-    cut = np.full(n_items, np.nan)
-    weights = np.zeros((n_items, 1, coarse.n_voxels), np.float32)
-    cuts = np.full((n_items, n_levels - 1), np.inf)
-    frequencies = np.zeros((n_items, n_levels))
-    details: dict[str, object] = {}
-    store = _Checkpoint(checkpoint, _fingerprint(prepared, scores, items, settings))
-    for k in usable:
-        seen = np.flatnonzero(np.isfinite(scores[:, k]))
-        score = torch.from_numpy(scores[seen, k])
-        y = ((score - score.mean()) / score.std()).float()
-        rng = np.random.default_rng(settings.seed + k)
-        order = rng.permutation(len(seen))
-        n_held = max(1, round(_CALIBRATION_SHARE * len(seen)))
-        held, train = np.sort(order[:n_held]), np.sort(order[n_held:])
-        rows = torch.from_numpy(seen)
-        substrate, spread, detail = _train(
-            volumes[rows][train],
-            y[train],
-            halvings(own.mask.shape),
-            settings,
-            settings.seed + k,
-            store,
-            items[k].name,
-        )
-        quantile = _best_quantile(volumes[rows][held], y[held], substrate)
-        threshold = float(np.quantile(substrate.numpy(), quantile))
-        details[items[k].name] = {**detail, 'quantile': round(float(quantile), 2)}
-        found = own.resample_to(substrate[inside].numpy(), coarse)
-        weights[k, 0] = found / coarse.n_voxels
-        eta = prepared.features[0][seen] @ weights[k, 0]
-        slope, c, f = fit_head(
-            torch.from_numpy(eta.astype(float)), score.long(), items[k].levels, settings.lapse
-        )
-        weights[k] *= slope
-        cuts[k, : items[k].levels - 1], frequencies[k, : items[k].levels] = c.numpy(), f.numpy()
-        if maps:
-            effect[k] = own.resample_to(substrate[inside].numpy(), grid)
-            std[k] = own.resample_to(spread[inside].numpy(), grid)
-            cut[k] = threshold
-            declared[k] = exceedance(effect[k], threshold)
-    mean, scale = covariate_scales(covariates)
-    gamma = np.zeros((n_items, covariates.shape[1]))
-    return {
-        'effect': effect,
-        'std': std,
-        'probability': probability,
-        'declared': declared,
-        'cut': cut,
-        'p_value': np.full(n_items, np.nan),
-        'readout': Readout(weights, cuts, frequencies, settings.lapse, mean, scale, gamma),
-        'skipped': skipped,
-        'details': details,
+    name = 'vae'
+    offers = Offers(probability=False, test=False, covariates=False)
+    drawing = Drawing(
+        'effect', 'mean decoded substrate (no unit)', ('none', 'strong'), '#CC79A7', 'D'
+    )
+    statistics: ClassVar[Mapping[str, str]] = {
+        'effect': 'Decoded substrate, the mean over participants',
+        'std': 'Standard deviation over participants of the decoded substrate',
     }
+    methods = """\
+*vae*: the published variational autoencoder [@deficit; @dvldm], one per item.
+"""
+
+    def fit(
+        self,
+        prepared: Prepared,
+        scores: NDArray[np.float64],
+        covariates: NDArray[np.float64],
+        items: tuple[Item, ...],
+        settings: DeficitSettings,
+        *,
+        shared: None = None,
+        maps: bool = True,
+        checkpoint: Path | None = None,
+    ) -> ModelFit:
+        """Train one network per item.
+
+        Training goes on from `checkpoint` if that was made from the same data and settings, to
+        the same result as without an interruption.
+        """
+        del shared
+        coarse, grid = prepared.coarse, prepared.grid
+        own, weights_down = model_grid(coarse, settings.vae_spacing)
+        volumes, inside = _volumes((weights_down.T @ prepared.measured.T).T, own)
+        found = ModelFit.blank(prepared, scores, covariates, items, settings, maps=maps)
+        readout = found.readout
+        store = _Checkpoint(checkpoint, _fingerprint(prepared, scores, items, settings))
+        for k in found.usable:
+            seen = np.flatnonzero(np.isfinite(scores[:, k]))
+            score = torch.from_numpy(scores[seen, k])
+            y = ((score - score.mean()) / score.std()).float()
+            rng = np.random.default_rng(settings.seed + k)
+            order = rng.permutation(len(seen))
+            n_held = max(1, round(_CALIBRATION_SHARE * len(seen)))
+            held, train = np.sort(order[:n_held]), np.sort(order[n_held:])
+            rows = torch.from_numpy(seen)
+            substrate, spread, detail = _train(
+                volumes[rows][train],
+                y[train],
+                halvings(own.mask.shape),
+                settings,
+                settings.seed + k,
+                store,
+                items[k].name,
+            )
+            quantile = _best_quantile(volumes[rows][held], y[held], substrate)
+            threshold = float(np.quantile(substrate.numpy(), quantile))
+            found.details[items[k].name] = {**detail, 'quantile': round(float(quantile), 2)}
+            shape = own.resample_to(substrate[inside].numpy(), coarse)
+            readout.weights[k, 0] = shape / coarse.n_voxels
+            eta = prepared.features[0][seen] @ readout.weights[k, 0]
+            slope, c, f = fit_head(
+                torch.from_numpy(eta.astype(float)), score.long(), items[k].levels, settings.lapse
+            )
+            readout.weights[k] *= slope
+            readout.cuts[k, : items[k].levels - 1], readout.frequencies[k, : items[k].levels] = (
+                c.numpy(),
+                f.numpy(),
+            )
+            if maps:
+                found.effect[k] = own.resample_to(substrate[inside].numpy(), grid)
+                found.std[k] = own.resample_to(spread[inside].numpy(), grid)
+                found.cut[k] = threshold
+                found.declared[k] = exceedance(found.effect[k], threshold)
+        return found
 
 
 def halvings(shape: tuple[int, ...]) -> int:

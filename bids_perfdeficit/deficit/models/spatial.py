@@ -25,7 +25,10 @@ files, BIDS or other models.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +36,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bids_perfdeficit.deficit.dictionary import Dictionary, build_dictionary, membership
+from bids_perfdeficit.deficit.models.base import DeficitModel, Drawing, ModelFit
 from bids_perfdeficit.deficit.ordinal import (
     curvature,
     level_frequencies,
@@ -40,8 +44,8 @@ from bids_perfdeficit.deficit.ordinal import (
     update_cuts,
 )
 from bids_perfdeficit.deficit.preparation import Prepared, channels
-from bids_perfdeficit.deficit.result import Item, Readout, standardise
-from bids_perfdeficit.deficit.rules import covariate_scales, dice_cut, exceedance, usable_items
+from bids_perfdeficit.deficit.result import Item, standardise
+from bids_perfdeficit.deficit.rules import covariate_scales, dice_cut, exceedance
 from bids_perfdeficit.deficit.scale import healthy_pattern
 from bids_perfdeficit.deficit.settings import DeficitSettings
 
@@ -415,113 +419,114 @@ def _fit_together(
             _recut(state, settings.lapse)
 
 
-def _partners(items: tuple[Item, ...], usable: list[int]) -> list[int | None]:
+def _partners(items: tuple[Item, ...], usable: Sequence[int]) -> list[int | None]:
     """Return, for each usable item, the position of the one on the other side."""
     position = {items[k].name: number for number, k in enumerate(usable)}
     return [position.get(items[k].mirror or '') for k in usable]
 
 
-def fit_spatial(
-    prepared: Prepared,
-    scores: NDArray[np.float64],
-    covariates: NDArray[np.float64],
-    items: tuple[Item, ...],
-    settings: DeficitSettings,
-    *,
-    places: Places | None = None,
-    maps: bool = True,
-) -> dict[str, object]:
-    """Fit every item; see `fit` for the arguments and the result.
+class Spatial(DeficitModel[Places]):
+    """Single effects on a dictionary of places."""
 
-    Parameters
-    ----------
-    places : Places, optional
-        Of the same cohort, when several fits share them.
-    maps : bool
-        False leaves out the maps on the fine grid (cross-validation needs predictions only).
-    """
-    places = lay_out(prepared, settings) if places is None else places
-    device = places.features.device
-    n_items, n_cov = len(items), covariates.shape[1]
-    n_channels = places.n_channels
-    n_levels = max(item.levels for item in items)
-    grid, coarse = prepared.grid, prepared.coarse
-    nuisance_mean, nuisance_scale = covariate_scales(places.nuisance)
-    covariate_mean, covariate_scale = covariate_scales(covariates)
-    design = np.c_[
-        np.ones(len(scores)),
-        standardise(places.nuisance, nuisance_mean, nuisance_scale),
-        standardise(covariates, covariate_mean, covariate_scale),
-    ]
-    design_tensor = torch.from_numpy(design).to(device)
-    usable, skipped = usable_items(scores, items, settings)
-    weights = np.zeros((n_items, n_channels, coarse.n_voxels), np.float32)
-    cuts = np.full((n_items, n_levels - 1), np.inf)
-    frequencies = np.zeros((n_items, n_levels))
-    gamma = np.zeros((n_items, n_cov))
-    p_value = np.full(n_items, np.nan)
-    shape = (n_items, grid.n_voxels if maps else 0)
-    effect, std, probability = (np.full(shape, np.nan, np.float32) for _ in range(3))
-    declared = np.zeros(shape, bool)
-    cut = np.full(n_items, np.nan)
-    details: dict[str, object] = {}
-    averaging = places.dictionary.averaging
-    states = [
-        _start(scores[:, k], design_tensor, items[k].levels, settings.components) for k in usable
-    ]
-    if settings.permutations:
-        for k, state in zip(usable, states, strict=True):
-            generator = torch.Generator().manual_seed(settings.seed + k)
-            p_value[k] = _test(state, places, settings, generator)
-    if states:
-        _fit_together(states, _partners(items, usable), places, settings)
-    for k, state in zip(usable, states, strict=True):
-        _LOG.debug('%s: evidence %s', items[k].name, [e.evidence for e in state.effects])
-        own = items[k].levels
-        cuts[k, : own - 1] = state.cuts.cpu().numpy()
-        frequencies[k, :own] = state.frequencies.cpu().numpy()
-        per_unit = state.gamma.cpu().numpy()
-        gamma[k] = per_unit[n_channels:]
-        null_weight = per_unit[:n_channels] / nuisance_scale
-        # the readout takes the nuisance as it is: its mean moves into the cut-points
-        cuts[k, : own - 1] += float(null_weight @ nuisance_mean)
-        weights[k] = (null_weight / coarse.n_voxels)[:, None]
-        kept = [e for e in state.effects if e.place is not None]
-        for e in kept:
-            assert e.place is not None
-            assert e.mean is not None
-            coefficient = places.by_ball((e.place * e.mean).cpu()).numpy()
-            coefficient[coefficient < _NEGLIGIBLE * coefficient.max()] = 0
-            weights[k] += (averaging @ coefficient.T).T
-        details[items[k].name] = {
-            'log_evidence': [round(e.evidence, 3) for e in state.effects],
-            'kl': [round(e.kl, 3) for e in state.effects],
-            'components': [_describe(e, places) for e in kept],
-            'null_component': [float(v) for v in per_unit[:n_channels]],
-        }
-        if not maps:
-            continue
-        effect[k], std[k], probability[k] = _paint(kept, places, prepared)
-        if settings.permutations and p_value[k] <= settings.alpha and kept:
-            highest = float(probability[k].max())
-            least = min(_LEAST_PROBABILITY, _LEAST_SHARE * highest)
-            cut[k] = max(dice_cut(probability[k]), least)
-            declared[k] = exceedance(probability[k], cut[k])
-    readout = Readout(
-        weights, cuts, frequencies, settings.lapse, covariate_mean, covariate_scale, gamma
+    name = 'spatial'
+    drawing = Drawing(
+        'prob',
+        'probability (posterior) that the voxel belongs to the substrate',
+        ('unlikely', 'likely'),
+        '#0072B2',
+        'o',
     )
-    return {
-        'effect': effect,
-        'std': std,
-        'probability': probability,
-        'declared': declared,
-        'cut': cut,
-        'p_value': p_value,
-        'readout': readout,
-        'healthy': places.healthy,
-        'skipped': skipped,
-        'details': details,
+    statistics: ClassVar[Mapping[str, str]] = {
+        'effect': 'Expected log-odds that one whole unit of excess adds where the voxel is part '
+        'of the substrate',
     }
+    methods = """\
+*spatial*: a cumulative-logit model [@ordinal] with lapses, in which the substrate of an item is a
+sum of single effects [@susie], each a ball of unknown place, size and strength, beside a component
+that follows the volume of the deficit. Maps were brought to one scale by the contrast that the
+cohort's pattern of healthy tissue has in the better hemisphere of each. Items of a left-right pair
+share their mirrored places. An item was declared when its test by shuffled scores [@freedmanlane]
+passed; its map was cut where the expected Dice coefficient is largest.
+"""
+
+    def share(self, prepared: Prepared, settings: DeficitSettings) -> Places:
+        """Return the features of the cohort; see `lay_out`."""
+        return lay_out(prepared, settings)
+
+    def fit(
+        self,
+        prepared: Prepared,
+        scores: NDArray[np.float64],
+        covariates: NDArray[np.float64],
+        items: tuple[Item, ...],
+        settings: DeficitSettings,
+        *,
+        shared: Places | None = None,
+        maps: bool = True,
+        checkpoint: Path | None = None,
+    ) -> ModelFit:
+        """Fit all items together."""
+        del checkpoint
+        places = lay_out(prepared, settings) if shared is None else shared
+        device = places.features.device
+        n_channels, coarse = places.n_channels, prepared.coarse
+        found = ModelFit.blank(
+            prepared, scores, covariates, items, settings,
+            channels=n_channels, healthy=places.healthy, maps=maps,
+        )  # fmt: skip
+        readout = found.readout
+        nuisance_mean, nuisance_scale = covariate_scales(places.nuisance)
+        design = np.c_[
+            np.ones(len(scores)),
+            standardise(places.nuisance, nuisance_mean, nuisance_scale),
+            standardise(covariates, readout.covariate_mean, readout.covariate_scale),
+        ]
+        design_tensor = torch.from_numpy(design).to(device)
+        averaging = places.dictionary.averaging
+        states = [
+            _start(scores[:, k], design_tensor, items[k].levels, settings.components)
+            for k in found.usable
+        ]
+        if settings.permutations:
+            for k, state in zip(found.usable, states, strict=True):
+                generator = torch.Generator().manual_seed(settings.seed + k)
+                found.p_value[k] = _test(state, places, settings, generator)
+        if states:
+            _fit_together(states, _partners(items, found.usable), places, settings)
+        for k, state in zip(found.usable, states, strict=True):
+            _LOG.debug('%s: evidence %s', items[k].name, [e.evidence for e in state.effects])
+            own = items[k].levels
+            readout.cuts[k, : own - 1] = state.cuts.cpu().numpy()
+            readout.frequencies[k, :own] = state.frequencies.cpu().numpy()
+            per_unit = state.gamma.cpu().numpy()
+            readout.gamma[k] = per_unit[n_channels:]
+            null_weight = per_unit[:n_channels] / nuisance_scale
+            # the readout takes the nuisance as it is: its mean moves into the cut-points
+            readout.cuts[k, : own - 1] += float(null_weight @ nuisance_mean)
+            readout.weights[k] = (null_weight / coarse.n_voxels)[:, None]
+            kept = [e for e in state.effects if e.place is not None]
+            for e in kept:
+                assert e.place is not None
+                assert e.mean is not None
+                coefficient = places.by_ball((e.place * e.mean).cpu()).numpy()
+                coefficient[coefficient < _NEGLIGIBLE * coefficient.max()] = 0
+                readout.weights[k] += (averaging @ coefficient.T).T
+            found.details[items[k].name] = {
+                'log_evidence': [round(e.evidence, 3) for e in state.effects],
+                'kl': [round(e.kl, 3) for e in state.effects],
+                'components': [_describe(e, places) for e in kept],
+                'null_component': [float(v) for v in per_unit[:n_channels]],
+            }
+            found.kl[k] = max((round(e.kl, 3) for e in state.effects), default=0.0)
+            if not maps:
+                continue
+            found.effect[k], found.std[k], found.probability[k] = _paint(kept, places, prepared)
+            if settings.permutations and found.p_value[k] <= settings.alpha and kept:
+                highest = float(found.probability[k].max())
+                least = min(_LEAST_PROBABILITY, _LEAST_SHARE * highest)
+                found.cut[k] = max(dice_cut(found.probability[k]), least)
+                found.declared[k] = exceedance(found.probability[k], found.cut[k])
+        return found
 
 
 def _describe(effect: _Effect, places: Places) -> dict[str, object]:
@@ -544,7 +549,7 @@ def _paint(
     kept: list[_Effect], places: Places, prepared: Prepared
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Evaluate effect, sd and probability of membership at the voxels of the fine grid."""
-    n_voxels = prepared.grid.n_voxels
+    n_voxels, dictionary = prepared.grid.n_voxels, places.dictionary
     first, variance, outside = np.zeros(n_voxels), np.zeros(n_voxels), np.ones(n_voxels)
     for e in kept:
         assert e.place is not None
@@ -554,19 +559,27 @@ def _paint(
         mean = places.by_ball(place * e.mean.cpu()).sum(0).numpy()
         square = places.by_ball(place * (e.mean**2 + e.variance).cpu()).sum(0).numpy()
         # A place of two balls is in both of them, not half in each.
-        both = place.reshape(-1, len(places.dictionary.radii))[-1]
-        other = both[torch.from_numpy(places.dictionary.mirror)]
+        both = place.reshape(-1, len(dictionary.radii))[-1]
+        other = both[torch.from_numpy(dictionary.mirror)]
         chance = (places.by_ball(place).sum(0) + (both + other) / 2).numpy()
         order = np.argsort(-chance, kind='stable')
         enough = np.searchsorted(np.cumsum(chance[order]), _PAINTED * chance.sum()) + 1
         large = order[:enough]
-        balls = membership(
-            prepared.grid, places.dictionary.centres[large], places.dictionary.radii[large]
-        )
+        balls = membership(prepared.grid, dictionary.centres[large], dictionary.radii[large])
         m = balls @ mean[large]
         first += m
         variance += np.maximum(balls @ square[large] - m**2, 0)
-        outside *= 1 - np.clip(balls @ (chance[large] / float(place.sum())), 0, 1)
+        inside = balls @ (chance[large] / float(place.sum()))
+        # A voxel in both of them is in the place once: where they overlap, at the midline.
+        near = np.abs(dictionary.centres[large, 0]) < dictionary.radii[large]
+        if near.any():
+            twice = large[near]
+            mirrored = dictionary.mirror[twice]
+            overlap = balls[:, near].multiply(
+                membership(prepared.grid, dictionary.centres[mirrored], dictionary.radii[mirrored])
+            )
+            inside -= overlap @ (both.numpy()[twice] / float(place.sum()))
+        outside *= 1 - np.clip(inside, 0, 1)
     return (
         first.astype(np.float32),
         np.sqrt(variance).astype(np.float32),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
+import os
+
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from bids_perfdeficit.bids import resolution_label
 from bids_perfdeficit.ct import load_template
+from bids_perfdeficit.deficit import stack
 from bids_perfdeficit.errors import InputError
-from bids_perfdeficit.interfaces.stacking import (
-    check_grids,
-    make_lattice,
-    resolution_label,
-    stack,
-)
+from bids_perfdeficit.pipeline import check_grids, make_lattice
 from bids_perfdeficit.settings import DEFAULT_SPACE
 
 
@@ -138,12 +140,77 @@ def test_damaged_maps_are_dropped_and_the_others_stay(files, lattice, tmp_path):
     assert result.values.shape[0] == 2
     for position, piece in {
         1: 'truncated or damaged',
-        2: 'which is no such map',
+        2: 'which is not such a map',
         3: 'same value everywhere',
-        4: 'no value inside the brain mask',
+        4: 'has no value inside the brain mask',
     }.items():
         assert piece in result.dropped[position]
         assert f'sub-{position}_' in result.dropped[position]
+
+
+DAMAGES = {
+    'datatype': lambda p: write_gzip(p, header={70: b'\x39\x30'}),
+    'garbage in the stream': lambda p: garble(p),
+    'garbage after the magic bytes': lambda p: p.write_bytes(b'\x1f\x8b\x08' + os.urandom(900)),
+    'cut': lambda p: p.write_bytes(p.read_bytes()[:2000]),
+    'empty': lambda p: p.write_bytes(b''),
+    'huge': lambda p: write_gzip(p, header={42: b'\xff\x7f\xff\x7f\xff\x7f'}),
+    'another grid': lambda p: nib.save(nib.Nifti1Image(np.ones((5, 5, 5)), np.eye(4)), p),
+    'affine without numbers': lambda p: write_gzip(p, header={280: b'\0\0\xc0\x7f' * 12}),
+    'a pipe': lambda p: (p.unlink(), os.mkfifo(p)),
+    'gone': lambda p: p.unlink(),
+}
+
+
+def write_gzip(path, header) -> None:
+    blob = bytearray(gzip.decompress(path.read_bytes()))
+    for at, code in header.items():
+        blob[at : at + len(code)] = code
+    path.write_bytes(gzip.compress(bytes(blob)))
+
+
+def garble(path) -> None:
+    blob = bytearray(path.read_bytes())
+    middle = len(blob) // 2
+    blob[middle : middle + 300] = os.urandom(300)
+    path.write_bytes(bytes(blob))
+
+
+@pytest.mark.parametrize('which', ['maps', 'masks'])
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_no_damage_of_one_file_stops_the_others(files, lattice, tmp_path, which, damage):
+    files.add(files.left()).add(files.left()).add(files.right())
+    listed = getattr(files, which)
+    packed = listed[1].with_suffix('.nii.gz')
+    rng = np.random.default_rng(0).uniform(0, 0.01, files.brain.shape).astype(np.float32)
+    whole = nib.load(listed[1])
+    nib.save(nib.Nifti1Image(np.asarray(whole.dataobj) * (1 - rng), whole.affine), packed)
+    listed[1] = packed
+    DAMAGES[damage](packed)
+    result = stack(files.maps, files.masks, tmp_path / 'm.npy', lattice=lattice)
+    assert list(result.measures.index) == [0, 2]
+    assert str(packed) in result.dropped[1]
+    assert check_grids([packed], DEFAULT_SPACE).keys() <= {packed}
+
+
+@settings(deadline=None, max_examples=12)
+@given(resolution=st.floats(2, 10))
+@example(resolution=2.0)
+@example(resolution=2.4)
+@example(resolution=3.6)
+def test_a_resolution_is_what_its_name_says(brain, resolution):
+    lattice = make_lattice(DEFAULT_SPACE, round(resolution, 1))
+    np.testing.assert_allclose(lattice.grid.spacing, round(resolution, 1), atol=1e-6)
+    assert (lattice.grid.mirror >= 0).mean() > 0.95
+    columns = np.asarray(lattice.weights.sum(0)).ravel()
+    np.testing.assert_allclose(columns, 1, atol=1e-4)
+    volumes = [g.n_voxels * g.voxel_ml for g in (lattice.fine, lattice.grid)]
+    assert volumes[1] == pytest.approx(volumes[0], rel=0.06)
+
+
+def test_voxels_smaller_than_those_of_the_maps_are_refused():
+    with pytest.raises(InputError, match='smaller than those of the maps'):
+        make_lattice(DEFAULT_SPACE, 1.5)
 
 
 def test_no_usable_map_is_an_error(files, lattice, tmp_path):

@@ -1,0 +1,156 @@
+"""Tables of what a group analysis found, one row an item, cluster, prediction or predictor.
+
+Columns are described in ``data/io_spec.json``. Must not know files, BIDS or anatomy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bids_perfdeficit.deficit.grid import Grid
+from bids_perfdeficit.deficit.inference import (
+    NullCalibration,
+    Stability,
+    coverage_resemblance,
+    find_clusters,
+)
+from bids_perfdeficit.deficit.preparation import Prepared
+from bids_perfdeficit.deficit.result import DeficitFit, Predictions
+from bids_perfdeficit.deficit.validation import ItemMetrics, Validation
+
+#: Columns of `clusters_table`.
+_CLUSTERS = ('item', 'cluster', 'volume_ml', 'x', 'y', 'z', 'peak', 'side')
+
+
+def summary_table(
+    fit: DeficitFit, scores: NDArray[np.float64], prepared: Prepared
+) -> pd.DataFrame:
+    """Return what was found for each item, one row each.
+
+    Parameters
+    ----------
+    fit : DeficitFit
+    scores : (N, K) array
+        That it was fitted to.
+    prepared : Prepared
+        The maps that it was fitted to.
+    """
+    resemblance = coverage_resemblance(fit, prepared)
+    rows = []
+    for k, item in enumerate(fit.items):
+        score = scores[:, k][np.isfinite(scores[:, k])]
+        fitted = item.name not in fit.skipped
+        rows.append(
+            {
+                'item': item.name,
+                'status': 'fitted' if fitted else 'skipped',
+                'reason': fit.skipped.get(item.name, np.nan),
+                'scored': len(score),
+                'with_deficit': int((score > 0).sum()),
+                'p_value': fit.p_value[k] if fitted else np.nan,
+                'cut': fit.cut[k] if fitted else np.nan,
+                'declared_ml': (
+                    float(fit.declared[k].sum() * fit.grid.voxel_ml) if fitted else np.nan
+                ),
+                'coverage_resemblance': resemblance[k] if fitted else np.nan,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def clusters_table(fit: DeficitFit) -> pd.DataFrame:
+    """Return the declared clusters of all items, the largest of each item first."""
+    rows = []
+    for k, item in enumerate(fit.items):
+        if item.name in fit.skipped:
+            continue
+        for cluster in find_clusters(fit.effect[k], fit.declared[k], fit.grid):
+            x, y, z = cluster.peak_mm
+            side = 'midline' if abs(x) < fit.grid.spacing[0] else 'left' if x < 0 else 'right'
+            rows.append(
+                (item.name, cluster.number, cluster.volume_ml, x, y, z, cluster.peak_value, side)
+            )
+    return pd.DataFrame(rows, columns=list(_CLUSTERS))
+
+
+def predictions_table(
+    participants: Sequence[str],
+    scores: NDArray[np.float64],
+    predictions: Predictions,
+    **more: NDArray,
+) -> pd.DataFrame:
+    """Return one row per participant and item that was fitted.
+
+    Parameters
+    ----------
+    participants : sequence of str
+        N names.
+    scores : (N, K) array
+        Columns in the order of ``predictions.items``; NaN where not known.
+    predictions : Predictions
+    **more : (N,) array
+        More columns, of the participants.
+    """
+    levels = predictions.probabilities.shape[2]
+    columns = ['participant_id', 'item', *more, 'score', 'expected', 'any_deficit']
+    columns += [f'p_{level}' for level in range(levels)]
+    rows = [pd.DataFrame(columns=columns)]
+    for k, item in enumerate(predictions.items):
+        p = predictions.probabilities[:, k]
+        if np.isnan(p).all():
+            continue
+        rows.append(
+            pd.DataFrame(
+                {
+                    'participant_id': list(participants),
+                    'item': item.name,
+                    **more,
+                    'score': scores[:, k],
+                    'expected': predictions.expected[:, k],
+                    'any_deficit': predictions.any_deficit[:, k],
+                    **{
+                        f'p_{level}': p[:, level] if level < item.levels else np.nan
+                        for level in range(levels)
+                    },
+                }
+            )
+        )
+    return pd.concat(rows[1:], ignore_index=True) if len(rows) > 1 else rows[0]
+
+
+def metrics_table(validation: Validation) -> pd.DataFrame:
+    """Return how well each predictor does, one row per item and predictor."""
+    columns = [field.name for field in dataclasses.fields(ItemMetrics)]
+    rows = [dataclasses.asdict(metrics) for metrics in validation.metrics]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def null_table(null: NullCalibration) -> pd.DataFrame:
+    """Return what was declared on shuffled scores, one row an item."""
+    with np.errstate(all='ignore'):
+        return pd.DataFrame(
+            {
+                'item': [item.name for item in null.items],
+                'shuffles': np.isfinite(null.declared).sum(0),
+                'nothing_declared': null.share_clean,
+                'smallest_p': np.nanmin(null.p_value, axis=0, initial=1.0),
+            }
+        )
+
+
+def stability_table(stability: Stability, grid: Grid) -> pd.DataFrame:
+    """Return how stable the declared maps are, one row an item."""
+    share = stability.share
+    return pd.DataFrame(
+        {
+            'item': [item.name for item in stability.items],
+            'resamples': stability.draws,
+            'highest_share': share.max(1),
+            'ml_in_half': (share >= 0.5).sum(1) * grid.voxel_ml,
+        }
+    )

@@ -1,0 +1,655 @@
+"""The public pipeline: what happens to one patient and to one cohort, as functions.
+
+Joins what the domain packages must not know of each other: maps on a template, scores of BIDS,
+models, arterial territories, and what sidecars say. Arrays, images and frozen dataclasses go in
+and come out, so that it is used from a notebook as from the interfaces. Must not know Nipype, the
+command line, or where outputs lie.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bids_perfdeficit import ct, deficit
+from bids_perfdeficit.bids import sidecar_path
+from bids_perfdeficit.bids.cohort import TOTAL_VOLUME, contrast_label, item_levels, item_mirror
+from bids_perfdeficit.data import load
+from bids_perfdeficit.errors import InputError
+
+if TYPE_CHECKING:
+    from bids_perfdeficit.deficit import (
+        DeficitFit,
+        DeficitSettings,
+        FoldPrediction,
+        Grid,
+        Item,
+        Lattice,
+        NullCalibration,
+        Predictions,
+        Prepared,
+        Stability,
+        Stack,
+        Validation,
+    )
+
+# ------------------------------------------------------------------------------------------------
+# One cohort: from the maps and scores of many participants to a fit, and what is written of it.
+#
+#   stack = stack_cohort(maps, masks, 'maps.npy', space='MNI152NLin2009aSym', resolution=4)
+#   data = match_cohort(stack.measures, participants, items, scores)
+#   prepared = prepare_cohort(stack.values, stack.grid, settings)
+#   fit = fit_model(prepared, data, 'spatial', settings)
+#   validation = validate_model(prepared, data, 'spatial', settings, folds=5)
+#   predictions = apply_model(fit, other_stack.values, other_data)
+# ------------------------------------------------------------------------------------------------
+
+#: mm of the participants' maps on the template.
+MAP_SPACING = 2.0
+#: Column of the measures of a stack: the recipe that a map was computed by, as its sidecar says.
+RECIPE = 'recipe'
+
+
+@dataclass(frozen=True, eq=False)
+class CohortData:
+    """Scores and covariates of the participants whose maps were stacked, in the same order.
+
+    Parameters
+    ----------
+    participants : tuple of str
+        N labels, without ``sub-``.
+    items : tuple of Item
+    scores : (N, K) array
+        NaN where missing or not known.
+    covariates : (N, C) array
+        C may be 0.
+    covariate_names : tuple of str
+    facts : mapping
+        What the sidecar of each output says of how it was made, e.g. ``MapKind``.
+    """
+
+    participants: tuple[str, ...]
+    items: tuple[Item, ...]
+    scores: NDArray[np.float64]
+    covariates: NDArray[np.float64]
+    covariate_names: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write everything to an ``.npz`` file."""
+        plain = {
+            'participants': self.participants,
+            'items': [[item.name, item.levels, item.mirror] for item in self.items],
+            'covariate_names': self.covariate_names,
+            'facts': dict(self.facts),
+        }
+        np.savez(
+            path, plain=json.dumps(plain, default=str), scores=self.scores,
+            covariates=self.covariates,
+        )  # fmt: skip
+
+    @classmethod
+    def load(cls, path: str | Path) -> CohortData:
+        """Read back what `save` wrote."""
+        with np.load(path) as content:
+            plain = json.loads(str(content['plain']))
+            return cls(
+                tuple(plain['participants']),
+                tuple(deficit.Item(*item) for item in plain['items']),
+                content['scores'],
+                content['covariates'],
+                tuple(plain['covariate_names']),
+                plain['facts'],
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class GroupOutput:
+    """One file of the group level, before it has a place.
+
+    Parameters
+    ----------
+    key : str
+        Of ``data/io_spec.json``.
+    content : DataFrame, Nifti1Image or DeficitFit
+    facts : mapping
+        For the sidecar, beside what the table of outputs says of the key.
+    entities : mapping of str to str
+        That the name needs: ``model``, ``contrast``, ``stat``.
+    """
+
+    key: str
+    content: pd.DataFrame | nib.Nifti1Image | DeficitFit
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    entities: Mapping[str, str] = field(default_factory=dict)
+
+
+def make_lattice(space: str, resolution: float) -> Lattice:
+    """Lay voxels of a size (mm, from 2) over the brain of a template.
+
+    Raises
+    ------
+    InputError
+        When the template is missing, or `resolution` is smaller than the voxels of the maps.
+    """
+    return deficit.make_lattice(_brain(space), resolution)
+
+
+def check_grids(paths: Sequence[Path], space: str) -> dict[Path, str]:
+    """Compare the headers of maps with a template.
+
+    Returns
+    -------
+    dict of Path to str
+        What is wrong with those that cannot be used.
+    """
+    return deficit.check_grids(paths, _brain(space), space)
+
+
+def stack_cohort(
+    maps: Sequence[str | Path],
+    masks: Sequence[str | Path],
+    out: str | Path,
+    *,
+    space: str,
+    resolution: float,
+    asymmetry: bool = False,
+    min_coverage: float = 0.0,
+    fit: DeficitFit | None = None,
+    threads: int = 1,
+) -> Stack:
+    """Read the maps of a cohort onto one grid, into one file.
+
+    Parameters
+    ----------
+    maps, masks : sequence of path
+        Map and brain mask of each participant, on the template at 2 mm.
+    out : path
+        ``.npy`` to write.
+    space : str
+        The template.
+    resolution : float
+        mm of the voxels that are analysed, from 2.
+    asymmetry : bool
+        Whether maps are signed asymmetries; their positive part is kept.
+    min_coverage : float
+        Least share of participants with a deficit in a voxel.
+    fit : DeficitFit, optional
+        A fit whose voxels are used.
+    threads : int
+        Files that are read at once.
+
+    Returns
+    -------
+    Stack
+        Its ``measures`` have a column ``recipe`` where the sidecars of the maps name one; maps
+        that cannot be used are in ``dropped`` with the reason.
+
+    Raises
+    ------
+    InputError
+        When no map can be used, no voxel is covered, or the voxels of the fit are others.
+    """
+    files = [Path(path) for path in maps]
+    stack = deficit.stack(
+        files,
+        [Path(path) for path in masks],
+        Path(out),
+        lattice=make_lattice(space, resolution),
+        asymmetry=asymmetry,
+        min_coverage=min_coverage,
+        grid=None if fit is None else fit.grid,
+        threads=threads,
+    )
+    recipes = [_read_recipe(files[position]) for position in stack.measures.index]
+    if not any(recipes):
+        return stack
+    return replace(stack, measures=stack.measures.assign(**{RECIPE: recipes}))
+
+
+def match_cohort(
+    measures: pd.DataFrame,
+    participants: Sequence[str],
+    items: Sequence[str],
+    scores: NDArray[np.float64],
+    covariates: NDArray[np.float64] | None = None,
+    *,
+    covariate_names: Sequence[str] = (),
+    facts: Mapping[str, Any] | None = None,
+) -> CohortData:
+    """Match scores and covariates with the maps that could be read.
+
+    Parameters
+    ----------
+    measures : DataFrame
+        Of the stack: one row a map, its position in `participants` as the index.
+    participants : sequence of str
+        Labels of all whose maps were given.
+    items : sequence of str
+        Names of NIHSS items.
+    scores : (all, K) array
+    covariates : (all, C) array, optional
+        Without the volume of the deficit, which `measures` has.
+    covariate_names : sequence of str
+        A last one more than there are columns, ``total_deficit_volume``, adds the volume.
+    facts : mapping, optional
+        For the sidecars: what is known of how the maps were made and chosen.
+    """
+    kept = measures.index.to_numpy()
+    count, names = len(participants), tuple(covariate_names)
+    table = np.zeros((count, 0)) if covariates is None else np.asarray(covariates, float)
+    table = table.reshape(count, -1)[kept]
+    if names and names[-1] == TOTAL_VOLUME:
+        table = np.c_[table, measures[TOTAL_VOLUME]]
+    told = dict(facts or {})
+    if RECIPE in measures:
+        found = sorted({str(recipe) for recipe in measures[RECIPE].dropna()})
+        told['Recipe'] = found[0] if len(found) == 1 else found
+    return CohortData(
+        tuple(str(participants[i]) for i in kept),
+        tuple(deficit.Item(name, item_levels(name), item_mirror(name)) for name in items),
+        np.asarray(scores, float).reshape(count, -1)[kept],
+        table,
+        names,
+        told,
+    )
+
+
+def cohort_table(
+    measures: pd.DataFrame,
+    participants: Sequence[str],
+    items: Sequence[str],
+    scores: NDArray[np.float64],
+    *,
+    sessions: Sequence[str],
+    unreadable: Mapping[int, str],
+    dropped: Mapping[str, str],
+) -> pd.DataFrame:
+    """Return who is in and who is not, one row a participant.
+
+    Parameters
+    ----------
+    measures, participants, items, scores
+        As for `match_cohort`.
+    sessions : sequence of str
+        Empty where there is none.
+    unreadable : mapping of int to str
+        Position of each map that could not be used, with the reason.
+    dropped : mapping of str to str
+        Participants who were left out before, with the reason.
+    """
+    frame = pd.DataFrame({'participant_id': [f'sub-{p}' for p in participants]}).assign(
+        session_id=list(sessions), status='analysed', reason=''
+    )
+    for position, reason in unreadable.items():
+        frame.loc[int(position), ['status', 'reason']] = ['left out', reason]
+    for name in measures.columns:
+        frame[name] = measures[name].reindex(frame.index)
+    table = np.asarray(scores, float).reshape(len(frame), -1)
+    for k, name in enumerate(items):
+        frame[name] = table[:, k]
+    gone = pd.DataFrame(
+        [
+            {'participant_id': f'sub-{label}', 'status': 'left out', 'reason': reason}
+            for label, reason in sorted(dropped.items())
+        ]
+    )
+    frame = pd.concat([frame, gone], ignore_index=True)
+    words = ['session_id', 'reason']
+    frame[words] = frame[words].replace('', np.nan)
+    return frame
+
+
+def cohort_outputs(
+    data: CohortData, table: pd.DataFrame, mask: nib.Nifti1Image, coverage: nib.Nifti1Image
+) -> Iterator[GroupOutput]:
+    """Yield what is written of a cohort, the table last.
+
+    Parameters
+    ----------
+    data : CohortData
+    table : DataFrame
+        From `cohort_table`.
+    mask, coverage : Nifti1Image
+        Of the stack.
+    """
+    facts = _facts(data)
+    yield GroupOutput('group_mask', mask, facts)
+    yield GroupOutput('group_coverage', coverage, facts)
+    columns = _describe_items(data.items)
+    if RECIPE in table:
+        columns[RECIPE] = {'Description': 'Recipe that the map was computed by'}
+    yield GroupOutput('group_cohort', table, facts | columns)
+
+
+def prepare_cohort(maps: NDArray[np.float32], grid: Grid, settings: DeficitSettings) -> Prepared:
+    """Do what all models and folds share; see `deficit.prepare`."""
+    prepared: Prepared = deficit.prepare(maps, grid, settings)
+    return prepared
+
+
+def fit_model(
+    prepared: Prepared,
+    data: CohortData,
+    model: str,
+    settings: DeficitSettings,
+    *,
+    checkpoint: Path | None = None,
+) -> DeficitFit:
+    """Fit one model to all items; see `deficit.fit`."""
+    fit = deficit.fit(
+        prepared,
+        data.scores,
+        data.covariates,
+        mask=prepared.grid,
+        items=data.items,
+        model=model,
+        settings=settings,
+        checkpoint=checkpoint,
+    )
+    return replace(fit, covariate_names=data.covariate_names)
+
+
+def fit_outputs(fit: DeficitFit, data: CohortData, prepared: Prepared) -> Iterator[GroupOutput]:
+    """Yield the maps and tables of a fit, and the fit itself last."""
+    model = deficit.get_model(fit.model)
+    facts = _facts(data, fit.model) | {'AdjustedForCovariates': model.offers.covariates}
+    for k, item in enumerate(fit.items):
+        if item.name in fit.skipped:
+            continue
+        maps = {
+            'effect': fit.effect[k],
+            'std': fit.std[k],
+            'prob': fit.probability[k],
+            'threshold': fit.effect[k] * fit.declared[k],
+        }
+        for statistic, values in maps.items():
+            if np.isnan(values).all():  # the model does not offer it
+                continue
+            meaning = model.describe(statistic)
+            yield GroupOutput(
+                'group_statmap',
+                _image(fit.grid, np.nan_to_num(values)),
+                facts
+                | {
+                    'Description': f'{meaning}. Item {item.name}, model {fit.model}',
+                    'Item': item.name,
+                    'Cut': _number(fit.cut[k]),
+                    'PValue': _number(fit.p_value[k]),
+                },
+                {'model': fit.model, 'contrast': contrast_label(item.name), 'stat': statistic},
+            )
+    entities = {'model': fit.model}
+    yield GroupOutput(
+        'group_clusters', add_territories(deficit.clusters_table(fit), fit), facts, entities
+    )
+    summary = deficit.summary_table(fit, data.scores, prepared)
+    yield GroupOutput('group_summary', summary, facts, entities)
+    told = {
+        'Items': [item.name for item in fit.items],
+        'Skipped': fit.skipped,
+        'Device': fit.settings.device,
+    }
+    yield GroupOutput('group_params', fit, facts | told, entities)
+
+
+def add_territories(clusters: pd.DataFrame, fit: DeficitFit) -> pd.DataFrame:
+    """Return a table of clusters with the arterial territory of each peak."""
+    from bids_perfdeficit.perfusion.regions import TERRITORY_LABELS, territories
+
+    names = {label: name for name, label in TERRITORY_LABELS.items()}
+    labels = territories(fit.grid.mask.shape, fit.grid.affine)
+    to_voxel = np.linalg.inv(fit.grid.affine)
+    peaks = nib.affines.apply_affine(to_voxel, clusters[['x', 'y', 'z']].to_numpy(float))
+    voxels = np.rint(peaks).astype(int)
+    return clusters.assign(territory=[names[int(labels[tuple(v)]) % 10] for v in voxels])
+
+
+def validate_fold(
+    prepared: Prepared,
+    data: CohortData,
+    model: str,
+    settings: DeficitSettings,
+    *,
+    folds: int,
+    fold: int,
+) -> FoldPrediction:
+    """Fit without one fold and predict it; see `deficit.fit_fold`."""
+    return deficit.fit_fold(
+        **_problem(prepared, data, model, settings), folds=folds, fold=fold
+    )  # fmt: skip
+
+
+def merge_validation(parts: Sequence[FoldPrediction], data: CohortData, model: str) -> Validation:
+    """Put the folds of one model together; see `deficit.merge_folds`."""
+    return deficit.merge_folds(parts, data.scores, items=data.items, model=model)
+
+
+def validate_model(
+    prepared: Prepared,
+    data: CohortData,
+    model: str,
+    settings: DeficitSettings,
+    *,
+    folds: int = 5,
+) -> Validation:
+    """Predict every participant by a fit that has not seen them."""
+    parts = [
+        validate_fold(prepared, data, model, settings, folds=folds, fold=fold)
+        for fold in range(folds)
+    ]
+    return merge_validation(parts, data, model)
+
+
+def validation_outputs(validation: Validation, data: CohortData) -> Iterator[GroupOutput]:
+    """Yield held-out predictions, and how good they are last."""
+    facts = _facts(data, validation.model) | {'Folds': int(validation.folds.max()) + 1}
+    entities = {'model': validation.model}
+    eta = np.full(validation.probabilities.shape[:2], np.nan)
+    predictions = deficit.Predictions(validation.items, validation.probabilities, eta)
+    table = deficit.predictions_table(
+        _names(data), data.scores, predictions, fold=validation.folds
+    )  # fmt: skip
+    yield GroupOutput(
+        'group_predictions', table, facts | _describe_levels(table), entities
+    )  # fmt: skip
+    curves = {
+        item.name: validation.calibration(item.name).round(4).tolist()
+        for item in validation.items
+        if item.name not in validation.skipped
+    }
+    told = {'Skipped': validation.skipped, 'Calibration': curves}
+    table = deficit.metrics_table(validation)
+    yield GroupOutput('group_metrics', table, facts | told, entities)
+
+
+def fit_shuffled(
+    prepared: Prepared,
+    data: CohortData,
+    model: str,
+    settings: DeficitSettings,
+    *,
+    numbers: Sequence[int],
+) -> NullCalibration:
+    """Fit shuffled scores; see `deficit.null_calibration`. Pieces are put together by ``+``."""
+    return deficit.null_calibration(
+        **_problem(prepared, data, model, settings), shuffles=numbers
+    )  # fmt: skip
+
+
+def null_outputs(
+    parts: Sequence[NullCalibration], data: CohortData, model: str
+) -> Iterator[GroupOutput]:
+    """Yield what was declared on shuffled scores."""
+    null = functools.reduce(operator.add, parts)
+    facts = _facts(data, model) | {'Shuffles': len(null.shuffles)}
+    yield GroupOutput('group_null', deficit.null_table(null), facts, {'model': model})
+
+
+def fit_resampled(
+    prepared: Prepared,
+    data: CohortData,
+    model: str,
+    settings: DeficitSettings,
+    *,
+    numbers: Sequence[int],
+) -> Stability:
+    """Fit resampled cohorts; see `deficit.bootstrap`. Pieces are put together by ``+``."""
+    return deficit.bootstrap(**_problem(prepared, data, model, settings), draws=numbers)
+
+
+def stability_outputs(
+    parts: Sequence[Stability], grid: Grid, data: CohortData, model: str
+) -> Iterator[GroupOutput]:
+    """Yield how often each voxel is declared in resampled cohorts, the table last."""
+    stability = functools.reduce(operator.add, parts)
+    facts = _facts(data, model) | {'Resamples': stability.draws}
+    for item, share in zip(stability.items, stability.share, strict=True):
+        yield GroupOutput(
+            'group_statmap',
+            _image(grid, share),
+            facts
+            | {
+                'Description': 'Share of resampled cohorts in which the model declares the '
+                f'voxel. Item {item.name}, model {model}',
+                'Item': item.name,
+            },
+            {'model': model, 'contrast': contrast_label(item.name), 'stat': 'stability'},
+        )
+    yield GroupOutput(
+        'group_stability', deficit.stability_table(stability, grid), facts, {'model': model}
+    )
+
+
+def apply_model(fit: DeficitFit, maps: NDArray[np.float32], data: CohortData) -> Predictions:
+    """Predict the scores of participants that a model was not fitted on.
+
+    Covariates are matched by name with those of the fit.
+
+    Parameters
+    ----------
+    fit : DeficitFit
+    maps : (N, V) array
+        On the voxels of the fit.
+    data : CohortData
+        Of the same participants; scores are not used.
+
+    Raises
+    ------
+    InputError
+        When voxels, items or covariates are not those of the fit.
+    """
+    covariates = data.covariates
+    if fit.covariate_names and fit.covariate_names != data.covariate_names:
+        order = _match_names('covariates', fit.covariate_names, data.covariate_names)
+        covariates = covariates[:, order]
+    _match_names('items', [i.name for i in fit.items], [i.name for i in data.items])
+    return fit.predict(maps, covariates)
+
+
+def applied_outputs(
+    predictions: Predictions, data: CohortData, model: str
+) -> Iterator[GroupOutput]:
+    """Yield the predictions of `apply_model`, beside the scores that are known."""
+    order = _match_names(
+        'items', [i.name for i in predictions.items], [i.name for i in data.items]
+    )
+    table = deficit.predictions_table(_names(data), data.scores[:, order], predictions)
+    facts = _facts(data, model) | _describe_levels(table)
+    yield GroupOutput('group_applied', table, facts, {'model': model})
+
+
+def _brain(space: str) -> nib.Nifti1Image:
+    return ct.load_template(space, spacing=MAP_SPACING).brain_mask
+
+
+def _read_recipe(path: Path) -> str | None:
+    """Return the recipe that the sidecar of a map names, if it does."""
+    try:
+        content = json.loads(sidecar_path(path).read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError):
+        return None
+    found = content.get('Recipe') if isinstance(content, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _problem(
+    prepared: Prepared, data: CohortData, model: str, settings: DeficitSettings
+) -> dict[str, Any]:
+    return {
+        'prepared': prepared,
+        'scores': data.scores,
+        'covariates': data.covariates,
+        'items': data.items,
+        'model': model,
+        'settings': settings,
+    }
+
+
+def _facts(data: CohortData, model: str | None = None) -> dict[str, Any]:
+    """Return what every sidecar of a cohort says, with the model where there is one."""
+    facts = {**data.facts, 'N': len(data.participants), 'Covariates': list(data.covariate_names)}
+    return facts if model is None else facts | {'Model': model}
+
+
+def _image(grid: Grid, values: NDArray) -> nib.Nifti1Image:
+    return nib.Nifti1Image(grid.embed(values).astype(np.float32), grid.affine)
+
+
+def _number(value: float) -> float | None:
+    """Return a number for JSON, which has no NaN."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _names(data: CohortData) -> list[str]:
+    return [f'sub-{label}' for label in data.participants]
+
+
+def _match_names(what: str, wanted: Sequence[str], given: Sequence[str]) -> list[int]:
+    """Return the position in `given` of each name in `wanted`.
+
+    Raises
+    ------
+    InputError
+        When they are not the same names, or one of them is there twice.
+    """
+    if sorted(wanted) != sorted(given) or len(set(given)) != len(given):
+        raise InputError(
+            f'the {what} are {", ".join(given) or "none"}; '
+            f'the model has {", ".join(wanted) or "none"}',
+            fix=f'give the {what} of the model',
+        )
+    return [list(given).index(name) for name in wanted]
+
+
+def _describe_items(items: Sequence[Item]) -> dict[str, Any]:
+    """Return the description of a column of scores for each item."""
+    scale = json.loads(load('nihss.json').read_text(encoding='utf-8'))
+    told = {}
+    for item in items:
+        known = scale.get(item.name, {'Description': f'Score of {item.name}'})
+        told[item.name] = {key: value for key, value in known.items() if key != 'LongName'}
+        if 'Levels' in known:
+            told[item.name]['Levels'] = {
+                level: text for level, text in known['Levels'].items() if level.isdigit()
+            }
+    return told
+
+
+def _describe_levels(table: pd.DataFrame) -> dict[str, Any]:
+    """Return the description of the columns ``p_0``, ``p_1`` and so on of a table."""
+    return {
+        name: {'Description': f'Predicted probability of a score of {name[2:]}'}
+        for name in table.columns
+        if name.startswith('p_')
+    }

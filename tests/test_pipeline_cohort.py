@@ -1,0 +1,236 @@
+"""One cohort in a notebook: results are those of the models, and every file says what it is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from bids_perfdeficit import pipeline
+from bids_perfdeficit.bids import sidecar, sidecar_path
+from bids_perfdeficit.bids.cohort import TOTAL_VOLUME
+from bids_perfdeficit.ct import load_template
+from bids_perfdeficit.deficit import DeficitFit, DeficitSettings, model_names
+from bids_perfdeficit.errors import InputError
+from bids_perfdeficit.settings import DEFAULT_SPACE
+from tests.deficit.conftest import FAST, make_cohort
+
+NAMES = ('nihss_5a', 'nihss_5b', 'nihss_9', 'nihss_1a')
+FACTS = {
+    'Space': DEFAULT_SPACE, 'VoxelSize': 8.0, 'MapKind': 'perfusion', 'MinimumCoverage': 0.02,
+    'DeficitThreshold': 0.2, 'RandomSeed': 1, 'Sloppy': False,
+}  # fmt: skip
+SETTINGS = replace(FAST, permutations=99, voxelwise_permutations=49)
+
+
+@pytest.fixture(scope='module')
+def made():
+    return make_cohort(90, 3)
+
+
+@pytest.fixture(scope='module')
+def measures(made):
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        {TOTAL_VOLUME: rng.uniform(0, 99, 90), 'side': 0.1, 'recipe': 'default'}, index=range(90)
+    )
+
+
+@pytest.fixture(scope='module')
+def data(made, measures):
+    return pipeline.match_cohort(
+        measures, [f'{n:03d}' for n in range(90)], NAMES, made.scores, np.ones((90, 1)),
+        covariate_names=['age', TOTAL_VOLUME], facts=FACTS,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def fit(made, data):
+    return pipeline.fit_model(made.prepared, data, 'ridge', SETTINGS)
+
+
+@pytest.fixture(scope='module')
+def outputs(made, data, measures, fit):
+    image = nib.Nifti1Image(made.grid.mask.astype(np.uint8), made.grid.affine)
+    table = pipeline.cohort_table(
+        measures, data.participants, NAMES, made.scores, sessions=[''] * 90,
+        unreadable={3: 'is damaged'}, dropped={'x': 'no map'},
+    )  # fmt: skip
+    problem = (made.prepared, data, 'ridge', SETTINGS)
+    validation = pipeline.validate_model(*problem, folds=2)
+    null = [pipeline.fit_shuffled(*problem, numbers=[n]) for n in (0, 1)]
+    stability = [pipeline.fit_resampled(*problem, numbers=[n]) for n in (0, 1)]
+    predictions = pipeline.apply_model(fit, made.maps, data)
+    return [
+        *pipeline.cohort_outputs(data, table, image, image),
+        *pipeline.fit_outputs(fit, data, made.prepared),
+        *pipeline.validation_outputs(validation, data),
+        *pipeline.null_outputs(null, data, 'ridge'),
+        *pipeline.stability_outputs(stability, made.grid, data, 'ridge'),
+        *pipeline.applied_outputs(predictions, data, 'ridge'),
+    ]
+
+
+def told_of(output) -> dict:
+    return sidecar(output.key, **output.facts)
+
+
+def test_every_column_of_every_table_is_described(outputs):
+    tables = [o for o in outputs if isinstance(o.content, pd.DataFrame)]
+    assert {o.key for o in tables} == {
+        f'group_{name}' for name in ('cohort', 'clusters', 'summary', 'predictions', 'metrics',
+                                     'null', 'stability', 'applied')
+    }  # fmt: skip
+    for output in tables:
+        told = told_of(output)
+        for column in output.content.columns:
+            assert told.get(column, {}).get('Description'), (output.key, column)
+        described = {k for k, v in told.items() if isinstance(v, dict) and 'Description' in v}
+        assert described <= set(output.content.columns), output.key
+
+
+def test_words_of_a_column_are_its_levels(outputs):
+    for output in outputs:
+        if not isinstance(output.content, pd.DataFrame):
+            continue
+        told = told_of(output)
+        for column in {'status', 'side', 'territory'} & set(output.content.columns):
+            if 'Levels' in told[column]:
+                found = set(output.content[column].dropna())
+                assert found <= set(told[column]['Levels']), (output.key, column)
+
+
+def test_columns_of_a_participant_are_described():
+    from bids_perfdeficit.perfusion import measure_regions
+    from bids_perfdeficit.reports.words import quality_limits
+
+    zero = np.zeros((4, 4, 4), np.float32)
+    affine = np.diag([20.0, 20, 20, 1])
+    regions = measure_regions(zero, zero, zero, zero == 0, affine, threshold=0.5)
+    for key, columns in (('regions_metrics', regions.columns), ('qc_metrics', quality_limits())):
+        told = sidecar(key)
+        assert [c for c in columns if 'Description' not in told.get(c, {})] == [], key
+
+
+def test_every_file_says_how_it_was_made(outputs):
+    for output in outputs:
+        told = told_of(output)
+        for name, value in {**FACTS, 'Recipe': 'default', 'N': 90}.items():
+            assert told[name] == value, (output.key, name)
+        if output.key not in ('group_cohort', 'group_mask', 'group_coverage'):
+            assert told['Model'] == output.entities['model'] == 'ridge'
+        if output.key == 'group_statmap':
+            assert told['Item'].replace('_', '') == output.entities['contrast']
+            if output.entities['stat'] != 'stability':
+                assert {'Cut', 'PValue'} <= told.keys()
+        json.dumps(told, allow_nan=False)
+
+
+def test_a_fit_is_that_of_the_models_and_its_maps_are_named(outputs, fit):
+    maps = {tuple(o.entities.values()): o for o in outputs if o.key == 'group_statmap'}
+    effect = maps['ridge', 'nihss5a', 'effect']
+    np.testing.assert_array_equal(np.asarray(effect.content.dataobj)[fit.grid.mask], fit.effect[0])
+    assert effect.facts['Description'].startswith('Coefficient of the voxel')
+    threshold = np.asarray(maps['ridge', 'nihss5a', 'threshold'].content.dataobj)
+    np.testing.assert_array_equal(threshold[fit.grid.mask] != 0, fit.declared[0])
+    (params,) = (o for o in outputs if o.key == 'group_params')
+    assert isinstance(params.content, DeficitFit)
+    assert params.facts['Items'] == list(NAMES)
+
+
+@pytest.mark.parametrize('model', model_names())
+def test_a_model_writes_the_maps_that_it_offers(made, data, model):
+    from bids_perfdeficit.deficit import get_model
+
+    one = replace(data, items=data.items[2:3], scores=data.scores[:, 2:3])
+    fit = pipeline.fit_model(made.prepared, one, model, SETTINGS)
+    found = list(pipeline.fit_outputs(fit, one, made.prepared))
+    written = {o.entities['stat'] for o in found if o.key == 'group_statmap'}
+    offers = get_model(model).offers
+    assert ('prob' in written) == offers.probability
+    assert np.isfinite(fit.p_value).all() == offers.test
+    assert found[0].facts['AdjustedForCovariates'] == offers.covariates
+    assert {'effect', 'threshold'} <= written
+
+
+def test_data_are_kept_whole(data, tmp_path):
+    data.save(tmp_path / 'data.npz')
+    back = pipeline.CohortData.load(tmp_path / 'data.npz')
+    assert back.participants == data.participants
+    assert back.items == data.items
+    assert back.covariate_names == data.covariate_names
+    assert dict(back.facts) == dict(data.facts)
+    np.testing.assert_array_equal(back.scores, data.scores)
+    np.testing.assert_array_equal(back.covariates, data.covariates)
+
+
+def test_scores_follow_the_maps_that_were_kept(made, measures):
+    kept = measures.drop(index=[0, 5])
+    data = pipeline.match_cohort(kept, [str(n) for n in range(90)], NAMES, made.scores)
+    assert '0' not in data.participants
+    assert data.participants[4] == '6'
+    np.testing.assert_array_equal(data.scores[4], made.scores[6])
+    assert data.covariates.shape == (88, 0)
+
+
+def test_several_recipes_are_all_named(made, measures):
+    mixed = measures.assign(recipe=['default', 'published'] * 45)
+    data = pipeline.match_cohort(mixed, [str(n) for n in range(90)], NAMES, made.scores)
+    assert data.facts['Recipe'] == ['default', 'published']
+
+
+def test_models_are_applied_by_name_and_never_by_position(made, data, fit):
+    straight = pipeline.apply_model(fit, made.maps, data)
+    turned = replace(
+        data, items=data.items[::-1], scores=data.scores[:, ::-1],
+        covariates=data.covariates[:, ::-1], covariate_names=data.covariate_names[::-1],
+    )  # fmt: skip
+    found = pipeline.apply_model(fit, made.maps, turned)
+    np.testing.assert_array_equal(found.eta, straight.eta)
+    tables = [
+        next(pipeline.applied_outputs(straight, given, 'ridge')).content
+        for given in (data, turned)
+    ]
+    pd.testing.assert_frame_equal(*tables)
+    for wrong in (
+        replace(data, items=data.items[:3]),
+        replace(data, covariate_names=('age', 'weight')),
+    ):
+        with pytest.raises(InputError, match='the model has'):
+            pipeline.apply_model(fit, made.maps, wrong)
+
+
+def test_recipes_are_read_from_the_sidecars_of_maps(tmp_path):
+    brain = load_template(DEFAULT_SPACE, spacing=2.0).brain_mask
+    inside = np.asarray(brain.dataobj) > 0
+    maps, masks = [], []
+    for number in range(3):
+        path = tmp_path / f'sub-{number}_map.nii'
+        values = np.where(inside, 0.3, 0).astype(np.float32)
+        values[: 40 + number] *= 2
+        nib.save(nib.Nifti1Image(values, brain.affine), path)
+        maps.append(path)
+        masks.append(tmp_path / f'sub-{number}_mask.nii')
+        nib.save(nib.Nifti1Image(inside.astype(np.uint8), brain.affine), masks[-1])
+    arguments = {'space': DEFAULT_SPACE, 'resolution': 10.0}
+    assert (
+        'recipe'
+        not in pipeline.stack_cohort(maps, masks, tmp_path / 'm.npy', **arguments).measures
+    )
+    sidecar_path(maps[0]).write_text('{"Recipe": "published"}')
+    sidecar_path(maps[1]).write_text('not JSON')
+    found = pipeline.stack_cohort(maps, masks, tmp_path / 'm.npy', **arguments).measures
+    assert found['recipe'].fillna('').tolist() == ['published', '', '']
+
+
+def test_a_sloppy_run_is_quick_and_nothing_else():
+    plain, sloppy = (DeficitSettings.for_run(seed=7, sloppy=s) for s in (False, True))
+    assert plain == DeficitSettings(seed=7)
+    assert sloppy.permutations < plain.permutations
+    assert sloppy.vae_epochs < plain.vae_epochs
+    assert sloppy.alpha == plain.alpha
+    assert 1 / (sloppy.permutations + 1) <= sloppy.alpha, 'the test can pass'
