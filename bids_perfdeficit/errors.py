@@ -1,8 +1,42 @@
-"""The one exception that is written for the user: what is wrong, where, and how to mend it."""
+"""The one exception that is written for the user: what is wrong, where, and how to fix it.
+
+Also makes foreign text safe to print. Must not know what the text is about.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+
+def printable(text: object) -> str:
+    """Return text on one line that a terminal displays and does not obey.
+
+    Names of files and values of tables are written by others. A line break in one can forge a
+    line of the report, an escape sequence can clear the screen, and bytes that are not UTF-8
+    cannot be printed at all. Whatever is not printable (control and format characters, line
+    separators, surrogates) is replaced by its escape sequence of Python, for example ``\\n``;
+    bytes that Python could not decode appear as bytes, for example ``\\xe9``.
+
+    Parameters
+    ----------
+    text : object
+        A string, or what `str` makes one of, for example a path.
+
+    Returns
+    -------
+    str
+        `text` itself when all of it can be printed.
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return ''.join(char if char.isprintable() else _escape(char) for char in text)
+
+
+def _escape(char: str) -> str:
+    if '\udc80' <= char <= '\udcff':  # a byte, as os.fsdecode keeps it
+        return f'\\x{ord(char) - 0xDC00:02x}'
+    return char.encode('unicode_escape').decode('ascii')
 
 
 class InputError(ValueError):
@@ -26,7 +60,7 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         where = f'{self.path}: ' if self.path else ''
-        return f'{where}{self.reason}; {self.fix}.'
+        return printable(f'{where}{self.reason}; {self.fix}.')
 
     def __reduce__(self) -> tuple[object, ...]:
         # Nipype's MultiProc plugin pickles exceptions between processes.

@@ -12,7 +12,7 @@ from typing import Any
 #: Public name -> submodule. Loaded on first use, so that importing the room costs nothing.
 _PUBLIC: dict[str, str] = {
     'Discovery': 'discovery',
-    'Problem': 'discovery',
+    'Problem': 'listing',
     'ScanPair': 'discovery',
     'discover': 'discovery',
     'write_dataset_files': 'dataset',

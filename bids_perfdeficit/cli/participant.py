@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 
 from bids_perfdeficit import __version__
@@ -13,6 +12,7 @@ from bids_perfdeficit.bids import (
     write_dataset_files,
     write_participants,
 )
+from bids_perfdeficit.bids.jsonfile import read_json
 from bids_perfdeficit.cli.logbook import (
     LOGGER,
     Logbook,
@@ -25,6 +25,7 @@ from bids_perfdeficit.cli.logbook import (
 )
 from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, print_problems
 from bids_perfdeficit.cli.resources import available_cores, resolve_device, share_threads
+from bids_perfdeficit.errors import printable
 from bids_perfdeficit.settings import Settings
 from bids_perfdeficit.workflows.plan import Plan, describe, make_plan
 
@@ -33,13 +34,13 @@ def run_participants(settings: Settings) -> int:
     """Run the participant level and return the exit code."""
     filters = None
     if settings.inputs.bids_filter_file is not None:
-        filters = json.loads(settings.inputs.bids_filter_file.read_text(encoding='utf-8'))
+        filters = read_json(settings.inputs.bids_filter_file)
     found = discover(
         settings.inputs.bids_dir,
         participant_labels=settings.inputs.participant_label,
         session_labels=settings.inputs.session_label,
         filters=filters,
-        database_dir=settings.inputs.bids_database_dir,
+        pair_sessions=settings.inputs.pair_sessions,
     )
     plans = [make_plan(pair, settings) for pair in found.pairs]
     if settings.outputs.dry_run:
@@ -55,7 +56,7 @@ def run_participants(settings: Settings) -> int:
 
 def _dry_run(found: Discovery, plans: Sequence[Plan], settings: Settings) -> int:
     for note in found.notes:
-        print(f'note: {note}')
+        print(printable(f'note: {note}'))
     print(describe(plans, settings))
     if found.problems:
         print_problems([str(problem) for problem in found.problems])

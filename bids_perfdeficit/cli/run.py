@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             signals.insist()
         return code
     except UsageError as error:
-        print_problems(error.problems)
+        print_problems(error.problems, error.hint)
         return EXIT_USAGE
     except InputError as error:
         print_problems([str(error)])

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_perfdeficit.bids import ScanPair, output_path, sidecar_path
+from bids_perfdeficit.errors import printable
 from bids_perfdeficit.settings import Level, Settings
 
 #: Raised whenever a stage's results change, so that older files are not mixed with newer ones.
@@ -164,6 +165,7 @@ def describe(plans: Sequence[Plan], settings: Settings) -> str:
             f'{plan.pair.prefix}: {", ".join(steps) if steps else "complete, nothing to do"}',
             f'    NCCT {plan.pair.ncct}',
             f'    CTA  {plan.pair.cta}',
+            *(f'    doubtful: {doubt}' for doubt in plan.pair.doubts),
             *(f'    note: {note}' for note in plan.pair.notes),
         ]
-    return '\n'.join(lines)
+    return '\n'.join(printable(line) for line in lines)
