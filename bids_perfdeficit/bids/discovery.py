@@ -439,12 +439,13 @@ class _Participant:
                 'day, --pair-sessions pairs them)'
             )
         elif derived:
-            target = self._expected(session, missing[0])
-            folder = os.path.relpath(derived[0], (self.root / target).parent)
+            target = self.root / self._expected(session, missing[0])
+            source = os.path.relpath(derived[0], target.parent)
             reason += f', but {derived[0]} could be one'
             fix = (
-                'if it is unprocessed, link it into the dataset: ln -s '
-                f'{shlex.quote(folder)} {shlex.quote(str(self.root / target))}'
+                'if it is unprocessed, link it into the dataset: '
+                f'mkdir -p {shlex.quote(str(target.parent))} && '
+                f'ln -s {shlex.quote(source)} {shlex.quote(str(target))}'
             )
         return Problem(reason, fix, self.label, session)
 

@@ -186,11 +186,17 @@ def choose(role: str, files: Sequence[ImageFile], *, vouched: bool = False) -> C
     copies: dict[str, list[ImageFile]] = {}
     for file in sorted(files, key=lambda f: (natural(f.series), _rank_copy(f))):
         copies.setdefault(file.series, []).append(file)
-    named = {key: _Candidate(role, group[0]) for key, group in copies.items()}
-    tied, why, notes = _narrow(role, list(named.values()))
+    # Copies of equal standing ("a" and "b") may be different series that dcm2niix could not name.
+    candidates = [
+        _Candidate(role, file)
+        for group in copies.values()
+        for file in group
+        if _rank_copy(file)[:2] == _rank_copy(group[0])[:2]
+    ]
+    tied, why, notes = _narrow(role, candidates)
     best, *rivals = tied
-    group = copies[best.file.series]
-    others = [c.file for key, c in named.items() if key != best.file.series]
+    others = [c.name for c in candidates if c not in tied]
+    worse = [f for f in copies[best.file.series] if _rank_copy(f)[:2] != _rank_copy(best.file)[:2]]
     doubts = [] if vouched else best.doubts()
     what = ROLES[role][0]
     if rivals:
@@ -202,20 +208,13 @@ def choose(role: str, files: Sequence[ImageFile], *, vouched: bool = False) -> C
     elif others:
         notes.append(
             f'{len(others) + 1} files could be the {what}: took {best.name}, because {why}, not '
-            f'{shorten(f.path.name for f in others)}; choose another with --bids-filter-file'
+            f'{shorten(others)}; choose another with --bids-filter-file'
         )
-    same = [file for file in group[1:] if _rank_copy(file)[:2] == _rank_copy(group[0])[:2]]
-    if same:
-        doubts.append(
-            f'{len(same) + 1} copies that dcm2niix made could be the {what}: took {best.name}, '
-            f'not {shorten(f.path.name for f in same)}; look at them, and remove the others or '
-            'rename them'
-        )
-    elif len(group) > 1:
+    if worse:
         notes.append(
-            f'{len(group)} copies of the {what}: took {best.name}, because {_why_copy(group)}, '
-            f'not {shorten(f.path.name for f in group[1:])}; choose another with '
-            '--bids-filter-file'
+            f'{len(worse) + 1} copies of the {what}: took {best.name}, because '
+            f'{_why_copy(best.file, worse[0])}, not {shorten(f.path.name for f in worse)}; '
+            'choose another with --bids-filter-file'
         )
     if 'roi' in best.file.copy.lower():
         notes.append(f'the {what} {best.name} is a crop made by dcm2niix; add the whole image')
@@ -607,8 +606,8 @@ def _rank_copy(file: ImageFile) -> tuple[Any, ...]:
     return rank, file.entities.get('extension') != '.nii.gz', natural(copy), str(file.path)
 
 
-def _why_copy(group: Sequence[ImageFile]) -> str:
-    best, other = _rank_copy(group[0]), _rank_copy(group[1])
+def _why_copy(file: ImageFile, worse: ImageFile) -> str:
+    best, other = _rank_copy(file), _rank_copy(worse)
     if best[0] == other[0]:
         return 'it is compressed'
     if best[0] < 3:
