@@ -48,6 +48,9 @@ from bids_perfdeficit.errors import InputError, printable
 #: A NIfTI file whose name hints at CT without being one of the names that are understood.
 LOOKS_LIKE_CT = re.compile(r'CT(?!P)|(?:^|[_.-])(?i:ncct|nect|cect|ct|angio)(?![a-z]*p)')
 
+#: Entities of a filter that do not name a series, and so do not vouch for it.
+UNSPECIFIC = frozenset({'datatype', 'session', 'extension'})
+
 #: A file below this size may be a pointer of git-annex or git-lfs rather than an image.
 POINTER_BYTES = 1024
 
@@ -303,7 +306,7 @@ class _Participant:
             wanted = self.filters.get('cta', {})
             candidates['cta'] = [file for file in enhanced if matches(file, wanted)]
         chosen = {
-            role: choose(role, found, vouched=bool(self.filters.get(role)))
+            role: choose(role, found, vouched=bool(set(self.filters.get(role, {})) - UNSPECIFIC))
             for role, found in candidates.items()
             if found
         }
@@ -376,7 +379,7 @@ class _Participant:
             doubts = []
             if len(same) != 1 or len(rivals) != 1:
                 unknown = [s for s in ctas if day is None or days[s] is None]
-                if len(nccts) != 1 or same or unknown != list(ctas) or len(ctas) != 1:
+                if self.pairs or same or not len(nccts) == len(ctas) == len(unknown) == 1:
                     continue
                 same = unknown
                 doubts = [

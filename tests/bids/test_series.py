@@ -419,6 +419,21 @@ def test_sessions_of_one_day_are_paired_when_asked(
         assert any('are of one day' in note for note in found.notes) != doubted
 
 
+def test_a_follow_up_is_not_paired_on_suspicion(tmp_path):
+    for session, suffixes in (('1', ('ct', 'cta')), ('2', ('ct',)), ('3', ('cta',))):
+        folder = tmp_path / f'sub-01/ses-{session}/ct'
+        folder.mkdir(parents=True)
+        for suffix in suffixes:
+            (folder / f'sub-01_ses-{session}_{suffix}.nii.gz').write_bytes(b'\x1f\x8b')
+    assert [p.session for p in discover(tmp_path, pair_sessions=True).pairs] == ['1']
+
+
+def test_a_filter_by_folder_does_not_vouch_for_a_series(find):
+    pair = find('ct', 'rec-mip_cta')
+    (again,) = discover(pair.ncct.parents[2], filters={'cta': {'datatype': 'ct'}}).pairs
+    assert again.doubts == pair.doubts != ()
+
+
 def test_two_ctas_of_one_day_are_not_paired_with_one_ncct(tmp_path):
     for session, suffix in (('20240101', 'ct'), ('20240101a', 'cta'), ('20240101b', 'cta')):
         folder = tmp_path / f'sub-01/ses-{session}/ct'
