@@ -594,16 +594,17 @@ def _same(one: Path, other: Path) -> bool:
 
 def _check_writable(name: str, path: Path) -> list[str]:
     """Say why nothing can be written to a folder that need not exist yet."""
-    real = _resolve(path)
-    nearest = real
+    nearest = path.absolute()
     while not os.path.lexists(nearest) and nearest != nearest.parent:
         nearest = nearest.parent
-    if os.path.islink(nearest):
-        return [f'{name} {path}: leads into a circle of links; give a folder']
-    if any(len(os.fsencode(part)) > LONGEST_NAME for part in real.parts):
+    if not os.path.exists(nearest):
+        return [f'{name} {path}: {nearest} is a link that leads nowhere; give a folder']
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
         return [f'{name} {path}: holds a name of more than {LONGEST_NAME} bytes; shorten it']
     if not os.path.isdir(nearest):
-        where = 'is a file' if nearest == real else f'lies below {nearest}, which is a file'
+        where = (
+            'is a file' if nearest == path.absolute() else f'lies below {nearest}, which is a file'
+        )
         return [f'{name} {path}: {where}; give a folder']
     if not os.access(nearest, os.W_OK | os.X_OK):
         return [

@@ -149,7 +149,10 @@ def dataset(tmp_path: Path) -> Path:
     (raw / 'sub-02').symlink_to(tmp_path / 'elsewhere')
     (tmp_path / 'link').symlink_to(raw)
     (tmp_path / 'link to link').symlink_to('link')
+    (tmp_path / 'deep').symlink_to(raw / 'sub-01/ct')
+    (tmp_path / 'to be made').symlink_to(raw / 'sub-01/new')
     (tmp_path / 'loop').symlink_to('loop')
+    (tmp_path / 'dangling').symlink_to('gone')
     (tmp_path / 'file').write_text('')
     return raw
 
@@ -168,6 +171,9 @@ INSIDE = {
     'link/sub-01/ct/new': 'lies inside sub-01',
     'raw/sub-99/new': 'lies inside sub-99',
     'elsewhere/new': 'lies inside sub-02',
+    'deep': 'lies inside sub-01',
+    'deep/../..': 'is BIDS_DIR itself',
+    'to be made': 'lies inside sub-01',
     'raw/raw_data/sub-01/x': 'lies inside sub-01 of raw_data',
 }
 
@@ -212,8 +218,10 @@ def test_the_working_folder_may_not_be_the_output(dataset, monkeypatch, place, t
 
 @pytest.mark.parametrize(
     ('place', 'told'),
-    [('file', 'is a file'), ('file/out', 'lies below'), ('loop', 'circle of links'),
-     ('loop/out', 'circle of links'), ('x' * 256, 'more than 255 bytes'),
+    [('file', 'is a file'), ('file/out', 'lies below'), ('loop', 'leads nowhere'),
+     ('loop/out', 'leads nowhere'),
+        ('dangling', 'leads nowhere'),
+ ('x' * 256, 'more than 255 bytes'),
      ('a\nb', 'holds control characters'), ('a\udce9', 'bytes that are not UTF-8')],
 )  # fmt: skip
 @pytest.mark.parametrize('option', ['OUTPUT_DIR', '--work-dir'])
