@@ -258,23 +258,27 @@ def test_a_label_that_cannot_be_one_is_refused(folders, label, told):
     assert told in problems_of([*folders, '--participant-label', label])
 
 
+#: Options of other apps with their values, what is said, and whether the folders may follow.
+FOREIGN = [
+    (['--fs-license-file', '/license.txt'], 'FreeSurfer is not used', True),
+    (['--nthreads', '4'], 'give the processes with --nprocs', True),
+    (['--n_cpus=4'], 'give the processes with --nprocs', True),
+    (['--anat-only'], 'give --level minimal', True),
+    (['--cifti-output'], 'surfaces are not computed', False),
+    (['--cifti-output', '91k'], 'surfaces are not computed', True),
+    (['--ignore', 'fieldmaps', 'slicetiming'], 'choose images with --bids-filter-file', False),
+    (['--mem-mb', '8000'], 'in GB with --mem', True),
+]
+
+
 @pytest.mark.parametrize(
-    ('given', 'told'),
-    [
-        (['--fs-license-file', '/license.txt'], 'FreeSurfer is not used'),
-        (['--nthreads', '4'], 'give the processes with --nprocs'),
-        (['--n_cpus=4'], 'give the processes with --nprocs'),
-        (['--cifti-output'], 'surfaces are not computed'),
-        (['--cifti-output', '91k'], 'surfaces are not computed'),
-        (['--ignore', 'fieldmaps', 'slicetiming'], 'choose images with --bids-filter-file'),
-        (['--mem-mb', '8000'], 'in GB with --mem'),
-    ],
+    ('arguments', 'told'),
+    [([None, *given], told) for given, told, _ in FOREIGN]
+    + [([*given, None], told) for given, told, may_follow in FOREIGN if may_follow],
 )
-@pytest.mark.parametrize('first', [True, False])
-def test_an_option_of_another_app_is_said_to_be_not_needed(folders, given, told, first):
-    if first and given[-1] in ('--cifti-output', 'slicetiming'):
-        pytest.skip('an option with several values takes what follows it, in every app')
-    (problem,) = problems_of([*given, *folders] if first else [*folders, *given]).splitlines()
+def test_an_option_of_another_app_is_said_to_be_not_needed(folders, arguments, told):
+    words = [w for word in arguments for w in (folders if word is None else [word])]
+    (problem,) = problems_of(words).splitlines()
     assert 'is an option of another BIDS App and is not needed here' in problem
     assert told in problem
 
