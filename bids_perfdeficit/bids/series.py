@@ -230,7 +230,7 @@ class _Candidate:
         self.ranks = {c: self.rank(c, self.reading) for c in CRITERIA}
 
     def doubts(self) -> list[str]:
-        """Say why the file is a poor one, though it be the best there is."""
+        """Say why the file may be wrong although it is the best there is."""
         what, kind = ROLES[self.role][0], classify(self.file.entities, self.file.free)
         if self.role == 'cta' and kind == 'contrast':
             reason = 'has contrast by its name and is not called an angiogram'
