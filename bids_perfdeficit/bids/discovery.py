@@ -40,6 +40,7 @@ from bids_perfdeficit.bids.series import (
     Choice,
     choose,
     classify,
+    is_poor,
     read_sidecar,
     read_time,
 )
@@ -302,9 +303,9 @@ class _Participant:
                     roles = [role]
             for role in roles:
                 candidates[role].append(file)
-        if not candidates['cta'] and 'cta' not in explicit:
+        if 'cta' not in explicit and all(is_poor('cta', file) for file in candidates['cta']):
             wanted = self.filters.get('cta', {})
-            candidates['cta'] = [file for file in enhanced if matches(file, wanted)]
+            candidates['cta'] += [file for file in enhanced if matches(file, wanted)]
         chosen = {
             role: choose(role, found, vouched=bool(set(self.filters.get(role, {})) - UNSPECIFIC))
             for role, found in candidates.items()

@@ -221,6 +221,11 @@ def choose(role: str, files: Sequence[ImageFile], *, vouched: bool = False) -> C
     return Choice(best.file, tuple(notes), tuple(doubts))
 
 
+def is_poor(role: str, file: ImageFile) -> bool:
+    """Tell whether a file's name speaks against its role, by a criterion of `GRAVE`."""
+    return bool(_Candidate(role, file).doubts())
+
+
 class _Candidate:
     """A series that could serve, and what is known of it."""
 

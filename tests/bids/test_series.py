@@ -226,6 +226,17 @@ def test_ct_with_contrast_is_offered_as_the_cta_when_there_is_none(find, word):
     assert 'not called an angiogram' in pair.doubts[0]
 
 
+@pytest.mark.parametrize(
+    ('poor', 'better'),
+    [('rec-VNC_cta', True), ('acq-smartprep_cta', True), ('rec-mip_cta', True),
+     ('acq-venous_cta', False), ('acq-neck_cta', False), ('acq-foo_cta', False)],
+)  # fmt: skip
+def test_ct_with_contrast_is_offered_beside_a_cta_that_cannot_be_one(find, poor, better):
+    pair = find('ct', poor, 'acq-contrast_ct')
+    assert taken(pair) == ('ct', 'acq-contrast_ct' if better else poor)
+    assert bool(pair.doubts) == (poor != 'acq-foo_cta')
+
+
 def test_ct_with_contrast_is_never_the_ncct(tmp_path):
     folder = tmp_path / 'sub-01/ct'
     folder.mkdir(parents=True)
