@@ -27,7 +27,7 @@ from bids_perfdeficit.bids.listing import (
     Participants,
     Problem,
     check_label,
-    is_utf8,
+    has_plain_name,
     list_images,
     list_participants,
     make_prefix,
@@ -288,7 +288,7 @@ class _Participant:
         enhanced: list[ImageFile] = []
         explicit = [role for role in ROLES if 'suffix' in self.filters.get(role, {})]
         for file in files:
-            if not file.is_nifti or self._is_misplaced(file) or not is_utf8(file.path):
+            if not file.is_nifti or self._is_misplaced(file) or not has_plain_name(file.path):
                 continue
             roles = [r for r in explicit if matches(file, self.filters[r])]
             if not roles and file.in_ct_folder:
@@ -336,7 +336,7 @@ class _Participant:
         if role in ('other', 'contrast'):
             return False
         if role is not None:
-            usable = file.in_ct_folder and file.is_nifti and is_utf8(file.path)
+            usable = file.in_ct_folder and file.is_nifti and has_plain_name(file.path)
             return not usable or self._is_misplaced(file)
         return bool(LOOKS_LIKE_CT.search(file.bare_name))
 
@@ -478,7 +478,7 @@ def _search_derivatives(root: Path, label: str) -> Iterator[Path]:
         for folder in itertools.chain([base], _list_folders(base)):
             if (folder / f'sub-{label}').is_dir():
                 for file in list_images(folder, label)[0]:
-                    if file.is_nifti and is_utf8(file.path):
+                    if file.is_nifti and has_plain_name(file.path):
                         yield file.path
 
 

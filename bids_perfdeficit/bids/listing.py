@@ -350,9 +350,12 @@ def check_label(label: str) -> str | None:
     return f"'{printable(label)}' holds other characters than the letters a to z and digits"
 
 
-def is_utf8(path: Path) -> bool:
-    """Tell whether a file's name is valid UTF-8, without which no sidecar can hold it."""
-    return not _is_undecodable(path.name)
+def has_plain_name(path: Path) -> bool:
+    """Tell whether a file's name is UTF-8 without control characters.
+
+    Sidecars, logs and programs that are started cannot hold another.
+    """
+    return path.name.isprintable()
 
 
 def _is_undecodable(text: str) -> bool:

@@ -169,8 +169,11 @@ def test_labels_that_are_alike_are_all_found(root, labels):
     assert any('upper and lower case' in note for note in found.notes) == alike
 
 
-@pytest.mark.parametrize('name', [b'sub-x_acq-caf\xe9_ct.nii.gz', b'sub-x_acq-\xff_cta.nii.gz'])
-def test_an_image_whose_name_is_not_utf8_is_left_out(root, name):
+@pytest.mark.parametrize(
+    'name',
+    [b'sub-x_acq-caf\xe9_ct.nii.gz', b'sub-x_acq-\xff_cta.nii.gz', b'sub-x_acq-\x1b[2J_ct.nii.gz'],
+)
+def test_an_image_whose_name_cannot_be_printed_is_left_out(root, name):
     folder = add_pair(root, 'x')
     os.close(os.open(raw(folder, name), os.O_CREAT))
     found = discover(root)
