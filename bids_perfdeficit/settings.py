@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 import types
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -18,12 +19,23 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import tomli_w
 
 from bids_perfdeficit.deficit.models import ModelName, model_names
+from bids_perfdeficit.errors import printable
 from bids_perfdeficit.perfusion.settings import PerfusionSettings
+from bids_perfdeficit.ranges import RangeError, check_ranges, ranged
 
 T = TypeVar('T')
 
 #: The symmetric ICBM 152 template that nilearn ships: nothing is fetched, and left-right is exact.
 DEFAULT_SPACE = 'MNI152NLin2009aSym'
+
+#: GB. One participant at 1 mm takes 1.9 GiB at its peak, a coarse one less. A smaller number is
+#: most often meant in another unit.
+LEAST_MEMORY = 1.0
+#: GB, cores, folds and repetitions that are more than any machine has or any user waits for.
+MOST_MEMORY = 100_000.0
+MOST_CORES = 10_000
+MOST_FOLDS = 10_000
+MANY = 1_000_000
 
 
 class AnalysisLevel(StrEnum):
@@ -50,8 +62,9 @@ class InputSettings:
     participant_label: tuple[str, ...] = ()
     session_label: tuple[str, ...] = ()
     bids_filter_file: Path | None = None
-    bids_database_dir: Path | None = None
-    skip_bids_validation: bool = False
+    pair_sessions: bool = False  #: pair an NCCT and a CTA of one day across sessions
+    bids_database_dir: Path | None = None  #: accepted, without effect
+    skip_bids_validation: bool = False  #: accepted, without effect
     derivatives: tuple[Path, ...] = ()
 
 
@@ -61,9 +74,12 @@ class ProcessingSettings:
 
     level: Level = Level.FULL
     output_spaces: tuple[str, ...] = (DEFAULT_SPACE,)
-    random_seed: int = 20260101
+    random_seed: int = ranged(20260101, 0, 2**31 - 1)
     sloppy: bool = False
     device: str = 'auto'
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     @property
     def spacing(self) -> float:
@@ -88,28 +104,43 @@ class GroupSettings:
     covariates: tuple[str, ...] = ()  #: columns of participants.tsv, or total_deficit_volume
     model: tuple[ModelName, ...] = (ModelName('spatial'),)  #: of the registry
     map_kind: MapKind = MapKind.PERFUSION
-    folds: int = 5  #: of the cross-validation; 0 leaves it out
-    permutations: int = 0  #: refits on shuffled scores
-    bootstraps: int = 0  #: refits on resampled participants
-    resolution: float = 4.0  #: mm; participants' maps have 2
-    min_coverage: float = 0.02  #: least share of participants with a deficit in a voxel
+    #: Of the cross-validation; 0 leaves it out.
+    folds: int = ranged(5, 2, MOST_FOLDS, zero='none')
+    permutations: int = ranged(0, 0, MANY)  #: refits on shuffled scores
+    bootstraps: int = ranged(0, 0, MANY)  #: refits on resampled participants
+    #: mm; participants' maps have 2.
+    resolution: float = ranged(4.0, 2, 10, unit='mm', why="participants' maps have 2 mm")
+    #: Least share of participants with a deficit in a voxel.
+    min_coverage: float = ranged(0.02, 0, 1, below=True, why='a share of the participants')
     include_doubtful: bool = False  #: take participants whose verdict is doubtful
     apply: Path | None = None  #: folder of a finished group level whose models predict
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
 class ResourceSettings:
     """What the run may use."""
 
-    nprocs: int = 0  #: processes; 0 is every core that this process may use
-    omp_nthreads: int = 0  #: threads of one step; 0 is decided from `nprocs`
-    mem: float = 0.0  #: GB; 0 is what the machine or the control group has
+    #: Processes; 0 is every core that this process may use.
+    nprocs: int = ranged(0, 0, MOST_CORES)
+    #: Threads of one step; 0 is decided from `nprocs`.
+    omp_nthreads: int = ranged(0, 0, MOST_CORES)
+    #: GB; 0 is what the machine or the control group has.
+    mem: float = ranged(
+        0.0, LEAST_MEMORY, MOST_MEMORY, zero='all there is', unit='GB',
+        why='one participant needs 2 GB at 1 mm',
+    )  # fmt: skip
     low_mem: bool = False
     use_plugin: Path | None = None
     work_dir: Path | None = None
     clean_workdir: bool = False
     resource_monitor: bool = False
     stop_on_first_crash: bool = False
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -122,7 +153,10 @@ class OutputSettings:
     boilerplate_only: bool = False
     write_graph: bool = False
     dry_run: bool = False
-    verbose: int = 0
+    verbose: int = ranged(0, 0, 10)
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -154,12 +188,14 @@ class Settings:
         Raises
         ------
         ValueError
-            If the text is no TOML, or holds a table, key or value that no option has. The message
-            lists every problem, one a line.
+            If the text is not TOML, or holds a table, key or value that no option has. The
+            message lists every problem, one a line.
         """
         try:
             content = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except RecursionError as error:
+            raise ValueError('not valid TOML: nested too deeply') from error
+        except ValueError as error:  # of the parser, or of `int` for endless digits
             raise ValueError(f'not valid TOML: {error}') from error
         problems: list[str] = []
         settings = _from_plain(cls, content, '', problems)
@@ -206,8 +242,8 @@ def _from_plain(cls: type[T], content: Mapping[str, Any], where: str, problems: 
                 problems.append(f'{name}: {error}')
     try:
         return cls(**values)
-    except ValueError as error:  # a dataclass may check its own ranges
-        problems.append(f'{where.rstrip(".") or "settings"}: {error}')
+    except RangeError as error:
+        problems += [f'{where}{name} {clause}' for name, clause in error.problems.items()]
         return cls()
 
 
@@ -250,7 +286,7 @@ def coerce(value: Any, hint: Any) -> Any:
             raise ValueError(f'{value!r} is not a number')
         try:
             number = hint(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             kind = 'a whole number' if hint is int else 'a number'
             raise ValueError(f'{value!r} is not {kind}') from None
         if hint is int and isinstance(value, float) and value != number:
@@ -259,6 +295,11 @@ def coerce(value: Any, hint: Any) -> Any:
     if hint is Path:
         if not isinstance(value, str | Path):
             raise ValueError(f'{value!r} is not a path')
+        if any(unicodedata.category(char) in ('Cc', 'Cs') for char in str(value)):
+            raise ValueError(
+                f"'{printable(value)}' holds control characters or bytes that are not UTF-8; "
+                'rename the folder or file'
+            )
         return Path(value)
     if not isinstance(value, str):
         raise ValueError(f'{value!r} is not text')

@@ -37,6 +37,8 @@ def describe(image: str) -> dict[str, Any]:
     for action in parser._actions:
         if isinstance(action, argparse._HelpAction | argparse._VersionAction):
             continue
+        if action.help is argparse.SUPPRESS:  # options of other BIDS Apps
+            continue
         entry = _input(action)
         inputs.append(entry)
         words.append(entry['value-key'])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shlex
-from argparse import _HelpAction, _VersionAction
+from argparse import SUPPRESS, _HelpAction, _VersionAction
 from pathlib import Path
 
 import pytest
@@ -34,7 +34,7 @@ def test_every_option_is_an_input_and_every_input_an_option(descriptor):
     ours = {
         action.dest: [name for name in action.option_strings if name.startswith('--')][:1]
         for action in build_parser()._actions
-        if not isinstance(action, _HelpAction | _VersionAction)
+        if not isinstance(action, _HelpAction | _VersionAction) and action.help != SUPPRESS
     }
     theirs = {i['id']: [i[k] for k in ('command-line-flag',) if k in i]
               for i in descriptor['inputs']}  # fmt: skip

@@ -26,7 +26,7 @@ LABEL = st.text('abcXYZ019', min_size=1, max_size=5)
     labels=st.lists(LABEL, max_size=3),
     seed=st.integers(0, 2**31 - 1),
     level=st.sampled_from(list(Level)),
-    mem=st.floats(0, 1e4, allow_nan=False),
+    mem=st.just(0.0) | st.floats(1, 1e4),
     work_dir=st.none() | LABEL.map(Path),
     sloppy=st.booleans(),
 )
@@ -78,3 +78,27 @@ def test_settings_cannot_be_changed_under_a_run():
 
 def test_sloppy_runs_are_coarse():
     assert ProcessingSettings(sloppy=True).spacing > ProcessingSettings().spacing == 1.0
+
+
+@pytest.mark.parametrize(
+    ('text', 'told'),
+    [
+        ('[perfusion]\nfloor = -1.0', ['perfusion.floor -1: must be 0.0001 to 1']),
+        ('[perfusion]\nfloor = nan\nbone = inf', ['perfusion.floor nan', 'perfusion.bone inf']),
+        ('[resources]\nmem = 0.5\nnprocs = -1', ['resources.nprocs -1', 'resources.mem 0.5']),
+        ('[group]\nfolds = 1\n[outputs]\nverbose = -1', ['group.folds 1', 'outputs.verbose -1']),
+        ('[resources]\nnprocs = inf', ['resources.nprocs: inf is not a whole number']),
+        ('[resources]\nmem = 1e999', ['resources.mem inf']),
+        (f'[resources]\nmem = 1{"0" * 400}', ['resources.mem: ']),
+        (f'[resources]\nnprocs = 1{"0" * 5000}', ['not valid TOML']),
+        (f'x = {"[" * 100_000}', ['not valid TOML: nested too deeply']),
+        ('[resources]\nwork_dir = "a\\u0000b"', ['holds control characters']),
+        ('[resources]\nwork_dir = "a\\nb"', ['holds control characters']),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named_with_its_table(text, told):
+    with pytest.raises(ValueError) as caught:
+        Settings.from_toml(text)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(told)
+    assert all(piece in line for piece, line in zip(told, lines, strict=True)), lines

@@ -9,10 +9,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-#: Public name -> submodule. Loaded on first use, so that importing the room costs nothing.
+#: Public name -> submodule. Loaded on first use, so that importing the package costs nothing.
 _PUBLIC: dict[str, str] = {
     'Discovery': 'discovery',
-    'Problem': 'discovery',
+    'Problem': 'listing',
     'ScanPair': 'discovery',
     'discover': 'discovery',
     'write_dataset_files': 'dataset',

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from bids_perfdeficit.bids.files import create_bytes, write_bytes, write_text, write_tsv
+from bids_perfdeficit.bids.jsonfile import read_json
 from bids_perfdeficit.bids.outputs import output_path, read_spec
 from bids_perfdeficit.errors import InputError
 
@@ -73,6 +74,9 @@ def write_dataset_files(
     notes: list[str] = []
     path = out_dir / 'dataset_description.json'
     if not create_bytes(_encode(description), path):
+        if _is_damaged(path) and _is_ours(out_dir):
+            notes.append(f'{path} was damaged and is written again')
+            write_bytes(_encode(description), path)
         notes += _update_description(path, description, version, relink)
     spec = read_spec()
     _add_lines(out_dir / '.bidsignore', spec['bidsignore'])
@@ -144,7 +148,7 @@ def _update_description(
 ) -> list[str]:
     """Check a description that is there, bring our own up to date, and return what to note."""
     notes = _check_description(path, version)
-    old = json.loads(path.read_text(encoding='utf-8'))
+    old = read_json(path)
     makers = old.get('GeneratedBy', [])
     if not any(maker.get('Name') == 'bids_perfdeficit' for maker in makers):
         return notes
@@ -156,6 +160,19 @@ def _update_description(
         new |= {key: description[key] for key in ('SourceDatasets', 'DatasetLinks')}
     _write_changed(_encode(new), path)
     return notes
+
+
+def _is_damaged(path: Path) -> bool:
+    try:
+        read_json(path)
+    except InputError:
+        return path.is_file()
+    return False
+
+
+def _is_ours(out_dir: Path) -> bool:
+    """Tell whether this program wrote into a folder, from what only it leaves there."""
+    return any(out_dir.glob('logs/*/status.json')) or any(out_dir.glob('*/records/*_record.json'))
 
 
 def _write_changed(content: bytes, path: Path) -> None:
@@ -171,10 +188,10 @@ def _write_changed(content: bytes, path: Path) -> None:
 def _check_description(path: Path, version: str) -> list[str]:
     fix = 'give OUTPUT_DIR a folder of its own'
     try:
-        description = json.loads(path.read_text(encoding='utf-8'))
+        description = read_json(path)
         kind = description.get('DatasetType', 'raw')
         makers = {g.get('Name'): g.get('Version') for g in description.get('GeneratedBy', [])}
-    except (OSError, ValueError, AttributeError) as error:
+    except (ValueError, AttributeError) as error:  # an `InputError` is a `ValueError`
         raise InputError(
             'cannot be read as JSON', fix=f'correct it, or {fix}', path=path
         ) from error

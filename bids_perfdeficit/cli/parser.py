@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import os
 import re
 import sys
@@ -18,7 +17,11 @@ from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
 from bids_perfdeficit import __version__
+from bids_perfdeficit.bids.jsonfile import read_text
+from bids_perfdeficit.bids.listing import RAW_FOLDERS
 from bids_perfdeficit.deficit.models import model_names
+from bids_perfdeficit.errors import InputError, printable
+from bids_perfdeficit.ranges import RangeError
 from bids_perfdeficit.settings import (
     DEFAULT_SPACE,
     AnalysisLevel,
@@ -35,15 +38,61 @@ EXIT_INTERNAL = 70
 
 _USAGE = 'bids_perfdeficit BIDS_DIR OUTPUT_DIR {participant,group} [options]'
 
+#: Options of other BIDS Apps that scripts carry over: how many values each has (as argparse
+#: counts them), and what to do instead. They are read with their values, so that these are not
+#: taken for BIDS_DIR.
+FOREIGN: dict[str, tuple[str, str]] = {
+    **dict.fromkeys(
+        ('--nthreads', '--n-cpus', '--n_cpus', '--n-procs', '--n_procs', '--nproc'),
+        ('1', 'give the processes with --nprocs, and the threads of each with --omp-nthreads'),
+    ),
+    '--ants-nthreads': ('1', 'remove it; each registration runs on one thread'),
+    **dict.fromkeys(
+        ('--mem-gb', '--mem_gb', '--mem-mb', '--mem_mb'),
+        ('1', 'give the memory in GB with --mem'),
+    ),
+    '--fs-license-file': ('1', 'remove it; FreeSurfer is not used'),
+    '--fs-subjects-dir': ('1', 'remove it; FreeSurfer is not used'),
+    '--fs-no-reconall': ('0', 'remove it; FreeSurfer is not used'),
+    '--no-submm-recon': ('0', 'remove it; FreeSurfer is not used'),
+    '--cifti-output': ('?', 'remove it; surfaces are not computed'),
+    '--skull-strip-template': ('1', 'remove it; the brain is extracted by CT values'),
+    '--skull-strip-t1w': ('1', 'remove it; the brain is extracted by CT values'),
+    '--anat-only': ('0', 'give --level minimal'),
+    '--task-id': ('1', 'remove it; there are no tasks in CT'),
+    '--dummy-scans': ('1', 'remove it; there are no time series'),
+    '--use-syn-sdc': ('?', 'remove it; CT has no susceptibility distortion'),
+    '--ignore': ('+', 'remove it; choose images with --bids-filter-file'),
+    '--modalities': ('+', 'remove it; only CT is read'),
+    '--longitudinal': ('0', 'remove it; each session is computed by itself'),
+    '--output-layout': ('1', 'remove it; there is one layout'),
+    '--output-resolutions': ('+', 'remove it; maps in the template have 2 mm'),
+    '--no-sub': ('0', 'remove it; nothing is ever submitted'),
+    '--email': ('1', 'remove it; nothing is ever submitted'),
+    '--debug': ('*', 'give -vv'),
+    '--run-uuid': ('1', 'remove it; each run names itself'),
+}
+
+#: Bytes that file systems allow in one name.
+LONGEST_NAME = 255
+
 #: Where each option goes. Options keep their names in the settings, so a table suffices.
 _TABLES: dict[str, str] = {key: table for table, key in option_fields()}
 
 
 class UsageError(Exception):
-    """One or more problems with the options, each a sentence for the user."""
+    """One or more problems with the options, each a sentence for the user.
 
-    def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
+    Parameters
+    ----------
+    problems : sequence of str
+        Without a list, and without a line break.
+    hint : str
+        A last line that is not a problem.
+    """
+
+    def __init__(self, problems: Sequence[str], hint: str = '') -> None:
+        self.problems, self.hint = tuple(problems), hint
         super().__init__('\n'.join(problems))
 
 
@@ -98,9 +147,15 @@ def build_parser() -> argparse.ArgumentParser:
         '{"ncct": {"run": 1}, "cta": {"acquisition": "angio"}}',
     )
     data.add_argument(
+        '--pair-sessions',
+        action='store_true',
+        help='pair an NCCT and a CTA of one day that lie in different sessions',
+    )
+    data.add_argument(
         '--bids-database-dir',
         metavar='DIR',
-        help='keep the index of the dataset here and use it again, when the dataset is unchanged',
+        help='accepted, as other BIDS Apps take it, and without effect: the dataset is searched '
+        'anew in each run, which takes a second for 1,400 participants',
     )
     data.add_argument(
         '--skip-bids-validation',
@@ -208,7 +263,8 @@ def build_parser() -> argparse.ArgumentParser:
     resources.add_argument(
         '--mem',
         metavar='GB',
-        help='memory that may be used (default: that of the machine, container or job)',
+        help='memory that may be used, at least 1 (default: that of the machine, container or '
+        'job)',
     )
     resources.add_argument(
         '--low-mem', action='store_true', help='one participant step at a time, to save memory'
@@ -256,7 +312,30 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument('--write-graph', action='store_true', help='draw the workflow to logs/<run>/')
     run.add_argument('-v', '--verbose', action='count', help='say more (twice: everything)')
     run.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
+    # Accepted in silence: there is no telemetry that could be switched off.
+    parser.add_argument('--notrack', action='store_true', help=argparse.SUPPRESS)
+    for option, (count, _) in FOREIGN.items():
+        parser.add_argument(
+            option,
+            dest='foreign',
+            action=_Foreign,
+            nargs=int(count) if count.isdecimal() else count,
+            help=argparse.SUPPRESS,
+        )
     return parser
+
+
+class _Foreign(argparse.Action):
+    """Collects the options of `FOREIGN` that were given."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        namespace.foreign = [*getattr(namespace, 'foreign', []), option_string]
 
 
 def parse_settings(argv: Sequence[str] | None = None) -> Settings:
@@ -272,21 +351,41 @@ def parse_settings(argv: Sequence[str] | None = None) -> Settings:
     parser = build_parser()
     namespace, unknown = parser.parse_known_args(argv)
     given = vars(namespace)
-    problems = [_unknown_option(parser, word) for word in unknown]
-    problems += [
-        f'{name} is missing; usage: {_USAGE}'
-        for key, name in (
-            ('bids_dir', 'BIDS_DIR'),
-            ('output_dir', 'OUTPUT_DIR'),
-            ('analysis_level', 'the analysis level'),
-        )
-        if given.get(key) is None
+    given.pop('notrack', None)
+    problems = [
+        f'{option} is an option of another BIDS App and is not needed here; {FOREIGN[option][1]}'
+        for option in dict.fromkeys(given.pop('foreign', []))
     ]
+    problems += [_unknown_option(parser, word) for word in unknown]
+    missing = _name_missing(given)
+    problems += missing
     settings = _merge(given, problems)
     problems += _check(settings, given)
     if problems:
-        raise UsageError(problems)
+        raise UsageError(
+            [printable(problem) for problem in problems],
+            f'usage: {_USAGE}; all options: bids_perfdeficit --help' if missing else '',
+        )
     return settings
+
+
+def _name_missing(given: dict[str, Any]) -> list[str]:
+    """Return the sentence about missing arguments, and where they may have gone."""
+    names = {
+        'bids_dir': 'BIDS_DIR',
+        'output_dir': 'OUTPUT_DIR',
+        'analysis_level': f'the analysis level ({" or ".join(AnalysisLevel)})',
+    }
+    missing = [name for key, name in names.items() if given.get(key) is None]
+    if not missing:
+        return []
+    listed = ' and '.join(filter(None, (', '.join(missing[:-1]), missing[-1])))
+    problem = f'{listed} {"is" if len(missing) == 1 else "are"} missing'
+    for key, value in given.items():
+        if isinstance(value, list) and set(value) & set(AnalysisLevel):
+            option = f'--{key.replace("_", "-")}'
+            problem += f'; {option} takes all values that follow it, so put it after the level'
+    return [problem]
 
 
 def _unknown_option(parser: argparse.ArgumentParser, word: str) -> str:
@@ -295,10 +394,15 @@ def _unknown_option(parser: argparse.ArgumentParser, word: str) -> str:
             f'{word!r} is one argument too many; options that take several values go after '
             'BIDS_DIR, OUTPUT_DIR and the level'
         )
-    known = [name for action in parser._actions for name in action.option_strings]
+    known = [
+        name
+        for action in parser._actions
+        for name in action.option_strings
+        if action.help is not argparse.SUPPRESS
+    ]
     close = difflib.get_close_matches(word.split('=')[0], known, n=1)
     hint = f'did you mean {close[0]}?' if close else 'see --help'
-    return f'{word} is no option; {hint}'
+    return f'{word} is not an option; {hint}'
 
 
 def _merge(given: dict[str, Any], problems: list[str]) -> Settings:
@@ -307,9 +411,9 @@ def _merge(given: dict[str, Any], problems: list[str]) -> Settings:
     config = given.get('config_file')
     if config is not None:
         try:
-            settings = Settings.from_toml(Path(config).read_text(encoding='utf-8'))
-        except OSError as error:
-            problems.append(f'--config-file {config}: {error.strerror}; give a TOML file')
+            settings = Settings.from_toml(read_text(Path(config)))
+        except InputError as error:
+            problems.append(f'--config-file {config}: {error.reason}; {error.fix}')
         except ValueError as error:
             problems += [f'--config-file {config}: {line}' for line in str(error).splitlines()]
     tables: dict[str, dict[str, Any]] = {}
@@ -318,15 +422,29 @@ def _merge(given: dict[str, Any], problems: list[str]) -> Settings:
             continue
         table = _TABLES[key]
         hint = get_type_hints(type(getattr(settings, table)))[key]
-        option = f'--{key.replace("_", "-")}'
-        name = option if option in _OPTIONS else key.upper()
         try:
             tables.setdefault(table, {})[key] = coerce(value, hint)
         except ValueError as error:
-            problems.append(f'{name}: {error}')
+            problems.append(
+                f'invalid analysis level {value!r} (choose {" or ".join(AnalysisLevel)})'
+                if key == 'analysis_level'
+                else f'{_name_option(key)}: {error}'
+            )
     for table, values in tables.items():
-        settings = replace(settings, **{table: replace(getattr(settings, table), **values)})
+        try:
+            made = replace(getattr(settings, table), **values)
+        except RangeError as error:
+            problems += [f'{_name_option(key)} {said}' for key, said in error.problems.items()]
+            right = {key: value for key, value in values.items() if key not in error.problems}
+            made = replace(getattr(settings, table), **right)
+        settings = replace(settings, **{table: made})
     return settings
+
+
+def _name_option(key: str) -> str:
+    """Return an option of the settings as it is written on the command line."""
+    option = f'--{key.replace("_", "-")}'
+    return option if option in _OPTIONS else key.upper()
 
 
 _OPTIONS = frozenset(name for a in build_parser()._actions for name in a.option_strings)
@@ -342,28 +460,15 @@ def _check(settings: Settings, given: dict[str, Any]) -> list[str]:
         problems += _check_group(settings)
     if inputs.bids_filter_file is not None:
         problems += _check_filters(inputs.bids_filter_file)
-    if resources.use_plugin is not None and not resources.use_plugin.is_file():
+    if resources.use_plugin is not None and not os.path.isfile(resources.use_plugin):
         problems.append(f'--use-plugin {resources.use_plugin}: no such file; give a YAML file')
     problems += [
         f'--derivatives {path}: no such folder; give a folder with derivatives'
         for path in inputs.derivatives
-        if not path.is_dir()
+        if not os.path.isdir(path)
     ]
-    problems += [
-        f'{option} {value}: must not be negative'
-        for option, value in (
-            ('--nprocs', resources.nprocs),
-            ('--omp-nthreads', resources.omp_nthreads),
-            ('--mem', resources.mem),
-            ('--random-seed', processing.random_seed),
-        )
-        if value < 0
-    ]
-    if processing.random_seed >= 2**31:
-        problems.append(f'--random-seed {processing.random_seed}: must be below 2147483648')
-    for label in inputs.participant_label + inputs.session_label:
-        if not re.fullmatch(r'(sub-|ses-)?[A-Za-z0-9+]+', label):
-            problems.append(f'label {label!r}: BIDS labels hold letters and digits only')
+    problems += _check_labels('--participant-label', 'sub-', inputs.participant_label)
+    problems += _check_labels('--session-label', 'ses-', inputs.session_label)
     if len(processing.output_spaces) != 1:
         problems.append(
             f'--output-spaces {" ".join(processing.output_spaces)}: give one template per run; '
@@ -376,24 +481,10 @@ def _check(settings: Settings, given: dict[str, Any]) -> list[str]:
 
 def _check_group(settings: Settings) -> list[str]:
     group, inputs = settings.group, settings.inputs
-    problems = [
-        f'{option} {value}: {rule}'
-        for option, value, right, rule in (
-            ('--folds', group.folds, group.folds == 0 or group.folds >= 2,
-             'must be 0, or 2 and more'),
-            ('--permutations', group.permutations, group.permutations >= 0,
-             'must not be negative'),
-            ('--bootstraps', group.bootstraps, group.bootstraps >= 0, 'must not be negative'),
-            ('--resolution', group.resolution, 2 <= group.resolution <= 10,
-             'must be 2 to 10 mm; the maps have 2'),
-            ('--min-coverage', group.min_coverage, 0 <= group.min_coverage < 1,
-             'is a share of the participants, from 0 to below 1'),
-        )
-        if not right
-    ]  # fmt: skip
-    if group.scores is not None and not group.scores.is_file():
+    problems = []
+    if group.scores is not None and not os.path.isfile(group.scores):
         problems.append(f'--scores {group.scores}: no such file; give a table of NIHSS scores')
-    if group.apply is not None and not group.apply.exists():
+    if group.apply is not None and not os.path.exists(group.apply):
         problems.append(
             f'--apply {group.apply}: no such folder; give the OUTPUT_DIR of an earlier group run'
         )
@@ -404,48 +495,142 @@ def _check_group(settings: Settings) -> list[str]:
     return problems
 
 
+def _check_labels(option: str, prefix: str, labels: Sequence[str]) -> list[str]:
+    problems = []
+    for label in labels:
+        parts = [part for part in re.split(r'[\s,;]+', label) if part]
+        if len(parts) > 1 or (parts and parts != [label]):
+            problems.append(
+                f'{option} {label}: labels are separated by spaces; give {option} '
+                f'{" ".join(parts)}'
+            )
+        elif not re.fullmatch(rf'({prefix})?[A-Za-z0-9+]+', label):
+            problems.append(
+                f"{option} '{printable(label)}': BIDS labels hold letters and digits only"
+            )
+    return problems
+
+
 def _check_folders(settings: Settings) -> list[str]:
-    inputs, problems = settings.inputs, []
-    bids_dir, output_dir = inputs.bids_dir.absolute(), inputs.output_dir.absolute()
-    if not bids_dir.is_dir():
-        problems.append(f'BIDS_DIR {inputs.bids_dir}: no such folder; give a BIDS dataset')
-    if bids_dir == output_dir:
+    """Return what is wrong with the folders, by where they really are."""
+    inputs, work = settings.inputs, settings.resources.work_dir
+    bids_dir, output_dir = inputs.bids_dir, inputs.output_dir
+    problems = []
+    if not os.path.isdir(bids_dir):
+        kind = 'is not a folder' if os.path.exists(bids_dir) else 'no such folder'
+        problems.append(f'BIDS_DIR {bids_dir}: {kind}; give the folder of a BIDS dataset')
+    elif not os.access(bids_dir, os.R_OK | os.X_OK):
+        problems.append(f'BIDS_DIR {bids_dir}: cannot be read; make it readable to you')
+    elif where := _locate(output_dir, bids_dir):
         problems.append(
-            f'OUTPUT_DIR {inputs.output_dir}: is BIDS_DIR itself; '
-            f'give another folder, for example {inputs.bids_dir / "derivatives/perfdeficit"}'
+            f'OUTPUT_DIR {output_dir}: {where}; give another folder, for example '
+            f'{bids_dir / "derivatives/perfdeficit"}'
         )
-    writable = output_dir
-    while not writable.exists() and writable != writable.parent:
-        writable = writable.parent
-    if output_dir.exists() and not output_dir.is_dir():
-        problems.append(f'OUTPUT_DIR {inputs.output_dir}: is a file; give a folder')
-    elif not os.access(writable, os.W_OK):
-        problems.append(
-            f'OUTPUT_DIR {inputs.output_dir}: {writable} is not writable; '
-            'give a folder of your own, or bind it read-write into the container'
-        )
-    work = settings.resources.work_dir
-    if work is not None and bids_dir in (work.absolute(), *work.absolute().parents):
-        problems.append(
-            f'--work-dir {work}: lies inside BIDS_DIR, where it would be read as data; '
-            'give another folder'
-        )
+    problems += _check_writable('OUTPUT_DIR', output_dir)
+    if work is not None:
+        if _lies_in(work, bids_dir) or _locate(work, bids_dir):
+            problems.append(
+                f'--work-dir {work}: lies inside BIDS_DIR, where it would be read as data; '
+                'give another folder'
+            )
+        elif _lies_in(work, output_dir).startswith('sub-'):
+            problems.append(
+                f'--work-dir {work}: lies inside the results of a participant; give another folder'
+            )
+        elif _resolve(work) == _resolve(output_dir) or _same(work, output_dir):
+            problems.append(
+                f'--work-dir {work}: is OUTPUT_DIR; give another folder, for example '
+                f'{output_dir / "work"}'
+            )
+        problems += _check_writable('--work-dir', work)
     if settings.resources.clean_workdir and work is None:
         problems.append('--clean-workdir: needs --work-dir; the default one is always removed')
     return problems
 
 
-def _check_filters(path: Path) -> list[str]:
-    option = f'--bids-filter-file {path}'
+def _locate(output_dir: Path, bids_dir: Path) -> str:
+    """Say where in the raw data an output folder would lie; nothing when it does not.
+
+    OUTPUT_DIR may contain BIDS_DIR (``derivatives/sourcedata/raw`` is a layout of BIDS) and may
+    lie in BIDS_DIR (``derivatives``), but not where the raw images are.
+    """
+    for raw in (bids_dir, *(bids_dir / name for name in RAW_FOLDERS)):
+        name = 'BIDS_DIR' if raw == bids_dir else f'{raw.name} of BIDS_DIR'
+        below = _lies_in(output_dir, raw)
+        if below == '.':
+            return f'is {name} itself'
+        participant = below.split(os.sep)[0]
+        if not participant.startswith('sub-'):
+            participant = next((n for n in _links(raw) if _lies_in(output_dir, raw / n)), '')
+        if participant:
+            return f'lies inside {participant} of {name}'
+    return ''
+
+
+def _links(folder: Path) -> list[str]:
+    """Return the participants of a dataset whose folders are links to somewhere else."""
     try:
-        filters = json.loads(path.read_text(encoding='utf-8'))
-    except OSError as error:
-        return [f'{option}: {error.strerror}; give a JSON file']
-    except ValueError as error:
-        return [f'{option}: not valid JSON ({error}); mend the file']
-    wrong = sorted(set(filters) - {'ncct', 'cta'}) if isinstance(filters, dict) else ['a list']
-    if wrong:
-        return [f'{option}: holds {", ".join(wrong)}; the keys are "ncct" and "cta"']
+        with os.scandir(folder) as entries:
+            return [e.name for e in entries if e.name.startswith('sub-') and e.is_symlink()]
+    except OSError:
+        return []
+
+
+def _lies_in(path: Path, folder: Path) -> str:
+    """Return a path relative to a folder that holds it, ``'.'`` for itself, or nothing.
+
+    Links, ``..``, bind mounts and file systems that ignore case are seen through: what counts is
+    whether the nearest existing parents are the same folder. Neither need exist.
+    """
+    real = _resolve(path)
+    below: list[str] = []
+    for parent in (real, *real.parents):
+        if parent == _resolve(folder) or _same(parent, folder):
+            return os.path.join(*below) if below else '.'
+        below.insert(0, parent.name)
+    return ''
+
+
+def _resolve(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve fails on a loop of links
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _check_writable(name: str, path: Path) -> list[str]:
+    """Say why nothing can be written to a folder that need not exist yet."""
+    nearest = path.absolute()
+    while not os.path.lexists(nearest) and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not os.path.exists(nearest):
+        return [f'{name} {path}: {nearest} is a link that leads nowhere; give a folder']
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+        return [f'{name} {path}: holds a name of more than {LONGEST_NAME} bytes; shorten it']
+    if not os.path.isdir(nearest):
+        where = (
+            'is a file' if nearest == path.absolute() else f'lies below {nearest}, which is a file'
+        )
+        return [f'{name} {path}: {where}; give a folder']
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return [
+            f'{name} {path}: {nearest} is not writable; '
+            'give a folder of your own, or bind it read-write into the container'
+        ]
+    return []
+
+
+def _check_filters(path: Path) -> list[str]:
+    from bids_perfdeficit.bids.filters import read_filters
+
+    try:
+        read_filters(path)
+    except InputError as error:
+        return [f'--bids-filter-file {path}: {error.reason}; {error.fix}']
     return []
 
 
@@ -457,8 +642,14 @@ def _check_space(spaces: Sequence[str]) -> list[str]:
     for space in spaces:
         if space == DEFAULT_SPACE:
             continue
+        if not re.fullmatch('[A-Za-z0-9]+', space):
+            problems.append(
+                f"--output-spaces '{printable(space)}': names of templates hold letters and "
+                f'digits only; give, for example, {DEFAULT_SPACE}'
+            )
+            continue
         folder = Path(home or '') / f'tpl-{space}'
-        if home is None or not folder.is_dir():
+        if home is None or not os.path.isdir(folder):
             problems.append(
                 f'--output-spaces {space}: not found in TEMPLATEFLOW_HOME ({home or "not set"}); '
                 f'on a machine with a network run: TEMPLATEFLOW_HOME={home or "<folder>"} '
@@ -481,9 +672,11 @@ def _check_device(device: str) -> list[str]:
     return []
 
 
-def print_problems(problems: Sequence[str]) -> None:
-    """Tell all problems at once on standard error."""
+def print_problems(problems: Sequence[str], hint: str = '') -> None:
+    """Print all problems at once on standard error, one a line, and a hint after them."""
     noun = 'problem' if len(problems) == 1 else 'problems'
     print(f'bids_perfdeficit: {len(problems)} {noun}:', file=sys.stderr)
     for problem in problems:
-        print(f'  - {problem}', file=sys.stderr)
+        print(f'  - {printable(problem)}', file=sys.stderr)
+    if hint:
+        print(hint, file=sys.stderr)

@@ -17,6 +17,7 @@ from bids_perfdeficit.bids import (
     write_json,
     write_participants,
 )
+from bids_perfdeficit.bids.jsonfile import read_json
 from bids_perfdeficit.cli.logbook import LOGGER, Logbook, Outcome, read_crashes
 from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_SOME_FAILED
 from bids_perfdeficit.cli.resources import available_memory_gb, share_threads
@@ -63,13 +64,13 @@ class ParticipantLevel(Level):
         inputs = self.settings.inputs
         filters = None
         if inputs.bids_filter_file is not None:
-            filters = json.loads(inputs.bids_filter_file.read_text(encoding='utf-8'))
+            filters = read_json(inputs.bids_filter_file)
         self.found = discover(
             inputs.bids_dir,
             participant_labels=inputs.participant_label,
             session_labels=inputs.session_label,
             filters=filters,
-            database_dir=inputs.bids_database_dir,
+            pair_sessions=inputs.pair_sessions,
         )
         plans = [make_plan(pair, self.settings) for pair in self.found.pairs]
         self.plans = {plan.pair.prefix: plan for plan in plans}
@@ -81,8 +82,7 @@ class ParticipantLevel(Level):
 
     def describe(self) -> str:
         notes = [printable(f'note: {note}') for note in self.found.notes]
-        lines = describe(list(self.plans.values())).splitlines()
-        return '\n'.join([*notes, *map(printable, lines)])
+        return '\n'.join([*notes, describe(list(self.plans.values()))])
 
     def methods(self) -> str:
         from bids_perfdeficit.workflows.base import init_pair_wf

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import io
 import signal
 import sys
 import traceback
@@ -35,6 +36,9 @@ _SURROUNDINGS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the app and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
     try:
         signals.install_signal_handlers()
         settings = _absolute(parse_settings(argv))
@@ -53,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             signals.reraise_signal()
         return code
     except UsageError as error:
-        print_problems(error.problems)
+        print_problems(error.problems, error.hint)
         return EXIT_USAGE
     except InputError as error:
         print_problems([str(error)])

@@ -1,9 +1,14 @@
-"""The options of computed perfusion. Standard library only; must not know where they come from."""
+"""The options of computed perfusion, with their ranges.
+
+Standard library only. Must not know where the options come from.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+from bids_perfdeficit.ranges import RangeError, find_problems, ranged
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,19 @@ class PerfusionSettings:
 
     arrival: Literal['isotropic', 'anisotropic'] = 'isotropic'
     recipe: Literal['default', 'published'] = 'default'
-    window: tuple[float, float] = (0.0, 300.0)
-    exponent: float = 2.0
-    floor: float = 0.01
-    vein_suppression: float = 1.0
-    dilation: float = 4.0
-    bone: float = 130.0
+    window: tuple[float, float] = ranged((0.0, 300.0), -1000, 3000, unit='HU')
+    exponent: float = ranged(2.0, 0, 10, above=True)
+    # With 0 no front would reach tissue without contrast; at 1 vessels would not matter.
+    floor: float = ranged(0.01, 0.0001, 1, why='a share of the speed in a full vessel')
+    vein_suppression: float = ranged(1.0, 0, 1)
+    # Beyond 20 mm the front would run through the scalp.
+    dilation: float = ranged(4.0, 0, 20, unit='mm')
+    # Below 80 HU fresh blood would count as bone.
+    bone: float = ranged(130.0, 80, 1000, unit='HU')
+
+    def __post_init__(self) -> None:
+        problems = find_problems(self)
+        if 'window' not in problems and not self.window[0] < self.window[1]:
+            problems['window'] = f'{list(self.window)}: the second value must be the larger one'
+        if problems:
+            raise RangeError(problems)

@@ -33,7 +33,7 @@ from bids_perfdeficit.pipeline import check_grids
 from bids_perfdeficit.settings import MapKind, Settings
 from bids_perfdeficit.stages.record import Record, Stamp, digest
 from bids_perfdeficit.stages.task import PENDING, State, Task, examine
-from bids_perfdeficit.workflows.plan import record_path
+from bids_perfdeficit.workflows.plan import read_facts, record_path
 
 #: Versions of the stages, raised whenever results change, so that older ones are not mixed with
 #: newer ones.
@@ -229,7 +229,7 @@ def find_unproven(entries: Sequence[Entry], *, include_doubtful: bool = False) -
 
 def _speaks_against(root: Path, pair: ScanPair, entry: Entry, include_doubtful: bool) -> str:
     names = {'participant': pair.participant, 'session': pair.session}
-    verdict = _read_json(output_path(root, 'verdict', **names))
+    verdict = read_facts(output_path(root, 'verdict', **names))
     told = '; '.join(map(str, verdict.get('Reasons', [])))
     if verdict.get('Status') == 'failed':
         return f'its participant level failed: {told}'
@@ -491,16 +491,6 @@ def _uri(path: Path, settings: Settings) -> str:
 def _record(settings: Settings, stage: str, model: str = '') -> Path:
     key = 'group_model_record' if model else 'group_record'
     return group_path(settings, key, stage=stage, **({'model': model} if model else {}))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if Stamp.of(path) is None:
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _first_reasons(cohort: Cohort) -> str:

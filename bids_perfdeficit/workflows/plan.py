@@ -8,14 +8,15 @@ Must not import Nipype: a dry run asks here.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bids_perfdeficit.bids import ScanPair, output_path, sidecar_path
+from bids_perfdeficit.bids.jsonfile import read_json
 from bids_perfdeficit.bids.outputs import has_sidecar
+from bids_perfdeficit.errors import InputError, printable
 from bids_perfdeficit.settings import Level, Settings
 from bids_perfdeficit.stages.record import Stamp, sha256
 from bids_perfdeficit.stages.task import State, Task, examine
@@ -344,7 +345,7 @@ def _check_borrowed(
     for folder in sorted(folders):
         for scan, ending in (('ncct', '_desc-preproc_ct.json'), ('cta', '_desc-preproc_cta.json')):
             path = folder / f'{pair.prefix}{"_space-ct" if scan == "cta" else ""}{ending}'
-            told = _read_json(path).get('SourceSHA256')
+            told = read_facts(path).get('SourceSHA256')
             if not isinstance(told, str):
                 continue
             if scan not in hashes:
@@ -389,9 +390,10 @@ def describe(plans: Sequence[Plan]) -> str:
             f'{plan.pair.prefix}: {what or "complete, nothing to do"}',
             f'    NCCT {plan.pair.ncct}',
             f'    CTA  {plan.pair.cta}',
+            *(f'    doubtful: {doubt}' for doubt in plan.pair.doubts),
             *(f'    note: {note}' for note in (*plan.pair.notes, *plan.notes)),
         ]
-    return '\n'.join(lines)
+    return '\n'.join(printable(line) for line in lines)
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -401,11 +403,10 @@ def _same(one: Path, other: Path) -> bool:
         return False
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if Stamp.of(path) is None:
-        return {}
+def read_facts(path: Path) -> dict[str, Any]:
+    """Return a JSON object, empty where there is none or it is damaged."""
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(path)
+    except InputError:
         return {}
     return content if isinstance(content, dict) else {}

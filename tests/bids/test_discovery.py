@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -142,11 +141,11 @@ def test_tilt_corrected_second_run_does_not_win_over_the_first_run(make):
     [
         ('run-1_cta', 'run-2_cta', 'first run'),
         ('run-2_cta', 'run-10_cta', 'first run'),
-        ('acq-thin_cta', 'acq-thick_cta', 'less suitable'),
+        ('acq-thin_cta', 'acq-thick_cta', 'its name says thin'),
         ('rec-thin_cta', 'cta', 'thin'),
-        ('cta', 'acq-venous_cta', 'less suitable'),
-        ('cta', 'rec-mip_cta', 'less suitable'),
-        ('acq-a_cta', 'acq-b_cta', 'first by name'),
+        ('cta', 'acq-venous_cta', 'the name of the other says venous'),
+        ('cta', 'rec-mip_cta', 'the name of the other says mip'),
+        ('cta', 'acq-b_cta', 'its name is plain'),
     ],
 )
 def test_of_two_ctas_one_is_taken_and_told_why(make, better, worse, why):
@@ -165,7 +164,8 @@ def test_of_two_ctas_one_is_taken_and_told_why(make, better, worse, why):
 
 def test_second_copy_of_a_ct_that_reads_as_cta_is_doubted(make):
     root = make(*(f'sub-01/ct/sub-01_{s}.nii.gz' for s in ('ct', 'cta', 'ctb')))
-    assert any('"a" copy' in note for note in discover(root).pairs[0].notes)
+    (doubt,) = discover(root).pairs[0].doubts
+    assert '"a" copy' in doubt
 
 
 def test_two_sessions_give_two_pairs_in_natural_order(make):
@@ -223,7 +223,8 @@ PROBLEMS = {
     ),
     'two sessions': (
         ['ses-1/ct/sub-01_ses-1_ct.nii.gz', 'ses-2/ct/sub-01_ses-2_cta.nii.gz'],
-        '(the NCCT of sub-01_ses-1 must be in the same session)',
+        '(the NCCT of sub-01_ses-1 must be in the same session; if both are of one day, '
+        '--pair-sessions pairs them)',
     ),
 }
 
@@ -360,7 +361,9 @@ def test_one_file_for_both_roles_is_told(make):
 @pytest.mark.parametrize(
     ('filters', 'told'),
     [
-        ({'t1w': {}}, 'ncct and cta'),
+        ({'tlw': {}}, 'ncct and cta'),
+        ({'cta': {'run': {}}}, 'give a label'),
+        ({'cta': {'run': True}}, 'give a label'),
         ({'cta': {'acq': 'x'}}, "perhaps 'acquisition' is meant"),
         ({'cta': ['x']}, 'not a table'),
     ],
@@ -403,55 +406,6 @@ def test_dataset_below_a_folder_called_sub_something(tmp_path):
     assert (pair.participant, pair.session, pair.ncct.name) == ('01', None, 'sub-01_ct.nii.gz')
 
 
-def test_database_is_written_once_and_read_again(make, tmp_path):
-    root = make('sub-01/ct/sub-01_ct.nii.gz', 'sub-01/ct/sub-01_cta.nii.gz')
-    first = discover(root, database_dir=tmp_path / 'deep/index')
-    assert (tmp_path / 'deep/index/layout_index.sqlite').is_file()
-    assert [p.name for p in (tmp_path / 'deep').iterdir()] == ['index']
-    make('sub-01/ct/sub-01_ct_Tilt_Eq_1.nii.gz')
-    again = discover(root, database_dir=tmp_path / 'deep/index')
-    assert again.pairs == first.pairs
-    assert any('remove it if files have changed' in note for note in again.notes)
-    (root / 'sub-01/ct/sub-01_ct.nii.gz').unlink()
-    (problem,) = discover(root, database_dir=tmp_path / 'deep/index').problems
-    assert 'in the index but not on disk' in str(problem)
-
-
-def test_database_of_another_dataset_is_an_input_error(make, tmp_path):
-    root = make('sub-01/ct/sub-01_ct.nii.gz')
-    discover(root, database_dir=tmp_path / 'index')
-    moved = tmp_path / 'moved'
-    shutil.copytree(root, moved)
-    with pytest.raises(InputError) as caught:
-        discover(moved, database_dir=tmp_path / 'index')
-    assert 'another dataset' in str(caught.value)
-    shutil.rmtree(root)
-    with pytest.raises(InputError) as caught:
-        discover(moved, database_dir=tmp_path / 'index')
-    assert 'holds no index of this dataset' in str(caught.value)
-
-
-def test_database_that_is_broken_is_an_input_error(make, tmp_path):
-    (tmp_path / 'layout_index.sqlite').write_text('not a database')
-    with pytest.raises(InputError) as caught:
-        discover(make('sub-01/ct/sub-01_ct.nii.gz'), database_dir=tmp_path)
-    assert 'give another --bids-database-dir' in str(caught.value)
-
-
-def test_processes_that_index_at_once_agree(make, tmp_path):
-    root = make('sub-01/ct/sub-01_ct.nii.gz', 'sub-01/ct/sub-01_cta.nii.gz')
-    code = (
-        'from bids_perfdeficit.bids import discover; '
-        f'print(len(discover({str(root)!r}, database_dir={str(tmp_path / "index")!r}).pairs))'
-    )
-    running = [
-        subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
-    assert [process.communicate()[0].strip() for process in running] == ['1'] * 4
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['bids', 'index']
-
-
 @pytest.mark.parametrize(
     ('entities', 'role'),
     [
@@ -469,9 +423,9 @@ def test_role_by_name(entities, role):
     assert classify(entities) == role
 
 
-def test_importing_the_room_loads_neither_pybids_nor_pandas():
+def test_importing_the_package_loads_neither_pybids_nor_pandas():
     code = (
-        'import sys, bids_perfdeficit.bids as room; room.discover; room.output_path; '
+        'import sys, bids_perfdeficit.bids as bids; bids.discover; bids.output_path; '
         "assert not {'bids', 'pandas', 'nibabel'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, '-c', code], check=True)
@@ -482,3 +436,61 @@ def test_hybrid_dataset(shared_data):
     assert names(found) == [('sub-hybrid01_ct.nii.gz', 'sub-hybrid01_cta.nii.gz')]
     assert not found.problems
     assert not found.pairs[0].notes
+
+
+@pytest.mark.parametrize('names_', [('sub-01_ct.nii.gz', 'sub-01_cta.nii.gz'), ('p7_ct.nii.gz',)])
+def test_images_without_folders_get_a_line_that_says_where_they_belong(make, names_):
+    with pytest.raises(InputError) as caught:
+        discover(make(*names_))
+    assert names_[0] in str(caught.value)
+    assert 'move or link the images of each patient' in str(caught.value)
+    assert 'sub-01/ct/sub-01_cta.nii.gz' in str(caught.value)
+
+
+def test_images_beside_the_folders_cost_their_own_participant_only(make):
+    root = make(
+        'sub-01/ct/sub-01_ct.nii.gz',
+        'sub-01/ct/sub-01_cta.nii.gz',
+        'sub-01_ct.nii.gz',
+        'sub-02_ct.nii.gz',
+        'sub-02_cta.nii.gz',
+        'sub-01.html',
+    )
+    found = discover(root)
+    assert names(found) == [('sub-01_ct.nii.gz', 'sub-01_cta.nii.gz')]
+    (problem,) = found.problems
+    assert problem.participant == '02'
+    assert 'sub-02_ct.nii.gz, sub-02_cta.nii.gz lie beside the folders sub-*' in str(problem)
+    assert 'move or link the images into sub-02/ct/' in str(problem)
+    assert [note for note in found.notes if 'sub-01_ct.nii.gz lies beside' in note]
+    assert not discover(root, participant_labels=['01']).problems
+    (asked,) = discover(root, participant_labels=['02']).problems
+    assert asked == problem
+
+
+@pytest.mark.parametrize('place', ['derivatives', 'derivatives/registered'])
+@pytest.mark.parametrize('raw', ['', 'raw_data/'])
+def test_a_cta_in_derivatives_gets_the_line_that_links_it(make, place, raw):
+    cta = f'{place}/sub-01/ses-1/sub-01_ses-1_space-ncct_cta.nii.gz'
+    root = make(f'{raw}sub-01/ses-1/sub-01_ses-1_ct.nii.gz', cta)
+    (problem,) = discover(root).problems
+    assert f'no CTA, but {root / cta} could be one' in str(problem)
+    command = problem.fix.partition(': ')[2]
+    subprocess.run(['sh', '-c', command], check=True)
+    (pair,) = discover(root).pairs
+    assert pair.cta.resolve() == (root / cta).resolve()
+
+
+def test_keys_of_other_apps_in_a_filter_are_a_note(make):
+    root = make('sub-01/ct/sub-01_ct.nii.gz', 'sub-01/ct/sub-01_cta.nii.gz')
+    filters = {'bold': {'task': 'rest'}, 'T1w': {'datatype': 'anat'}, 'cta': {'datatype': 'ct'}}
+    found = discover(root, filters=filters)
+    assert len(found.pairs) == 1
+    (note,) = found.notes
+    assert note.startswith('the keys T1w, bold of the filter file belong to other BIDS Apps')
+
+
+def test_a_number_in_a_filter_is_compared_as_one_only_when_it_is_one(make):
+    root = make('sub-01/ct/sub-01_ct.nii.gz', 'sub-01/ct/sub-01_run-02_cta.nii.gz')
+    assert len(discover(root, filters={'cta': {'run': '2'}}).pairs) == 1
+    assert not discover(root, filters={'cta': {'run': '²'}}).pairs

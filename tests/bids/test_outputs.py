@@ -148,6 +148,17 @@ def test_dataset_files_follow_the_version_and_the_place_of_the_input(tmp_path):
         assert links == {'raw': (moved if relink else tmp_path).as_uri()}
 
 
+@pytest.mark.parametrize('content', ['', '{"Name": "Comp'])
+def test_a_damaged_description_is_written_again_where_the_outputs_are_ours(tmp_path, content):
+    (tmp_path / 'dataset_description.json').write_text(content)
+    with pytest.raises(InputError, match='cannot be read as JSON'):
+        write_dataset_files(tmp_path, bids_dir=tmp_path, version='1')
+    (tmp_path / 'logs' / 'a').mkdir(parents=True)
+    (tmp_path / 'logs' / 'a' / 'status.json').write_text('{}')
+    assert 'damaged' in write_dataset_files(tmp_path, bids_dir=tmp_path, version='1')[0]
+    assert json.loads((tmp_path / 'dataset_description.json').read_text())['GeneratedBy']
+
+
 def test_a_readme_and_the_description_of_another_program_are_kept(tmp_path):
     out = tmp_path / 'out'
     out.mkdir()
