@@ -131,7 +131,7 @@ def use_plugin(name: str, plugin_args: dict[str, Any]) -> Any:
     if not issubclass(base, SGELikeBatchManagerBase):
         return base(plugin_args=plugin_args)
 
-    class Cluster(base):  # type: ignore[misc]
+    class Cluster(base):
         def _report_crash(self, node: Any, result: dict[str, Any] | None = None) -> str:
             signals.reraise_signal()
             told = (result or {}).get('traceback')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import nibabel as nib
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
+    Bunch,
     DynamicTraitedSpec,
     File,
     OutputMultiPath,
@@ -57,16 +59,16 @@ class DerivativesSink(SimpleInterface):
     output_spec = DynamicTraitedSpec
     _always_run = True
 
-    def __init__(self, keys=(), **inputs):
+    def __init__(self, keys: Sequence[str] = (), **inputs: Any) -> None:
         self._keys = tuple(keys)
         super().__init__()
         add_traits(self.inputs, self._keys, trait_type=File(exists=True))
         self.inputs.trait_set(**inputs)
 
-    def _outputs(self):
+    def _outputs(self) -> Any:
         return add_traits(super()._outputs(), self._keys)
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         inputs, task = self.inputs, self.inputs.task
         more: dict[str, Any] = {}
         for given in (inputs.facts, inputs.meta):
@@ -115,7 +117,7 @@ class GroupSink(SimpleInterface):
     output_spec = _GroupSinkOutput
     _always_run = True
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         inputs, task = self.inputs, self.inputs.task
         folder = Path(inputs.manifest).parent
         files = json.loads(Path(inputs.manifest).read_text(encoding='utf-8'))['files']

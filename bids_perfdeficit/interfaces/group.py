@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
+    Bunch,
     File,
     InputMultiObject,
     SimpleInterface,
@@ -142,7 +143,7 @@ class StackMaps(SimpleInterface):
     input_spec = _StackInput
     output_spec = _StackOutput
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         folder = Path(runtime.cwd)
         params = self.inputs.params
         result = pipeline.stack_cohort(
@@ -190,7 +191,7 @@ class PrepareMaps(SimpleInterface):
     input_spec = _PrepareInput
     output_spec = _PrepareOutput
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         torch.set_num_threads(self.inputs.num_threads)
         maps = np.load(self.inputs.maps, mmap_mode='r')
         grid = _grid(self.inputs.mask)
@@ -230,7 +231,7 @@ class AssembleCohort(SimpleInterface):
     input_spec = _AssembleInput
     output_spec = _AssembleOutput
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         inputs = self.inputs
         measures = pd.read_csv(inputs.measures, sep='\t', index_col='position')
         people = (inputs.participants, inputs.items, inputs.scores)
@@ -285,7 +286,7 @@ class FitModel(SimpleInterface):
     #: Nipype keeps the folder of an unfinished node then, and with it the checkpoint of `vae`.
     _can_resume = True
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         torch.set_num_threads(self.inputs.num_threads)
         prepared = _prepared(self.inputs.prepared)
         data = CohortData.load(self.inputs.data)
@@ -320,7 +321,7 @@ class _Piece(SimpleInterface):
         """Do the work for maps, data, model and settings."""
         raise NotImplementedError
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         torch.set_num_threads(self.inputs.num_threads)
         part = self._work(
             _prepared(self.inputs.prepared),
@@ -339,7 +340,7 @@ class FitFold(_Piece):
 
     input_spec = _FoldInput
 
-    def _work(self, *problem):
+    def _work(self, *problem: Any) -> object:
         return pipeline.validate_fold(*problem, folds=self.inputs.folds, fold=self.inputs.fold)
 
 
@@ -352,7 +353,7 @@ class FitShuffled(_Piece):
 
     input_spec = _NumbersInput
 
-    def _work(self, *problem):
+    def _work(self, *problem: Any) -> object:
         return pipeline.fit_shuffled(*problem, numbers=self.inputs.numbers)
 
 
@@ -361,7 +362,7 @@ class FitResampled(_Piece):
 
     input_spec = _NumbersInput
 
-    def _work(self, *problem):
+    def _work(self, *problem: Any) -> object:
         return pipeline.fit_resampled(*problem, numbers=self.inputs.numbers)
 
 
@@ -381,7 +382,7 @@ class _Merge(SimpleInterface):
     def _merge(self, parts: list[Any], data: CohortData) -> Iterable[GroupOutput]:
         raise NotImplementedError
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         parts = [pickle.loads(Path(p).read_bytes()) for p in self.inputs.parts]  # noqa: S301
         outputs = self._merge(parts, CohortData.load(self.inputs.data))
         self._results['manifest'] = _write(outputs, runtime.cwd)
@@ -391,7 +392,7 @@ class _Merge(SimpleInterface):
 class MergeFolds(_Merge):
     """Measure held-out predictions."""
 
-    def _merge(self, parts, data):
+    def _merge(self, parts: list[Any], data: CohortData) -> Iterable[GroupOutput]:
         found = pipeline.merge_validation(parts, data, self.inputs.model)
         return pipeline.validation_outputs(found, data)
 
@@ -399,14 +400,14 @@ class MergeFolds(_Merge):
 class MergeShuffled(_Merge):
     """Count what is declared on shuffled scores."""
 
-    def _merge(self, parts, data):
+    def _merge(self, parts: list[Any], data: CohortData) -> Iterable[GroupOutput]:
         return pipeline.null_outputs(parts, data, self.inputs.model)
 
 
 class MergeResampled(_Merge):
     """Count how often voxels are declared in resampled cohorts."""
 
-    def _merge(self, parts, data):
+    def _merge(self, parts: list[Any], data: CohortData) -> Iterable[GroupOutput]:
         grid = _grid(self.inputs.mask)
         return pipeline.stability_outputs(parts, grid, data, self.inputs.model)
 
@@ -423,7 +424,7 @@ class ApplyModel(SimpleInterface):
     input_spec = _ApplyInput
     output_spec = _ManifestOutput
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         data, fit = CohortData.load(self.inputs.data), DeficitFit.load(self.inputs.params)
         maps = np.load(self.inputs.maps, mmap_mode='r')
         predictions = pipeline.apply_model(fit, maps, data)

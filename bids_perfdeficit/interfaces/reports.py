@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from nipype.interfaces.base import (
+    Bunch,
     DynamicTraitedSpec,
     File,
     SimpleInterface,
@@ -39,16 +42,18 @@ class DrawFigures(SimpleInterface):
     input_spec = _DrawInput
     output_spec = DynamicTraitedSpec
 
-    def __init__(self, keys=(), figures=(), **inputs):
+    def __init__(
+        self, keys: Sequence[str] = (), figures: Sequence[str] = (), **inputs: Any
+    ) -> None:
         self._keys, self._figures = tuple(keys), tuple(figures)
         super().__init__()
         add_traits(self.inputs, self._keys, trait_type=File(exists=True))
         self.inputs.trait_set(**inputs)
 
-    def _outputs(self):
+    def _outputs(self) -> Any:
         return add_traits(super()._outputs(), self._figures)
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         files = {key: Path(getattr(self.inputs, key)) for key in self._keys}
         ncct, brain = _load(files['preproc_ct']), _load(files['brain_mask'])
         template = ct.load_template(self.inputs.space, spacing=2.0)
@@ -84,7 +89,14 @@ class DrawFigures(SimpleInterface):
         self._results |= {key: str(drawn[key]) for key in self._figures}
         return runtime
 
-    def _draw_results(self, files, ncct, brain, template, target) -> dict[str, Path]:
+    def _draw_results(
+        self,
+        files: Mapping[str, Path],
+        ncct: nib.Nifti1Image,
+        brain: nib.Nifti1Image,
+        template: ct.Template,
+        target: Callable[[str], Path],
+    ) -> dict[str, Path]:
         facts = json.loads(sidecar_path(files['perfusion']).read_text(encoding='utf-8'))
         late = _load(files['hypoperfused'])
         # 0.5 where the volumes of the regional table end.
