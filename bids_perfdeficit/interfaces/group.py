@@ -41,7 +41,7 @@ from bids_perfdeficit.bids import (
 )
 from bids_perfdeficit.bids.cohort import TOTAL_VOLUME, contrast_label, item_levels, item_mirror
 from bids_perfdeficit.deficit import DeficitFit, DeficitSettings, Grid, Item, Prepared
-from bids_perfdeficit.interfaces.ct import _load
+from bids_perfdeficit.interfaces.files import load_image
 from bids_perfdeficit.interfaces.stacking import (
     DEFICIT_THRESHOLD,
     make_lattice,
@@ -110,7 +110,7 @@ class Manifest:
 
 
 def _grid(path: str) -> Grid:
-    image = _load(path)
+    image = load_image(path)
     return Grid(np.asarray(image.dataobj) > 0, image.affine)
 
 
@@ -274,11 +274,11 @@ class AssembleCohort(SimpleInterface):
             covariate_names=np.array(names, dtype=str),
         )
         manifest = Manifest(runtime.cwd)
-        mask = _load(inputs.mask)
+        mask = load_image(inputs.mask)
         manifest.image('group_mask', np.asarray(mask.dataobj, np.uint8), mask.affine)
         manifest.image(
             'group_coverage',
-            np.asarray(_load(inputs.coverage).dataobj, np.float32),
+            np.asarray(load_image(inputs.coverage).dataobj, np.float32),
             mask.affine,
             {'DeficitThreshold': DEFICIT_THRESHOLD},
         )
@@ -643,7 +643,7 @@ class GroupSink(SimpleInterface):
             )
             source = folder / file['name']
             if target.name.endswith('.nii.gz'):
-                write_nifti(_load(source), target)
+                write_nifti(load_image(source), target)
             else:
                 copy_file(source, target)
         self._results['out_files'] = [str(t) for t in targets]

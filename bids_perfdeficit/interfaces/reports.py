@@ -19,7 +19,7 @@ from nipype.interfaces.io import add_traits
 
 from bids_perfdeficit import ct, perfusion
 from bids_perfdeficit.bids import output_path, sidecar_path
-from bids_perfdeficit.interfaces.ct import _load
+from bids_perfdeficit.interfaces.files import load_image
 from bids_perfdeficit.reports import figures
 
 
@@ -63,7 +63,7 @@ class DrawFigures(SimpleInterface):
 
     def _run_interface(self, runtime):
         files = {key: Path(getattr(self.inputs, key)) for key in self._keys}
-        ncct, brain = _load(files['preproc_ct']), _load(files['brain_mask'])
+        ncct, brain = load_image(files['preproc_ct']), load_image(files['brain_mask'])
         template = ct.load_template(self.inputs.space, spacing=2.0)
         in_patient = [
             ct.apply_transform(
@@ -75,7 +75,7 @@ class DrawFigures(SimpleInterface):
             figures.draw_brain_outline(ncct, brain, self._target('brain')),
             figures.draw_flicker(
                 ncct,
-                _load(files['preproc_cta']),
+                load_image(files['preproc_cta']),
                 self._target('registration'),
                 contour=brain,
             ),
@@ -95,19 +95,19 @@ class DrawFigures(SimpleInterface):
 
     def _draw_results(self, files, ncct, brain, template) -> list[Path]:
         facts = json.loads(sidecar_path(files['perfusion']).read_text(encoding='utf-8'))
-        late = _load(files['hypoperfused'])
+        late = load_image(files['hypoperfused'])
         # 0.5 where the volumes of the regional table end.
         level = 0.5 / perfusion.calibration()['threshold']
         late = nib.Nifti1Image(np.asarray(late.dataobj, np.float32) * level, late.affine)
         return [
             figures.draw_subtraction_mip(
-                _load(files['subtraction']),
+                load_image(files['subtraction']),
                 facts.get('InflowPoints', []),
                 brain,
                 self._target('sources'),
             ),
             figures.draw_map_mosaic(
-                _load(files['toa']),
+                load_image(files['toa']),
                 brain,
                 ncct,
                 self._target('arrival'),
@@ -115,7 +115,7 @@ class DrawFigures(SimpleInterface):
                 units='no unit',
             ),
             figures.draw_map_mosaic(
-                _load(files['perfusion']),
+                load_image(files['perfusion']),
                 brain,
                 ncct,
                 self._target('perfusion'),
@@ -126,7 +126,7 @@ class DrawFigures(SimpleInterface):
                 outlined='white line: hypoperfused',
             ),
             figures.draw_asymmetry(
-                _load(files['std_asymmetry']),
+                load_image(files['std_asymmetry']),
                 template.t1,
                 self._target('asymmetry'),
                 limit=1.0,  # one scale for all patients
