@@ -10,21 +10,24 @@ which results do not depend. Must not know BIDS names, Nipype, settings files or
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
-import torch
 from threadpoolctl import threadpool_limits
 
 from bids_perfdeficit import ct, perfusion
 from bids_perfdeficit.ct.templates import DEFAULT_SPACE
 from bids_perfdeficit.perfusion.settings import PerfusionSettings
+
+if TYPE_CHECKING:
+    import torch
 
 #: mm of the grid on which maps are compared between patients.
 TEMPLATE_MM = 2.0
@@ -292,6 +295,8 @@ def compute_maps(
     ValueError
         When the brain is empty.
     """
+    import torch  # noqa: F401  (here: not all who import this module compute maps)
+
     with one_thread():
         return _compute_maps(patient, settings or PerfusionSettings(), device, threads)
 
@@ -299,6 +304,8 @@ def compute_maps(
 def _compute_maps(
     patient: Prepared, settings: PerfusionSettings, device: str, threads: int
 ) -> Maps:
+    import torch
+
     affine, shape = patient.ncct.affine, patient.ncct.shape
     sizes = patient.ncct.header.get_zooms()
     spacing = (float(sizes[2]), float(sizes[1]), float(sizes[0]))
@@ -457,7 +464,7 @@ def carry_images(
         np.where(inside, values, np.float32(0))
         for values in read([toa, perfusion_map, hypoperfused])
     )
-    difference = perfusion.asymmetry(torch.from_numpy(late.T.copy())).numpy().T
+    difference = late - late[::-1]
     return StandardMaps(
         image(scans[0]),
         image(scans[1]),
@@ -571,8 +578,13 @@ def one_thread() -> Iterator[None]:
     Sums of BLAS depend on the number of threads, and so do vectorised functions of torch, which
     round otherwise at the ends of each thread's share: a map would depend on the cores.
     """
-    before = torch.get_num_threads()
     with threadpool_limits(limits=1):
+        if 'torch' not in sys.modules:
+            yield
+            return
+        import torch
+
+        before = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             yield

@@ -7,7 +7,6 @@ so that equal results are equal bytes. Must not know what the files are for.
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import os
@@ -17,12 +16,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
+from isal import igzip
+
 if TYPE_CHECKING:
     import nibabel as nib
     import pandas as pd
 
-#: Of gzip. On a 1 mm CT, level 6 takes three times as long and saves 7 %.
-COMPRESSION = 3
+#: Of ISA-L's gzip: as small as level 3 of zlib, in a tenth of the time.
+COMPRESSION = 2
 
 
 def write_nifti(image: nib.Nifti1Image, path: str | os.PathLike[str]) -> Path:
@@ -44,7 +45,7 @@ def write_nifti(image: nib.Nifti1Image, path: str | os.PathLike[str]) -> Path:
 
     def write(stream: IO[bytes]) -> None:
         if path.name.endswith('.gz'):
-            with gzip.GzipFile('', 'wb', COMPRESSION, stream, mtime=0) as zipped:
+            with igzip.IGzipFile('', 'wb', COMPRESSION, stream, mtime=0) as zipped:
                 image.to_stream(zipped)
         else:
             image.to_stream(cast(io.IOBase, stream))

@@ -32,6 +32,8 @@ LOGGER = logging.getLogger('bids_perfdeficit')
 #: Packages whose versions shape the results; recorded beside them.
 VERSIONED = ('antspyx', 'nibabel', 'nilearn', 'nipype', 'numba', 'numpy', 'scipy', 'torch')
 
+#: Modules of the participant level that take seconds to import.
+PRELOAD = ('bids_perfdeficit.ct.registration', 'bids_perfdeficit.perfusion.synthesis')
 #: Levels of the log on the terminal and of Nipype's, by how often ``-v`` was given.
 _OURS = (logging.INFO, logging.INFO, logging.DEBUG)
 _NIPYPES = (logging.CRITICAL, logging.INFO, logging.DEBUG)
@@ -133,6 +135,7 @@ class Logbook:
                 'memory_gb': resources.mem or 0.95 * available_memory_gb(),
                 'raise_insufficient': False,
                 'status_callback': progress,
+                'preload': PRELOAD if self.units == 'participants' else (),
             })  # fmt: skip
         work_dir = resources.work_dir
         with tempfile.TemporaryDirectory(
@@ -204,6 +207,9 @@ def configure_nipype(settings: Settings, log_dir: Path) -> None:
             'create_report': 'false',
             'stop_on_first_crash': str(settings.resources.stop_on_first_crash).lower(),
             'hash_method': 'content',
+            # Seconds until a finished step is noticed: with Nipype's 2 the steps of one patient
+            # wait for 12 s.
+            'poll_sleep_duration': '0.2',
             # Of jobs of a cluster: how long a shared file system may take to show a result.
             'job_finished_timeout': '30',
             'remove_unnecessary_outputs': 'false',

@@ -20,7 +20,6 @@ from nipype.interfaces.io import add_traits
 from bids_perfdeficit import ct, perfusion
 from bids_perfdeficit.bids import output_path, sidecar_path
 from bids_perfdeficit.interfaces.files import load_image
-from bids_perfdeficit.reports import figures
 
 
 class _DrawInput(DynamicTraitedSpec):
@@ -62,15 +61,20 @@ class DrawFigures(SimpleInterface):
         )
 
     def _run_interface(self, runtime):
+        # Here: only the process that draws waits for its import.
+        from bids_perfdeficit.reports import figures
+
         files = {key: Path(getattr(self.inputs, key)) for key in self._keys}
         ncct, brain = load_image(files['preproc_ct']), load_image(files['brain_mask'])
         template = ct.load_template(self.inputs.space, spacing=2.0)
-        in_patient = [
-            ct.apply_transform(
-                image, ncct, files['template_inverse_xfm'], interpolation=interpolation
+        points = ct.carry(ct.read_transform(files['template_inverse_xfm']), ct.all_points(ncct))
+        t1, outline = (
+            nib.Nifti1Image(values.reshape(ncct.shape), ncct.affine)
+            for values in (
+                *ct.sample([template.t1], points),
+                *ct.sample([template.brain_mask], points, order=0),
             )
-            for image, interpolation in ((template.t1, 'linear'), (template.brain_mask, 'nearest'))
-        ]
+        )
         drawn = [
             figures.draw_brain_outline(ncct, brain, self._target('brain')),
             figures.draw_flicker(
@@ -81,11 +85,11 @@ class DrawFigures(SimpleInterface):
             ),
             figures.draw_flicker(
                 ncct,
-                in_patient[0],
+                t1,
                 self._target('normalization'),
                 labels=('NCCT', self.inputs.space),
                 windows=(figures.STROKE_WINDOW, None),
-                contour=in_patient[1],
+                contour=outline,
             ),
         ]
         if 'perfusion' in files:
@@ -94,6 +98,8 @@ class DrawFigures(SimpleInterface):
         return runtime
 
     def _draw_results(self, files, ncct, brain, template) -> list[Path]:
+        from bids_perfdeficit.reports import figures
+
         facts = json.loads(sidecar_path(files['perfusion']).read_text(encoding='utf-8'))
         late = load_image(files['hypoperfused'])
         # 0.5 where the volumes of the regional table end.
