@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from bids_perfdeficit import __version__
 from bids_perfdeficit.bids import (
@@ -152,7 +153,8 @@ class _Run:
 
         from bids_perfdeficit.workflows.base import init_bids_perfdeficit_wf
 
-        workflow = init_bids_perfdeficit_wf(plans=plans, settings=self.settings, device=device)
+        settings = replace(self.settings, resources=replace(resources, omp_nthreads=threads))
+        workflow = init_bids_perfdeficit_wf(plans=plans, settings=settings, device=device)
         return self.book.run(workflow, nprocs=nprocs)
 
     def _judge(self, early: dict[str, str], seconds: dict[str, float]) -> list[Outcome]:

@@ -149,6 +149,7 @@ class _ToTemplateInput(BaseInterfaceInputSpec):
     hypoperfused = File(exists=True, mandatory=True)
     xfm = File(exists=True, mandatory=True, desc='NCCT to template')
     space = traits.Str(mandatory=True)
+    num_threads = traits.Int(1, usedefault=True, nohash=True, desc='on which no image depends')
 
 
 class _ToTemplateOutput(TraitedSpec):
@@ -173,6 +174,7 @@ class ToTemplate(SimpleInterface):
             *(load_image(getattr(self.inputs, name)) for name in names),
             forward=Path(self.inputs.xfm),
             space=self.inputs.space,
+            threads=self.inputs.num_threads,
         )
         for key, image in (
             ('std_preproc_ct', maps.ncct),
