@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
 from bids_perfdeficit import ct, perfusion
@@ -332,8 +333,19 @@ def _compute_maps(
     priors, mirrored = _anatomy(patient, here, inside[box], threads)
     veins, inflow, white, grey = (tensor(_filled(values, shape, box)) for values in priors)
 
+    corner = affine.copy()
+    corner[:3, 3] = here[:, 0]
+    # Brains are not symmetric: a mirror place beyond the rim has the value of the rim, as in the
+    # calibration, and not the 0 that lies outside.
+    mirrored = np.clip(mirrored, here[:, :1], here[:, -1:])
+    nearest = np.ravel_multi_index(
+        ndimage.distance_transform_edt(~inside[box], return_distances=False, return_indices=True),
+        inside[box].shape,
+    )
+
     def mirror(values: torch.Tensor) -> torch.Tensor:
-        (found,) = ct.sample([image(values)], mirrored)
+        filled = np.ascontiguousarray(values.cpu().numpy().T[box]).take(nearest)
+        (found,) = ct.sample([nib.Nifti1Image(filled, corner)], mirrored)
         out = np.zeros(shape, np.float32)
         out[inside] = found
         return tensor(out)
