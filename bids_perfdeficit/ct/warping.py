@@ -69,11 +69,6 @@ class Transform:
             points = part(points) if isinstance(part, Field) else _transform(part, points)
         return points
 
-    def then(self, *others: Transform | np.ndarray) -> Transform:
-        """Return this transform followed by others, of which an array is an affine (4, 4)."""
-        more = [part for o in others for part in (o.parts if isinstance(o, Transform) else (o,))]
-        return Transform((*self.parts, *more))
-
 
 def read_transform(path: Path) -> Transform:
     """Read an ITK transform.
