@@ -81,7 +81,7 @@ def run_recipe(
     target = ct.load_template(template.name, spacing=spacing).pseudo_ct
     moving = brain_image(ncct, brain, **preparation)
     images = {
-        key: registration._to_ants(np.asarray(image.dataobj), image.affine)
+        key: registration.to_ants(np.asarray(image.dataobj), image.affine)
         for key, image in (('fixed', target), ('moving', moving))
     }
     ants.config.set_ants_deterministic(on=True, seed_value=1)
@@ -107,7 +107,7 @@ def to_patient(points: np.ndarray, transforms: list[str]) -> np.ndarray:
 def carry(mask: nib.Nifti1Image, template: ct.Template, transforms: list[str]) -> np.ndarray:
     """Carry a mask of the patient to the template."""
     fixed, moving = (
-        registration._to_ants(np.asarray(image.dataobj), image.affine)
+        registration.to_ants(np.asarray(image.dataobj), image.affine)
         for image in (template.pseudo_ct, mask)
     )
     return ants.apply_transforms(fixed, moving, transforms).numpy() > 0.5

@@ -37,6 +37,8 @@ STATUS_S = 2.0
 #: How the names of temporary working folders begin.
 TEMPORARY_FOLDER = 'bids_perfdeficit-'
 
+#: Modules of the participant level that take seconds to import.
+PRELOAD = ('bids_perfdeficit.ct.registration', 'bids_perfdeficit.perfusion.synthesis')
 #: Levels of the log on the terminal and of Nipype's, by how often ``-v`` was given.
 _OURS = (logging.INFO, logging.INFO, logging.DEBUG)
 _NIPYPES = (logging.CRITICAL, logging.INFO, logging.DEBUG)
@@ -167,6 +169,7 @@ class Logbook:
                 'memory_gb': resources.mem or 0.95 * available_memory_gb(),
                 'raise_insufficient': False,
                 'status_callback': progress,
+                'preload': PRELOAD if self.units == 'participants' else (),
             })  # fmt: skip
         # The dictionary and not the parser of Nipype's configuration: that one interprets "%".
         workflow.config['execution']['crashdump_dir'] = str(self.folder)

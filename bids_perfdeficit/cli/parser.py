@@ -259,7 +259,11 @@ def build_parser() -> argparse.ArgumentParser:
     resources.add_argument(
         '--nprocs', metavar='N', help='processes at once (default: the cores of this job)'
     )
-    resources.add_argument('--omp-nthreads', metavar='N', help='threads of one step')
+    resources.add_argument(
+        '--omp-nthreads',
+        metavar='N',
+        help='threads of one step (default: the cores that other participants leave)',
+    )
     resources.add_argument(
         '--mem',
         metavar='GB',

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bids_perfdeficit import __version__
@@ -183,9 +184,9 @@ class ParticipantLevel(Level):
         plans = [plan for plan in plans if plan.to_run]
         if not plans:
             return None
-        workflow = init_bids_perfdeficit_wf(
-            plans=plans, settings=self.settings, device=device, omp_nthreads=threads
-        )
+        resources = replace(self.settings.resources, omp_nthreads=threads)
+        settings = replace(self.settings, resources=resources)
+        workflow = init_bids_perfdeficit_wf(plans=plans, settings=settings, device=device)
         labels = {branch_name(plan): plan.pair.prefix for plan in plans}
         return Work(workflow, labels, fresh=tuple(labels))
 

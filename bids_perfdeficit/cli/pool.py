@@ -11,10 +11,13 @@ other participants along. Must not know what steps compute.
 
 from __future__ import annotations
 
+import gc
 import traceback
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from nipype.pipeline import plugins
@@ -35,13 +38,27 @@ LOST_WORKER = (
 )
 
 
+def _preload(names: Sequence[str]) -> None:
+    for name in names:
+        import_module(name)
+
+
 class Pool(MultiProcPlugin):
-    """Run the steps of a workflow in processes; takes the arguments of its base."""
+    """Run the steps of a workflow in processes; takes the arguments of its base.
+
+    ``preload`` names modules: one worker imports them while another runs the first step of the
+    first branch, on which the others wait.
+    """
 
     pool: ProcessPoolExecutor
 
     def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
         super().__init__(plugin_args=plugin_args)
+        # Nipype collects garbage at each look at its steps: what is imported now never is any.
+        gc.collect()
+        gc.freeze()
+        if self.processors > 1 and self.plugin_args.get('preload'):
+            self.pool.submit(_preload, self.plugin_args['preload'])
         self._steps: dict[int, tuple[Any, bool]] = {}
         # Filled by the thread that watches the pool, emptied by that of the run.
         self._lost: deque[tuple[int, ProcessPoolExecutor]] = deque()

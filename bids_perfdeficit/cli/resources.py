@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import psutil
 
 _CGROUP = Path('/sys/fs/cgroup')
 _OWN = Path('/proc/self/cgroup')
+#: One of them is there where Linux has a GPU that torch can use: NVIDIA's, in Windows, AMD's.
+_GPUS = (Path('/dev/nvidiactl'), Path('/dev/dxg'), Path('/dev/kfd'))
 
 
 def available_cores(cgroup: Path = _CGROUP, own: Path = _OWN) -> int:
@@ -59,6 +62,8 @@ def resolve_device(device: str) -> tuple[str, str | None]:
     """Return the torch device and, when it was a choice, a sentence about it."""
     if device == 'cpu':
         return 'cpu', None
+    if device == 'auto' and sys.platform == 'linux' and not any(p.exists() for p in _GPUS):
+        return 'cpu', '--device auto: no GPU was found, computing on the CPU'
     import torch
 
     if device == 'auto':

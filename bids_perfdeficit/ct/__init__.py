@@ -22,13 +22,19 @@ _PUBLIC: dict[str, str] = {
     'read_ct': 'reading',
     'RigidResult': 'registration',
     'TemplateTransform': 'registration',
-    'apply_transform': 'registration',
-    'read_rigid': 'registration',
     'register_cta': 'registration',
     'register_template': 'registration',
-    'write_rigid': 'registration',
     'Template': 'templates',
     'load_template': 'templates',
+    'Transform': 'warping',
+    'all_points': 'warping',
+    'apply_transform': 'warping',
+    'carry': 'warping',
+    'grid_points': 'warping',
+    'read_rigid': 'warping',
+    'read_transform': 'warping',
+    'sample': 'warping',
+    'write_rigid': 'warping',
 }
 
 __all__ = list(_PUBLIC)

@@ -1,12 +1,17 @@
 """Align the CTA with the NCCT, and the NCCT with a template, with ANTs.
 
 Seeded and on one thread, so that a run can be repeated to the bit; the two registrations of a
-patient can run side by side instead. Must not know what is done with the aligned images.
+patient can run side by side instead. ANTs splits its options at commas and brackets and expands
+names with wildcards, so that it sees plain file names in its working folder only. Must not know
+what is done with the aligned images.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +28,15 @@ from scipy import ndimage
 from bids_perfdeficit.ct.conforming import conform, resample
 from bids_perfdeficit.ct.reading import AIR_HU, CTVolume
 from bids_perfdeficit.ct.templates import Template, load_template
+from bids_perfdeficit.ct.warping import (
+    FLIP,
+    all_points,
+    carry,
+    matrix_of,
+    read_transform,
+    sample,
+    write_rigid,
+)
 from bids_perfdeficit.errors import InputError
 
 #: HU in which NCCT and CTA look alike: air, soft tissue and bone, with contrast kept small.
@@ -40,9 +54,7 @@ GOOD_CORRELATION, POOR_CORRELATION = 0.9, 0.75
 #: Starts that are tried when the first is poor: degrees about x, y and z.
 STARTS = ((25, 0, 0), (-25, 0, 0), (0, 0, 25), (0, 0, -25), (0, 25, 0), (0, -25, 0))
 #: mm of the grid of the warp, and voxels around the template's brain in which it fades.
-WARP_MM, WARP_MARGIN = 3.0, 4
-#: RAS to the LPS of ITK.
-_FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
+WARP_MM, WARP_MARGIN = 3.0, 2
 
 
 @dataclass(frozen=True)
@@ -93,8 +105,11 @@ def register_cta(
     brain: nib.Nifti1Image,
     *,
     seed: int,
+    work_dir: Path | None = None,
 ) -> RigidResult:
     """Align the CTA with the NCCT by a rigid transform.
+
+    The working directory of the process is changed while ANTs runs.
 
     Parameters
     ----------
@@ -106,6 +121,8 @@ def register_cta(
         Brain mask on the grid of the NCCT.
     seed : int
         Of ANTs.
+    work_dir : Path, optional
+        Where ANTs keeps files while it works; that of the system by default.
 
     Returns
     -------
@@ -121,19 +138,19 @@ def register_cta(
     inside = np.asarray(brain.dataobj) > 0
     near = ndimage.distance_transform_edt(~inside) * spacing <= SKULL_MARGIN_MM
     fixed_values = np.clip(np.asarray(ncct.dataobj), *HEAD_WINDOW)
-    fixed = _to_ants(fixed_values, ncct.affine)
-    mask = _to_ants(near.astype(np.float32), ncct.affine)
-    target = _to_ants(np.clip(np.asarray(moving.dataobj), *HEAD_WINDOW), moving.affine)
+    fixed = to_ants(fixed_values, ncct.affine)
+    mask = to_ants(near.astype(np.float32), ncct.affine)
+    target = to_ants(np.clip(np.asarray(moving.dataobj), *HEAD_WINDOW), moving.affine)
 
     def quality(matrix: np.ndarray) -> float:
         aligned = np.clip(resample(moving, ncct.shape, matrix @ ncct.affine), *HEAD_WINDOW)
         return _correlation(fixed_values[near], aligned[near])
 
-    matrix = _rigid(fixed, target, mask, seed, None)
+    matrix = _rigid(fixed, target, mask, seed, work_dir, None)
     best = quality(matrix)
     for angles in STARTS if best < GOOD_CORRELATION else ():
         start = _start(angles, ncct, inside, moving)
-        other = _rigid(fixed, target, mask, seed, start)
+        other = _rigid(fixed, target, mask, seed, work_dir, start)
         if (score := quality(other)) > best:
             matrix, best = other, score
         if best >= GOOD_CORRELATION:
@@ -163,28 +180,53 @@ def register_cta(
     )
 
 
-def _rigid(fixed: Any, moving: Any, mask: Any, seed: int, start: np.ndarray | None) -> np.ndarray:
+def _rigid(
+    fixed: Any,
+    moving: Any,
+    mask: Any,
+    seed: int,
+    work_dir: Path | None,
+    start: np.ndarray | None,
+) -> np.ndarray:
     """Return the RAS matrix that carries points of the fixed image to the moving one."""
     _make_deterministic(seed)
     options: dict[str, Any] = {}
-    if start is not None:
-        options['initial_transform'] = [_write_temporary(start)]
-    result = ants.registration(
-        fixed=fixed,
-        moving=moving,
-        type_of_transform='Rigid',
-        mask=mask,
-        mask_all_stages=True,
-        aff_metric='mattes',
-        aff_random_sampling_rate=0.1,
-        # A third level at 1 mm takes twice as long for a gain of 0.01 mm.
-        aff_iterations=(200, 100),
-        aff_shrink_factors=(4, 2) if fixed.spacing[0] < 1.5 else (2, 1),
-        aff_smoothing_sigmas=(2, 1),
-        singleprecision=False,
-        **options,
-    )
-    return read_rigid(Path(result['fwdtransforms'][0]))
+    with _plain_names(None if work_dir is None else work_dir.absolute()):
+        if start is not None:
+            write_rigid(start, Path('start.txt'))
+            options['initial_transform'] = ['start.txt']
+        result = ants.registration(
+            fixed=fixed,
+            moving=moving,
+            type_of_transform='Rigid',
+            outprefix='rigid_',
+            mask=mask,
+            mask_all_stages=True,
+            aff_metric='mattes',
+            # More samples, or a third level at 1 mm, change the result by 0.01 mm and take longer.
+            # Fewer steps on the second level leave 2 mm where the first ends too early.
+            aff_random_sampling_rate=0.05,
+            aff_iterations=(200, 100),
+            aff_shrink_factors=(4, 2) if fixed.spacing[0] < 1.5 else (2, 1),
+            aff_smoothing_sigmas=(2, 1),
+            singleprecision=False,
+            **options,
+        )
+        transform = ants.read_transform(result['fwdtransforms'][0])
+    return matrix_of(transform.parameters, transform.fixed_parameters)
+
+
+@contextlib.contextmanager
+def _plain_names(work_dir: Path | None) -> Iterator[None]:
+    """Work in a new folder, which is removed with all in it, also after an error.
+
+    Its path may hold any character; names in it are given to ANTs without the path.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix='ants-', dir=work_dir) as folder,
+        contextlib.chdir(folder),
+    ):
+        yield
 
 
 def _make_deterministic(seed: int) -> None:
@@ -210,15 +252,6 @@ def _start(
     return matrix
 
 
-def _write_temporary(matrix: np.ndarray) -> str:
-    import tempfile
-
-    with tempfile.NamedTemporaryFile(suffix='.txt', delete=False) as stream:
-        path = stream.name
-    write_rigid(matrix, Path(path))
-    return path
-
-
 def register_template(
     ncct: nib.Nifti1Image,
     brain: nib.Nifti1Image,
@@ -232,7 +265,8 @@ def register_template(
 
     The brain alone is registered, in a window where tissues differ, to the template's pseudo-CT by
     Mattes' mutual information, which leaves a lesion its size where correlation metrics shrink it.
-    The options are the best of those in ``benchmarks/normalization.py``.
+    The options are the best of those in ``benchmarks/normalization.py``. The working directory of
+    the process is changed while ANTs runs.
 
     Parameters
     ----------
@@ -241,7 +275,8 @@ def register_template(
     template : Template
         Of 2 mm.
     work_dir : Path
-        Where the transforms are written.
+        Where the transforms are written, as ``template_Composite.h5`` and
+        ``template_InverseComposite.h5``.
     seed : int
         Of ANTs.
     sloppy : bool
@@ -259,42 +294,43 @@ def register_template(
     sigma = np.hypot(BRAIN_SMOOTH_MM / spacing, np.sqrt((step**2 - 1) / 12))
     values = ndimage.gaussian_filter(values.astype(np.float32), sigma)
     coarse_affine = ncct.affine @ np.diag([step, step, step, 1.0])
-    moving = _to_ants(values[::step, ::step, ::step], coarse_affine)
+    moving = to_ants(values[::step, ::step, ::step], coarse_affine)
     fixed = _around_brain(template)
     _make_deterministic(seed)
-    # Two calls, for 'SyN' does not take the iterations of its affine.
-    affine = ants.registration(
-        fixed=fixed,
-        moving=moving,
-        type_of_transform='Affine',
-        outprefix=str(work_dir / 'affine_'),
-        aff_metric='mattes',
-        aff_iterations=(500, 200, 100, 10) if not sloppy else (200, 100, 20, 0),
-    )
-    result = ants.registration(
-        fixed=fixed,
-        moving=moving,
-        type_of_transform='SyNOnly',
-        initial_transform=affine['fwdtransforms'][0],
-        outprefix=str(work_dir / 'template_'),
-        syn_metric='mattes',
-        # Long steps in a stiff field: with short ones the search ends where the noise is matched.
-        grad_step=1.0,
-        flow_sigma=5,
-        total_sigma=0.5,
-        reg_iterations=(20, 40) if not sloppy else (20, 5),
-        write_composite_transform=True,
-    )
-    forward, inverse = Path(result['fwdtransforms']), Path(result['invtransforms'])
-    for path in (forward, inverse):
-        _drop_times(path)
-    density, mask = (
-        np.asarray(apply_transform(image, template.pseudo_ct, forward, interpolation=how).dataobj)
-        for image, how in (
-            (nib.Nifti1Image(values, ncct.affine), 'linear'),
-            (brain, 'nearest'),
+    work_dir = work_dir.absolute()
+    with _plain_names(work_dir):
+        # Two calls, for 'SyN' does not take the iterations of its affine.
+        affine = ants.registration(
+            fixed=fixed,
+            moving=moving,
+            type_of_transform='Affine',
+            outprefix='affine_',
+            aff_metric='mattes',
+            aff_iterations=(500, 200, 100, 10) if not sloppy else (200, 100, 20, 0),
         )
-    )
+        ants.registration(
+            fixed=fixed,
+            moving=moving,
+            type_of_transform='SyNOnly',
+            initial_transform=affine['fwdtransforms'][0],
+            outprefix='template_',
+            syn_metric='mattes',
+            # Long steps in a stiff field: with short ones the search ends where the noise is
+            # matched.
+            grad_step=1.0,
+            flow_sigma=5,
+            total_sigma=0.5,
+            reg_iterations=(20, 40) if not sloppy else (20, 5),
+            write_composite_transform=True,
+        )
+        forward, inverse = (
+            _without_times(Path(f'template_{kind}.h5'), work_dir)
+            for kind in ('Composite', 'InverseComposite')
+        )
+    points = carry(read_transform(forward), all_points(template.pseudo_ct))
+    (density,) = sample([nib.Nifti1Image(values, ncct.affine)], points)
+    (mask,) = sample([brain], points, order=0)
+    density, mask = (found.reshape(template.pseudo_ct.shape) for found in (density, mask))
     target = np.asarray(template.brain_mask.dataobj) > 0
     overlap = float(2 * (target & (mask > 0)).sum() / max(target.sum() + (mask > 0).sum(), 1))
     correlation = _correlation(np.asarray(template.pseudo_ct.dataobj)[target], density[target])
@@ -309,9 +345,10 @@ def register_template(
     )
 
 
-def _drop_times(path: Path) -> None:
-    """Write an HDF5 file again without the times that the library puts on its objects."""
-    with h5py.File(path) as old, h5py.File(path.with_suffix('.new'), 'w') as new:
+def _without_times(path: Path, folder: Path) -> Path:
+    """Copy an HDF5 file without the times that the library puts on its objects."""
+    target = folder / path.name
+    with h5py.File(path) as old, h5py.File(target, 'w') as new:
 
         def copy(name: str, item: Any) -> None:
             if isinstance(item, h5py.Dataset):
@@ -328,7 +365,7 @@ def _drop_times(path: Path) -> None:
         old.visititems(copy)
         for key, value in old.attrs.items():
             new.attrs[key] = value
-    path.with_suffix('.new').replace(path)
+    return target
 
 
 def _around_brain(template: Template) -> Any:
@@ -340,72 +377,12 @@ def _around_brain(template: Template) -> Any:
     )
     affine = coarse.pseudo_ct.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
-    return _to_ants(np.asarray(coarse.pseudo_ct.dataobj)[box], affine)
+    return to_ants(np.asarray(coarse.pseudo_ct.dataobj)[box], affine)
 
 
-def apply_transform(
-    image: nib.Nifti1Image,
-    reference: nib.Nifti1Image,
-    transform: Path,
-    *,
-    interpolation: str = 'linear',
-    fill: float = 0.0,
-) -> nib.Nifti1Image:
-    """Resample an image through a transform.
-
-    Parameters
-    ----------
-    image, reference : Nifti1Image
-        What to resample, and the grid to have; axes parallel to RAS.
-    transform : Path
-        ITK transform from the image to the reference.
-    interpolation : str
-        ``'linear'`` or ``'nearest'``.
-    fill : float
-        Outside the image.
-
-    Returns
-    -------
-    Nifti1Image
-        float32 for linear, else of the image's type.
-    """
-    values = np.asarray(image.dataobj)
-    moved = ants.apply_transforms(
-        fixed=_to_ants(np.zeros(reference.shape, np.float32), reference.affine),
-        moving=_to_ants(values.astype(np.float32), image.affine),
-        transformlist=[str(transform)],
-        interpolator={'linear': 'linear', 'nearest': 'nearestNeighbor'}[interpolation],
-        defaultvalue=fill,
-    ).numpy()
-    dtype = values.dtype if interpolation == 'nearest' else np.float32
-    return nib.Nifti1Image(moved.astype(dtype), reference.affine)
-
-
-def write_rigid(matrix: np.ndarray, path: Path) -> None:
-    """Write a matrix that carries RAS points of the fixed to the moving image, as ITK text."""
-    lps = _FLIP @ matrix @ _FLIP
-    numbers = ' '.join(f'{v:.12g}' for v in (*lps[:3, :3].flat, *lps[:3, 3]))
-    path.write_text(
-        '#Insight Transform File V1.0\n#Transform 0\n'
-        f'Transform: AffineTransform_double_3_3\nParameters: {numbers}\nFixedParameters: 0 0 0\n',
-        encoding='ascii',
-    )
-
-
-def read_rigid(path: Path) -> np.ndarray:
-    """Read a rigid or affine ITK transform into the RAS matrix that `write_rigid` takes."""
-    transform = ants.read_transform(str(path))
-    parameters = np.asarray(transform.parameters, dtype=float)
-    centre = np.asarray(transform.fixed_parameters, dtype=float)[:3]
-    lps = np.eye(4)
-    lps[:3, :3] = parameters[:9].reshape(3, 3)
-    lps[:3, 3] = parameters[9:12] + centre - lps[:3, :3] @ centre
-    return np.asarray(_FLIP @ lps @ _FLIP)
-
-
-def _to_ants(values: np.ndarray, affine: np.ndarray) -> Any:
+def to_ants(values: np.ndarray, affine: np.ndarray) -> Any:
     """Hand an RAS array to ANTs."""
-    lps = _FLIP @ affine
+    lps = FLIP @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     return ants.from_numpy(
         np.asarray(values, dtype=np.float32),

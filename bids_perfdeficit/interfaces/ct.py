@@ -1,40 +1,20 @@
-"""Interfaces to the `ct` room."""
+"""Interfaces that prepare a patient's scans and carry results to the template."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
-import torch
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
+    Bunch,
     File,
     SimpleInterface,
     TraitedSpec,
     traits,
 )
 
-from bids_perfdeficit import ct, perfusion
-
-
-def _save(image: nib.Nifti1Image, runtime_dir: str, name: str) -> str:
-    path = Path(runtime_dir) / name
-    image.header.set_xyzt_units('mm')
-    nib.save(image, path)
-    return str(path)
-
-
-def _sha256(path: str) -> str:
-    with open(path, 'rb') as stream:
-        return hashlib.file_digest(stream, 'sha256').hexdigest()
-
-
-def _load(path: str) -> nib.Nifti1Image:
-    image = nib.load(path)
-    assert isinstance(image, nib.Nifti1Image)
-    return image
+from bids_perfdeficit import ct, pipeline
+from bids_perfdeficit.interfaces.files import hash_file, load_image, save_image
 
 
 class _ConformInput(BaseInterfaceInputSpec):
@@ -53,13 +33,12 @@ class ConformNCCT(SimpleInterface):
     input_spec = _ConformInput
     output_spec = _ConformOutput
 
-    def _run_interface(self, runtime):
-        volume = ct.read_ct(Path(self.inputs.in_file), role='NCCT')
-        conformed = ct.conform(volume, spacing=self.inputs.spacing)
-        self._results['out_file'] = _save(conformed.image, runtime.cwd, 'ncct.nii')
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        conformed = pipeline.conform_ncct(Path(self.inputs.in_file), spacing=self.inputs.spacing)
+        self._results['out_file'] = save_image(conformed.image, runtime.cwd, 'ncct.nii')
         self._results['meta'] = {
-            'SourceSHA256': _sha256(self.inputs.in_file),
-            'Notes': [*volume.notes, *conformed.notes],
+            'SourceSHA256': hash_file(self.inputs.in_file),
+            'Notes': list(conformed.notes),
             'CoverageComplete': conformed.coverage.complete,
             'CoverageMissing': list(conformed.coverage.missing),
         }
@@ -81,9 +60,9 @@ class ExtractBrain(SimpleInterface):
     input_spec = _BrainInput
     output_spec = _BrainOutput
 
-    def _run_interface(self, runtime):
-        brain = ct.extract_brain(_load(self.inputs.in_file))
-        self._results['out_file'] = _save(brain.mask, runtime.cwd, 'brain.nii')
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        brain = ct.extract_brain(load_image(self.inputs.in_file))
+        self._results['out_file'] = save_image(brain.mask, runtime.cwd, 'brain.nii')
         self._results['meta'] = {'BrainVolume': brain.volume_ml, 'Notes': list(brain.notes)}
         return runtime
 
@@ -107,22 +86,22 @@ class RegisterCTA(SimpleInterface):
     input_spec = _RegisterCTAInput
     output_spec = _RegisterCTAOutput
 
-    def _run_interface(self, runtime):
-        volume = ct.read_ct(Path(self.inputs.cta), role='CTA')
-        result = ct.register_cta(
-            _load(self.inputs.ncct),
-            volume.image,
-            _load(self.inputs.brain),
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        result = pipeline.align_cta(
+            Path(self.inputs.cta),
+            load_image(self.inputs.ncct),
+            load_image(self.inputs.brain),
             seed=self.inputs.seed,
+            work_dir=Path(runtime.cwd),
         )
-        self._results['out_file'] = _save(result.image, runtime.cwd, 'cta.nii')
+        self._results['out_file'] = save_image(result.image, runtime.cwd, 'cta.nii')
         xfm = Path(runtime.cwd) / 'cta_to_ncct.txt'
         ct.write_rigid(result.matrix, xfm)
         self._results['out_xfm'] = str(xfm)
         self._results['meta'] = {
-            'SourceSHA256': _sha256(self.inputs.cta),
+            'SourceSHA256': hash_file(self.inputs.cta),
             'Registration': result.quality,
-            'Notes': [*volume.notes, *result.notes],
+            'Notes': list(result.notes),
         }
         return runtime
 
@@ -147,12 +126,12 @@ class RegisterTemplate(SimpleInterface):
     input_spec = _RegisterTemplateInput
     output_spec = _RegisterTemplateOutput
 
-    def _run_interface(self, runtime):
-        result = ct.register_template(
-            _load(self.inputs.ncct),
-            _load(self.inputs.brain),
-            ct.load_template(self.inputs.space, spacing=2.0),
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        result = pipeline.align_template(
+            load_image(self.inputs.ncct),
+            load_image(self.inputs.brain),
             work_dir=Path(runtime.cwd),
+            space=self.inputs.space,
             seed=self.inputs.seed,
             sloppy=self.inputs.sloppy,
         )
@@ -171,6 +150,7 @@ class _ToTemplateInput(BaseInterfaceInputSpec):
     hypoperfused = File(exists=True, mandatory=True)
     xfm = File(exists=True, mandatory=True, desc='NCCT to template')
     space = traits.Str(mandatory=True)
+    num_threads = traits.Int(1, usedefault=True, nohash=True, desc='on which no image depends')
 
 
 class _ToTemplateOutput(TraitedSpec):
@@ -184,47 +164,27 @@ class _ToTemplateOutput(TraitedSpec):
 
 
 class ToTemplate(SimpleInterface):
-    """Carry the patient's images to the template's 2 mm grid."""
+    """Carry the patient's images to the template's grid."""
 
     input_spec = _ToTemplateInput
     output_spec = _ToTemplateOutput
 
-    #: Output, input, interpolation and value outside the field of view.
-    _IMAGES = (
-        ('std_preproc_ct', 'ncct', 'linear', -1000.0),
-        ('std_preproc_cta', 'cta', 'linear', -1000.0),
-        ('std_brain_mask', 'brain', 'nearest', 0.0),
-        ('std_toa', 'toa', 'linear', 0.0),
-        ('std_perfusion', 'perfusion', 'linear', 0.0),
-        ('std_hypoperfused', 'hypoperfused', 'linear', 0.0),
-    )
-
-    def _run_interface(self, runtime):
-        template = ct.load_template(self.inputs.space, spacing=2.0)
-        images = {
-            key: ct.apply_transform(
-                _load(getattr(self.inputs, name)),
-                template.brain_mask,
-                Path(self.inputs.xfm),
-                interpolation=interpolation,
-                fill=fill,
-            )
-            for key, name, interpolation, fill in self._IMAGES
-        }
-        inside = np.asarray(images['std_brain_mask'].dataobj) > 0
-        inside &= np.asarray(template.brain_mask.dataobj) > 0
-        for key in ('std_toa', 'std_perfusion', 'std_hypoperfused'):
-            values = np.where(inside, images[key].get_fdata(dtype=np.float32), 0)
-            images[key] = nib.Nifti1Image(values.astype(np.float32), template.brain_mask.affine)
-        images['std_brain_mask'] = nib.Nifti1Image(
-            inside.astype(np.uint8), template.brain_mask.affine
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        names = ('ncct', 'cta', 'brain', 'toa', 'perfusion', 'hypoperfused')
+        maps = pipeline.carry_images(
+            *(load_image(getattr(self.inputs, name)) for name in names),
+            forward=Path(self.inputs.xfm),
+            space=self.inputs.space,
+            threads=self.inputs.num_threads,
         )
-        values = torch.from_numpy(images['std_perfusion'].get_fdata(dtype=np.float32).T.copy())
-        difference = perfusion.asymmetry(values).numpy().T
-        images['std_asymmetry'] = nib.Nifti1Image(
-            np.where(inside & inside[::-1], difference, 0).astype(np.float32),
-            template.brain_mask.affine,
-        )
-        for key, image in images.items():
-            self._results[key] = _save(image, runtime.cwd, f'{key}.nii')
+        for key, image in (
+            ('std_preproc_ct', maps.ncct),
+            ('std_preproc_cta', maps.cta),
+            ('std_brain_mask', maps.brain),
+            ('std_toa', maps.toa),
+            ('std_perfusion', maps.perfusion),
+            ('std_asymmetry', maps.asymmetry),
+            ('std_hypoperfused', maps.hypoperfused),
+        ):
+            self._results[key] = save_image(image, runtime.cwd, f'{key}.nii')
         return runtime

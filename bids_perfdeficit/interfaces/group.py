@@ -33,7 +33,7 @@ from bids_perfdeficit.bids import (
     write_json,
 )
 from bids_perfdeficit.deficit import DeficitFit, DeficitSettings, Grid, Prepared
-from bids_perfdeficit.interfaces.ct import _load
+from bids_perfdeficit.interfaces.files import load_image
 from bids_perfdeficit.pipeline import CohortData, GroupOutput
 
 
@@ -103,7 +103,7 @@ def _write(outputs: Iterable[GroupOutput], folder: str) -> str:
 
 
 def _grid(path: str) -> Grid:
-    image = _load(path)
+    image = load_image(path)
     return Grid(np.asarray(image.dataobj) > 0, image.affine)
 
 
@@ -251,7 +251,7 @@ class AssembleCohort(SimpleInterface):
         )
         path = Path(runtime.cwd) / 'data.npz'
         data.save(path)
-        images = _load(inputs.mask), _load(inputs.coverage)
+        images = load_image(inputs.mask), load_image(inputs.coverage)
         self._results['data'] = str(path)
         self._results['manifest'] = _write(
             pipeline.cohort_outputs(data, table, *images), runtime.cwd

@@ -1,30 +1,21 @@
-"""Interfaces to the `perfusion` room."""
+"""The interface that computes a patient's maps."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
-import torch
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
+    Bunch,
     File,
     SimpleInterface,
     TraitedSpec,
     traits,
 )
 
-from bids_perfdeficit import ct, perfusion
-from bids_perfdeficit.interfaces.ct import _load, _save
+from bids_perfdeficit import pipeline
+from bids_perfdeficit.interfaces.files import load_image, save_image
 from bids_perfdeficit.perfusion.settings import PerfusionSettings
-
-#: What a reader is told of numbers that the calibration has not met.
-_UNUSUAL = {
-    name: f'the contrast of the {what} over that of the arteries is unlike any that the perfusion '
-    'map was calibrated on: do not trust it; no occlusion is told'
-    for name, what in (('tissue', 'brain tissue'), ('venous', 'sinuses'))
-}
 
 
 class _ComputeInput(BaseInterfaceInputSpec):
@@ -36,6 +27,7 @@ class _ComputeInput(BaseInterfaceInputSpec):
     space = traits.Str(mandatory=True, desc='template')
     settings = traits.Instance(PerfusionSettings, mandatory=True)
     device = traits.Str('cpu', usedefault=True)
+    num_threads = traits.Int(1, usedefault=True, nohash=True, desc='on which no map depends')
     use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc='for the scheduler')
 
 
@@ -54,77 +46,28 @@ class ComputePerfusion(SimpleInterface):
     input_spec = _ComputeInput
     output_spec = _ComputeOutput
 
-    def _run_interface(self, runtime):
-        # One, for vectorised functions round otherwise at the ends of each thread's share, and a
-        # map would depend on the number of cores.
-        torch.set_num_threads(1)
-        settings = self.inputs.settings
-        ncct = _load(self.inputs.ncct)
-        spacing = tuple(float(s) for s in ncct.header.get_zooms()[2::-1])
-
-        def tensor(image: nib.Nifti1Image, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-            values = np.ascontiguousarray(np.asarray(image.dataobj).T)  # (X, Y, Z) to (Z, Y, X)
-            return torch.as_tensor(values).to(self.inputs.device, dtype)
-
-        def image(values: torch.Tensor) -> nib.Nifti1Image:
-            # Arrival is infinite outside the brain; images hold 0 there.
-            finite = torch.nan_to_num(values.to('cpu', torch.float32), posinf=0.0)
-            array = np.ascontiguousarray(finite.numpy().T)
-            return nib.Nifti1Image(array, ncct.affine)
-
-        template = ct.load_template(self.inputs.space, spacing=2.0)
-        shape, affine = template.brain_mask.shape, template.brain_mask.affine
-
-        def to_patient(values: np.ndarray) -> torch.Tensor:
-            return tensor(
-                ct.apply_transform(
-                    nib.Nifti1Image(values, affine), ncct, Path(self.inputs.inverse_xfm)
-                )
-            )
-
-        def mirror(values: torch.Tensor) -> torch.Tensor:
-            there = ct.apply_transform(image(values), template.brain_mask, Path(self.inputs.xfm))
-            return to_patient(np.asarray(there.dataobj, dtype=np.float32)[::-1].copy())
-
-        veins = to_patient(perfusion.vein_prior(shape, affine))
-        ct_hu, cta_hu = tensor(ncct), tensor(_load(self.inputs.cta))
-        brain = tensor(_load(self.inputs.brain), torch.bool)
-        subtraction = perfusion.subtract(ct_hu, cta_hu, brain, spacing, settings=settings)
-        vesselness = perfusion.vesselness(subtraction, spacing)
-        sources = perfusion.find_sources(
-            subtraction,
-            vesselness,
-            to_patient(perfusion.inflow_prior(shape, affine)),
-            brain,
-            spacing,
-            settings=settings,
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        patient = pipeline.Prepared(
+            load_image(self.inputs.ncct),
+            load_image(self.inputs.cta),
+            load_image(self.inputs.brain),
+            Path(self.inputs.xfm),
+            Path(self.inputs.inverse_xfm),
+            self.inputs.space,
         )
-        maps = perfusion.synthesize(
-            ct_hu,
-            cta_hu,
-            brain,
-            sources,
-            spacing,
-            veins=veins,
-            white=to_patient(template.white.get_fdata(dtype=np.float32)),
-            grey=to_patient(template.grey.get_fdata(dtype=np.float32)),
-            mirror=mirror,
-            settings=settings,
+        maps = pipeline.compute_maps(
+            patient,
+            settings=self.inputs.settings,
+            device=self.inputs.device,
+            threads=self.inputs.num_threads,
         )
-        for key, values in (
-            ('subtraction', maps.subtraction),
-            ('vessel', maps.vesselness),
-            ('toa', maps.arrival),
-            ('perfusion', maps.perfusion),
-            ('hypoperfused', maps.hypoperfused),
-        ):
-            self._results[key] = _save(image(values), runtime.cwd, f'{key}.nii')
-        points = torch.nonzero(sources.mask).flip(1).cpu().numpy()
+        for key in ('subtraction', 'vessel', 'toa', 'perfusion', 'hypoperfused'):
+            self._results[key] = save_image(getattr(maps, key), runtime.cwd, f'{key}.nii')
         self._results['meta'] = {
-            'InflowMethod': sources.method,
-            'InflowPoints': np.round(nib.affines.apply_affine(ncct.affine, points), 1).tolist(),
-            'Unusual': list(maps.unusual),
-            'Notes': [*sources.notes, *(_UNUSUAL[name] for name in maps.unusual)],
+            'InflowMethod': maps.inflow.method,
+            'InflowPoints': maps.inflow.points,
+            'Unusual': list(maps.inflow.unusual),
+            'Notes': list(maps.notes),
             'Device': self.inputs.device,
         }
         return runtime

@@ -20,8 +20,7 @@ from nipype.interfaces.io import add_traits
 
 from bids_perfdeficit import ct, perfusion
 from bids_perfdeficit.bids import sidecar_path
-from bids_perfdeficit.interfaces.ct import _load
-from bids_perfdeficit.reports import figures
+from bids_perfdeficit.interfaces.files import load_image
 
 
 class _DrawInput(DynamicTraitedSpec):
@@ -54,15 +53,20 @@ class DrawFigures(SimpleInterface):
         return add_traits(super()._outputs(), self._figures)
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
+        # Here: only the process that draws waits for its import.
+        from bids_perfdeficit.reports import figures
+
         files = {key: Path(getattr(self.inputs, key)) for key in self._keys}
-        ncct, brain = _load(files['preproc_ct']), _load(files['brain_mask'])
+        ncct, brain = load_image(files['preproc_ct']), load_image(files['brain_mask'])
         template = ct.load_template(self.inputs.space, spacing=2.0)
-        in_patient = [
-            ct.apply_transform(
-                image, ncct, files['template_inverse_xfm'], interpolation=interpolation
+        points = ct.carry(ct.read_transform(files['template_inverse_xfm']), ct.all_points(ncct))
+        t1, outline = (
+            nib.Nifti1Image(values.reshape(ncct.shape), ncct.affine)
+            for values in (
+                *ct.sample([template.t1], points),
+                *ct.sample([template.brain_mask], points, order=0),
             )
-            for image, interpolation in ((template.t1, 'linear'), (template.brain_mask, 'nearest'))
-        ]
+        )
 
         def target(name: str) -> Path:
             return Path(runtime.cwd) / f'{name}.svg'
@@ -71,17 +75,17 @@ class DrawFigures(SimpleInterface):
             'figure_brain': figures.draw_brain_outline(ncct, brain, target('brain')),
             'figure_registration': figures.draw_flicker(
                 ncct,
-                _load(files['preproc_cta']),
+                load_image(files['preproc_cta']),
                 target('registration'),
                 contour=brain,
             ),
             'figure_normalization': figures.draw_flicker(
                 ncct,
-                in_patient[0],
+                t1,
                 target('normalization'),
                 labels=('NCCT', self.inputs.space),
                 windows=(figures.STROKE_WINDOW, None),
-                contour=in_patient[1],
+                contour=outline,
             ),
         }
         if 'perfusion' in files:
@@ -97,20 +101,22 @@ class DrawFigures(SimpleInterface):
         template: ct.Template,
         target: Callable[[str], Path],
     ) -> dict[str, Path]:
+        from bids_perfdeficit.reports import figures
+
         facts = json.loads(sidecar_path(files['perfusion']).read_text(encoding='utf-8'))
-        late = _load(files['hypoperfused'])
+        late = load_image(files['hypoperfused'])
         # 0.5 where the volumes of the regional table end.
         level = 0.5 / perfusion.calibration()['threshold']
         late = nib.Nifti1Image(np.asarray(late.dataobj, np.float32) * level, late.affine)
         return {
             'figure_sources': figures.draw_subtraction_mip(
-                _load(files['subtraction']),
+                load_image(files['subtraction']),
                 facts.get('InflowPoints', []),
                 brain,
                 target('sources'),
             ),
             'figure_arrival': figures.draw_map_mosaic(
-                _load(files['toa']),
+                load_image(files['toa']),
                 brain,
                 ncct,
                 target('arrival'),
@@ -118,7 +124,7 @@ class DrawFigures(SimpleInterface):
                 units='no unit',
             ),
             'figure_perfusion': figures.draw_map_mosaic(
-                _load(files['perfusion']),
+                load_image(files['perfusion']),
                 brain,
                 ncct,
                 target('perfusion'),
@@ -129,7 +135,7 @@ class DrawFigures(SimpleInterface):
                 outlined='white line: hypoperfused',
             ),
             'figure_asymmetry': figures.draw_asymmetry(
-                _load(files['std_asymmetry']),
+                load_image(files['std_asymmetry']),
                 template.t1,
                 target('asymmetry'),
                 limit=1.0,  # one scale for all patients

@@ -14,6 +14,7 @@ from typing import Any
 
 #: Public name -> submodule. Loaded on first use, so that importing the room costs nothing.
 _PUBLIC: dict[str, str] = {
+    'Enhancement': 'synthesis',
     'OcclusionFinding': 'occlusion',
     'PerfusionMaps': 'synthesis',
     'PerfusionSettings': 'settings',
@@ -21,6 +22,7 @@ _PUBLIC: dict[str, str] = {
     'aspects_regions': 'regions',
     'asymmetry': 'synthesis',
     'calibration': 'combination',
+    'enhance': 'synthesis',
     'evidence': 'occlusion',
     'find_occlusion': 'occlusion',
     'find_sources': 'sources',

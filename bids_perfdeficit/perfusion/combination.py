@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, interpolate, pad
 
+from bids_perfdeficit.perfusion.threads import run_all
 from bids_perfdeficit.perfusion.vessels import smooth
 
 #: Carries a map in the patient to the place of its left-right mirror; same grid.
@@ -93,6 +94,7 @@ def tissue_enhancement(
     *,
     veins: Tensor | None = None,
     sigmas: Sequence[float] = TISSUE_MM,
+    threads: int = 1,
 ) -> list[Tensor]:
     """Mean enhancement of tissue: a normalised convolution over tissue voxels only.
 
@@ -109,24 +111,29 @@ def tissue_enhancement(
         Vein prior.
     sigmas : sequence of float
         mm; a map for each.
+    threads : int
+        Maps that are computed at once; the result is the same.
 
     Returns
     -------
     list of Tensor, (Z, Y, X)
         HU; 0 outside the brain.
     """
-    density = smooth(ncct, _DENOISE, spacing)
-    weight = brain & (density > _TISSUE[0]) & (density < _TISSUE[1])
-    weight &= smooth(subtraction, _DENOISE, spacing) < _VESSEL_HU
+    density, contrast = run_all(
+        [partial(smooth, values, _DENOISE, spacing) for values in (ncct, subtraction)], threads
+    )
+    weight = brain & (density > _TISSUE[0]) & (density < _TISSUE[1]) & (contrast < _VESSEL_HU)
     if veins is not None:
         weight &= veins < _VEIN
     share = weight.float()
-    out = []
-    for sigma in sigmas:
+    weighted = share * subtraction
+
+    def average(sigma: float) -> Tensor:
         total = _wide_smooth(share, sigma, spacing).clamp_min(1e-3)
-        value = _wide_smooth(share * subtraction, sigma, spacing) / total
-        out.append(torch.where(brain, value, torch.zeros_like(value)))
-    return out
+        value = _wide_smooth(weighted, sigma, spacing) / total
+        return torch.where(brain, value, torch.zeros_like(value))
+
+    return run_all([partial(average, sigma) for sigma in sigmas], threads)
 
 
 def vessel_contrast(
@@ -177,6 +184,7 @@ def signs(
     white: Tensor | None = None,
     grey: Tensor | None = None,
     mirror: Mirror | None = None,
+    threads: int = 1,
 ) -> dict[str, Tensor]:
     """The signs of late contrast.
 
@@ -192,6 +200,8 @@ def signs(
         Prior of the veins, probabilities of the tissues.
     mirror : callable, optional
         Carries a map to its mirror place.
+    threads : int
+        Maps that are computed at once; the result is the same.
 
     Returns
     -------
@@ -199,26 +209,41 @@ def signs(
         Maps, and numbers of the whole patient (``venous``, ``tissue``) as tensors without a
         dimension. Those are missing whose inputs are.
     """
-    tissue = tissue_enhancement(ncct, subtraction, brain, spacing, veins=veins, sigmas=TISSUE_MM)
+    tissue = tissue_enhancement(
+        ncct, subtraction, brain, spacing, veins=veins, sigmas=TISSUE_MM, threads=threads
+    )
     near, middle, wide, widest = tissue
     medians = [values[brain].median().clamp_min(_LEAST_HU) for values in tissue]
-    tube = vessel_contrast(subtraction, vessels, brain, spacing, veins=veins)
-    usual = tube[brain].median().clamp_min(1e-3)
-    tube = tube + _VESSEL_FLOOR * usual
-    density = torch.where(brain, ncct.float().clamp(0, 80), torch.zeros_like(subtraction))
-    density = _share_smooth(density, brain, DENSITY_MM, spacing)
-    travel = torch.where(brain, arrival.nan_to_num(posinf=0.0), torch.zeros_like(arrival))
-    travel = torch.where(brain, (travel + _ARRIVAL_FLOOR).log(), torch.zeros_like(travel))
 
     def level(values: Tensor, median: Tensor) -> Tensor:
         return (values.clamp_min(_LEAST_HU) / median).log().clamp(-_TISSUE_SPAN, _TISSUE_SPAN)
 
+    def densities() -> Tensor:
+        density = torch.where(brain, ncct.float().clamp(0, 80), torch.zeros_like(subtraction))
+        return _share_smooth(density, brain, DENSITY_MM, spacing)
+
+    def travelled() -> Tensor:
+        travel = torch.where(brain, arrival.nan_to_num(posinf=0.0), torch.zeros_like(arrival))
+        return torch.where(brain, (travel + _ARRIVAL_FLOOR).log(), torch.zeros_like(travel))
+
+    pieces: list[Callable[[], Tensor]] = [
+        partial(vessel_contrast, subtraction, vessels, brain, spacing, veins=veins),
+        densities,
+        travelled,
+        *(partial(ranks, values, brain) for values in (arrival, -near, -wide)),
+        partial(level, middle, medians[1]),
+        partial(level, widest, medians[3]),
+    ]
+    tube, density, travel, *levels = run_all(pieces, threads)
+    usual = tube[brain].median().clamp_min(1e-3)
+    floor = _VESSEL_FLOOR * usual
+    tube = tube + floor
     out = {
-        'arrival': ranks(arrival, brain) - 0.5,
-        'near': ranks(-near, brain) - 0.5,
-        'wide': ranks(-wide, brain) - 0.5,
-        'level': level(middle, medians[1]),
-        'level_wide': level(widest, medians[3]),
+        'arrival': levels[0] - 0.5,
+        'near': levels[1] - 0.5,
+        'wide': levels[2] - 0.5,
+        'level': levels[3],
+        'level_wide': levels[4],
         'vessels': (tube / usual).log().clamp(-_VESSEL_SPAN, _VESSEL_SPAN),
         'density': ((density - density[brain].median()) / _DENSITY_HU).clamp(-2, 2),
     }
@@ -232,13 +257,18 @@ def signs(
             least = values.clamp_min(_LEAST_HU)
             return (mirror(values).clamp_min(_LEAST_HU) / least).log().clamp(-span, span)
 
-        out['asymmetry'] = against(middle, _MIRROR_SPAN)
-        out['asymmetry_wide'] = against(widest, _MIRROR_SPAN)
-        floor = _VESSEL_FLOOR * usual
-        other = mirror(tube - floor) + floor
-        out['vessel_asymmetry'] = (other / tube).log().clamp(-2, 2)
-        out['arrival_asymmetry'] = (travel - mirror(travel)).clamp(-_MIRROR_SPAN, _MIRROR_SPAN)
-        out['density_asymmetry'] = ((mirror(density) - density) / _DENSITY_MIRROR_HU).clamp(-2, 2)
+        mirrored: dict[str, Callable[[], Tensor]] = {
+            'asymmetry': partial(against, middle, _MIRROR_SPAN),
+            'asymmetry_wide': partial(against, widest, _MIRROR_SPAN),
+            'vessel_asymmetry': lambda: ((mirror(tube - floor) + floor) / tube).log().clamp(-2, 2),
+            'arrival_asymmetry': lambda: (travel - mirror(travel)).clamp(
+                -_MIRROR_SPAN, _MIRROR_SPAN
+            ),
+            'density_asymmetry': lambda: ((mirror(density) - density) / _DENSITY_MIRROR_HU).clamp(
+                -2, 2
+            ),
+        }
+        out |= dict(zip(mirrored, run_all(mirrored.values(), threads), strict=True))
     artery = subtraction[start].float().quantile(0.8).clamp_min(1.0)
     if veins is not None and bool((sinus := veins > 0.8).any()):
         share = subtraction[sinus].float().quantile(0.9) / artery
@@ -273,7 +303,11 @@ def unusual(found: Mapping[str, Tensor]) -> tuple[str, ...]:
 
 
 def combine(
-    found: Mapping[str, Tensor], brain: Tensor, fitted: Mapping[str, Any] | None = None
+    found: Mapping[str, Tensor],
+    brain: Tensor,
+    fitted: Mapping[str, Any] | None = None,
+    *,
+    threads: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Join the signs.
 
@@ -284,6 +318,8 @@ def combine(
     brain : Tensor, bool, (Z, Y, X)
     fitted : mapping, optional
         The network; that of `calibration` by default.
+    threads : int
+        Parts of the brain that are computed at once; the result is the same.
 
     Returns
     -------
@@ -301,7 +337,8 @@ def combine(
         for layer in fitted['layers']
     ]  # fmt: skip
     out = torch.zeros(2, brain.numel(), device=brain.device)
-    for part in inside.split(_CHUNK):
+
+    def join(part: Tensor) -> None:
         x = torch.zeros(len(part), len(fitted['signs']), device=brain.device)
         for k, name in enumerate(fitted['signs']):
             if name in found:
@@ -313,5 +350,7 @@ def combine(
             if k < len(layers) - 1:
                 x = x.tanh()
         out[0, part], out[1, part] = x[:, 0], x[:, 1].sigmoid()
+
+    run_all([partial(join, part) for part in inside.split(_CHUNK)], threads)
     late, probability = out.reshape(2, *brain.shape)
     return late, probability

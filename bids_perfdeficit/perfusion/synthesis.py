@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -43,12 +43,13 @@ class PerfusionMaps:
         `combination.signs` joined, else the arrival alone.
     hypoperfused : Tensor
         Probability of a delay of more than 6 s, from the same signs by either recipe; 0 outside.
-    distance : Tensor
-        Arrival at speed 1 everywhere, in mm: the control that every correlation stands beside.
     unusual : tuple of str
         From `combination.unusual`.
+    distance : Tensor, optional
+        Arrival at speed 1 everywhere, in mm: the control that every correlation stands beside.
     signs : dict of str to Tensor
-        What was joined; numbers of the whole patient have no dimension.
+        What was joined; numbers of the whole patient have no dimension. Empty without
+        `diagnostics`.
     """
 
     subtraction: Tensor
@@ -56,9 +57,28 @@ class PerfusionMaps:
     arrival: Tensor
     perfusion: Tensor
     hypoperfused: Tensor
-    distance: Tensor
     unusual: tuple[str, ...]
-    signs: dict[str, Tensor]
+    distance: Tensor | None = None
+    signs: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Enhancement:
+    """What contrast adds to the NCCT; all (Z, Y, X).
+
+    Attributes
+    ----------
+    subtraction : Tensor
+        CTA - NCCT in HU, 0 in bone and outside the grown brain.
+    vesselness : Tensor
+        In [0, 1).
+    inside : Tensor, bool
+        From `domain`: where the front can run.
+    """
+
+    subtraction: Tensor
+    vesselness: Tensor
+    inside: Tensor
 
 
 def domain(
@@ -115,6 +135,67 @@ def subtract(
     return _difference(ncct, cta, domain(ncct, brain, spacing, settings), settings)
 
 
+def enhance(
+    ncct: Tensor,
+    cta: Tensor,
+    brain: Tensor,
+    spacing: Sequence[float],
+    *,
+    settings: PerfusionSettings | None = None,
+    threads: int = 1,
+) -> Enhancement:
+    """Subtract a registered pair and find the vessels in it, for `find_sources` and `synthesize`.
+
+    Parameters
+    ----------
+    ncct, cta : Tensor, (Z, Y, X)
+        HU on one grid.
+    brain : Tensor, bool, (Z, Y, X)
+    spacing : sequence of float
+        mm along (z, y, x).
+    settings : PerfusionSettings, optional
+    threads : int
+        Threads; the result does not depend on them.
+
+    Returns
+    -------
+    Enhancement
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, or the brain is empty.
+    """
+    settings = settings or PerfusionSettings()
+    _check(ncct, cta, brain)
+    inside = domain(ncct, brain, spacing, settings)
+    return _enhance(ncct, cta, inside, spacing, settings, threads)
+
+
+def _enhance(
+    ncct: Tensor,
+    cta: Tensor,
+    inside: Tensor,
+    spacing: Sequence[float],
+    settings: PerfusionSettings,
+    threads: int,
+) -> Enhancement:
+    box = bounding_box(inside)
+    difference = _difference(ncct[box], cta[box], inside[box], settings)
+    vessels = vesselness(difference, spacing, mask=inside[box], threads=threads)
+    return Enhancement(
+        _whole(difference, box, inside.shape), _whole(vessels, box, inside.shape), inside
+    )
+
+
+def _whole(
+    values: Tensor, box: tuple[slice, ...], shape: Sequence[int], fill: float = 0.0
+) -> Tensor:
+    out = torch.full(tuple(shape), fill, dtype=torch.float32, device=values.device)
+    out[box] = values
+    return out
+
+
 def _check(ncct: Tensor, cta: Tensor, brain: Tensor) -> None:
     if not ncct.shape == cta.shape == brain.shape:
         raise ValueError(
@@ -164,7 +245,10 @@ def synthesize(
     white: Tensor | None = None,
     grey: Tensor | None = None,
     mirror: Mirror | None = None,
+    enhancement: Enhancement | None = None,
     settings: PerfusionSettings | None = None,
+    diagnostics: bool = True,
+    threads: int = 1,
 ) -> PerfusionMaps:
     """Compute the perfusion map of one patient.
 
@@ -184,7 +268,13 @@ def synthesize(
     mirror : callable, optional
         Carries a map on this grid to its left-right mirror, for what one side lacks of the other.
         Without it, or the tissues, the default recipe goes by the signs that are left.
+    enhancement : Enhancement, optional
+        From `enhance`, of the same images and settings; computed when it is missing.
     settings : PerfusionSettings, optional
+    diagnostics : bool
+        Return also `distance` and `signs`, which the maps themselves do not need.
+    threads : int
+        Threads; the maps do not depend on them.
 
     Returns
     -------
@@ -199,25 +289,23 @@ def synthesize(
     brain = brain.bool()
     start = sources.mask if isinstance(sources, Sources) else sources.bool()
     _check(ncct, cta, brain)
-    inside = domain(ncct, brain, spacing, settings) | start
-    box = bounding_box(inside)
-    shape = ncct.shape
-    ncct, cta, brain, start, inside = (k[box] for k in (ncct, cta, brain, start, inside))
-    difference = _difference(ncct, cta, inside, settings)
-    vessels = vesselness(difference, spacing, mask=inside)
+    if enhancement is None:
+        inside = domain(ncct, brain, spacing, settings) | start
+        enhancement = _enhance(ncct, cta, inside, spacing, settings, threads)
+    inside = enhancement.inside | start
+    box, shape = bounding_box(inside), ncct.shape
+    ncct, brain, start, inside = (k[box] for k in (ncct, brain, start, inside))
+    difference, vessels = enhancement.subtraction[box], enhancement.vesselness[box]
     within = None if veins is None else veins[box]
     speed = speed_map(vessels, veins=within, settings=settings)
     metric = None
     if settings.arrival == 'anisotropic':
         metric = orientation_metric(difference, vessels, spacing, mask=inside)
     arrival = solve_eikonal(speed, start, spacing, mask=inside, metric=metric)
-    distance = solve_eikonal(torch.ones_like(speed), start, spacing, mask=inside)
     never = torch.full_like(arrival, torch.inf)
 
     def whole(values: Tensor, fill: float = 0.0) -> Tensor:
-        out = torch.full(shape, fill, dtype=torch.float32, device=values.device)
-        out[box] = values
-        return out
+        return _whole(values, box, shape, fill)
 
     found = signs(
         ncct,
@@ -231,20 +319,26 @@ def synthesize(
         white=None if white is None else white[box],
         grey=None if grey is None else grey[box],
         mirror=None if mirror is None else lambda values: mirror(whole(values))[box],
+        threads=threads,
     )
-    late, hypoperfused = combine(found, brain)
+    late, hypoperfused = combine(found, brain, threads=threads)
     if settings.recipe == 'published':
         late = arrival
+    distance, kept = None, {}
+    if diagnostics:
+        distance = solve_eikonal(torch.ones_like(speed), start, spacing, mask=inside)
+        distance = whole(torch.where(brain, distance, never), torch.inf)
+        kept = {name: whole(values) if values.ndim else values for name, values in found.items()}
 
     return PerfusionMaps(
-        subtraction=whole(difference),
-        vesselness=whole(vessels),
+        subtraction=enhancement.subtraction,
+        vesselness=enhancement.vesselness,
         arrival=whole(torch.where(brain, arrival, never), torch.inf),
         perfusion=whole(_rescale(late, brain)),
         hypoperfused=whole(hypoperfused),
-        distance=whole(torch.where(brain, distance, never), torch.inf),
         unusual=unusual(found),
-        signs={name: whole(values) if values.ndim else values for name, values in found.items()},
+        distance=distance,
+        signs=kept,
     )
 
 

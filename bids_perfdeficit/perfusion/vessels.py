@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+from bids_perfdeficit.perfusion.threads import run_all
 
 #: Standard deviations in mm: tubes of 0.7 to 4 mm radius, from M3 branches to the carotid.
 SCALES = (1.0, 1.7, 2.9)
@@ -98,6 +101,7 @@ def vesselness(
     *,
     mask: Tensor | None = None,
     scales: Sequence[float] = SCALES,
+    threads: int = 1,
 ) -> Tensor:
     """How much a voxel looks like the inside of a bright tube.
 
@@ -115,19 +119,23 @@ def vesselness(
         Where it is wanted; 0 elsewhere. By default where the subtraction is not 0.
     scales : sequence of float
         Standard deviations in mm.
+    threads : int
+        Scales that are computed at once; the result is the same.
 
     Returns
     -------
     Tensor, float32, (Z, Y, X)
     """
-    if mask is None:
-        mask = subtraction != 0
-    best = torch.zeros(int(mask.sum()), device=subtraction.device)
-    for sigma in scales:
-        low, middle, _ = eigenvalues(hessian(subtraction, sigma, spacing, mask))
-        best = torch.maximum(best, (low.clamp(max=0) * middle.clamp(max=0)).sqrt())
+    inside = subtraction != 0 if mask is None else mask
+
+    def respond(sigma: float) -> Tensor:
+        low, middle, _ = eigenvalues(hessian(subtraction, sigma, spacing, inside))
+        return (low.clamp(max=0) * middle.clamp(max=0)).sqrt()
+
+    responses = run_all([partial(respond, sigma) for sigma in scales], threads)
+    best = torch.stack(responses).amax(0)
     out = torch.zeros_like(subtraction, dtype=torch.float32)
-    out[mask] = best / (best + HALF)
+    out[inside] = best / (best + HALF)
     return out
 
 

@@ -85,7 +85,10 @@ class _View:
     def plane(self, volume: np.ndarray, axis: int, index: int | None) -> np.ndarray:
         """Return a slice as a picture, rows from the top; None projects the maximum."""
         box = volume[tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))]
-        flat = box.max(axis) if index is None else box.take(index - self.start[axis], axis)
+        if index is None:
+            flat = box.max(axis)
+        else:  # a view: `take` would copy the box wherever its axes lie in memory otherwise
+            flat = box[(slice(None),) * axis + (index - self.start[axis],)]
         # RAS: the first in-plane axis runs to the right or front, the second to the front or top.
         return flat[::-1, ::-1].T
 

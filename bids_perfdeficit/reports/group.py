@@ -415,7 +415,7 @@ class _Page:
         if len(clusters):
             table = [
                 [c.cluster, f'{c.volume_ml:.1f}', f'{c.x:.0f}, {c.y:.0f}, {c.z:.0f}',
-                 f'{c.side} {TERRITORIES.get(c.territory, c.territory)}', tell(c.peak)]
+                 f'{c.side} {TERRITORIES.get(str(c.territory), str(c.territory))}', tell(c.peak)]
                 for c in clusters.itertuples()
             ]  # fmt: skip
             columns = ['Cluster', 'mL', 'Peak, mm (x right, y front, z up)',
@@ -439,13 +439,13 @@ class _Page:
             top = float(np.nanmax(np.asarray(field.dataobj, np.float32))) or 1.0
             maps.append(
                 {'id': f'{contrast}-{model}', 'title': title, 'max': top}
-                | _pack(field, 255 / top)
+                | _pack(field, float(255 / top))
                 | {'declared': _pack(_canonical(declared), np.inf)['data']}
             )
         ramp = colormaps['inferno'](np.linspace(0.25, 1, 256))[:, :3]
         data = {
             # 64 greys: the eye sees no more of them, and the page is a third smaller.
-            'brain': _pack(t1, 63 / high),
+            'brain': _pack(t1, 63 / float(high)),
             'maps': maps,
             'colours': np.round(255 * ramp).astype(int).ravel().tolist(),
         }

@@ -101,7 +101,9 @@ def build_page(
         pair.participant,
         pair.session,
         summary=summary,
-        found=tell_findings([{str(k): v for k, v in row.items()} for row in regions.to_dict('records')]),
+        found=tell_findings(
+            [{str(k): v for k, v in row.items()} for row in regions.to_dict('records')]
+        ),
         qc=qc,
         regions=tell_regions(regions),
         methods=methods,

@@ -39,7 +39,6 @@ def init_bids_perfdeficit_wf(
     plans: Sequence[Plan],
     settings: Settings,
     device: str = 'cpu',
-    omp_nthreads: int = 1,
     name: str = 'bids_perfdeficit_wf',
 ) -> LiterateWorkflow:
     """Build the participant level of all pairs of scans.
@@ -52,8 +51,6 @@ def init_bids_perfdeficit_wf(
         Of the run.
     device : str
         Where tensors are computed.
-    omp_nthreads : int
-        Threads of one step.
 
     Returns
     -------
@@ -66,7 +63,6 @@ def init_bids_perfdeficit_wf(
             plan=plan,
             settings=settings,
             device=device,
-            omp_nthreads=omp_nthreads,
             name=branch_name(plan),
         )
         for plan in plans
@@ -91,7 +87,6 @@ def init_pair_wf(
     plan: Plan,
     settings: Settings,
     device: str = 'cpu',
-    omp_nthreads: int = 1,
     name: str = 'pair_wf',
 ) -> LiterateWorkflow:
     """Build the participant level of one pair of scans."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow
@@ -386,7 +387,7 @@ def _uri(path: Path, settings: Settings) -> str:
     return f'bids::{path.relative_to(root).as_posix()}' if root in path.parents else path.as_uri()
 
 
-def _rows(frame, rows: int, columns: int) -> list[list[float]]:
+def _rows(frame: pd.DataFrame, rows: int, columns: int) -> list[list[float]]:
     """Return a table as nested lists; one that is empty, as that many missing values."""
     if frame.empty:
         return [[float('nan')] * columns for _ in range(rows)]

@@ -52,6 +52,7 @@ def init_perfusion_wf(
     """
     space = settings.processing.output_spaces[0]
     how = settings.perfusion
+    threads = settings.resources.omp_nthreads or 1
     blend = 'The perfusion map is the arrival. '
     if how.recipe == 'default':
         blend = (
@@ -86,6 +87,7 @@ arterial trunks the likely site of an occlusion.
             space=space,
             settings=how,
             device=device,
+            num_threads=threads,
             use_gpu=device != 'cpu',
         ),
         name='compute',
@@ -98,7 +100,11 @@ arterial trunks the likely site of an occlusion.
             uri(plan.pair, key, settings) for key in ('preproc_ct', 'preproc_cta', 'brain_mask')
         ],
     )  # fmt: skip
-    to_template = pe.Node(ToTemplate(space=space), name='to_template', mem_gb=mem_gb['standard'])
+    to_template = pe.Node(
+        ToTemplate(space=space, num_threads=threads),
+        name='to_template',
+        mem_gb=mem_gb['standard'],
+    )
     standard_buffer = connect_stage(
         workflow, to_template, stage='standard', outputs={key: key for key in STANDARD_KEYS},
         plan=plan, settings=settings, facts=facts,

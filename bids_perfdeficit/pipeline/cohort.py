@@ -1,9 +1,8 @@
-"""The public pipeline: what happens to one patient and to one cohort, as functions.
+"""One cohort: from the maps and scores of many participants to a fit, and what is written of it.
 
 Joins what the domain packages must not know of each other: maps on a template, scores of BIDS,
-models, arterial territories, and what sidecars say. Arrays, images and frozen dataclasses go in
-and come out, so that it is used from a notebook as from the interfaces. Must not know Nipype, the
-command line, or where outputs lie.
+models, arterial territories, and what sidecars say. Must not know Nipype, the command line, or
+where outputs lie.
 """
 
 from __future__ import annotations

@@ -1,0 +1,604 @@
+"""One patient: from two scans to maps and measurements.
+
+`prepare`, `compute_maps`, `to_template` and `measure` follow each other; each takes what the ones
+before it returned. `carry_images` and `measure_images` are the last two for images that lie on
+disk one by one. Images are nibabel images, (X, Y, Z) in RAS order, on the grid of the conformed
+NCCT unless they are named otherwise. ITK, torch and BLAS work on one thread each, because their
+results depend on the number of threads; `threads` are those of independent pieces of work, on
+which results do not depend. Must not know BIDS names, Nipype, settings files or reports.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+from threadpoolctl import threadpool_limits
+
+from bids_perfdeficit import ct, perfusion
+from bids_perfdeficit.ct.templates import DEFAULT_SPACE
+from bids_perfdeficit.perfusion.settings import PerfusionSettings
+
+if TYPE_CHECKING:
+    import torch
+
+#: mm of the grid on which maps are compared between patients.
+TEMPLATE_MM = 2.0
+#: Note on a number of the patient that lies outside those that the calibration was fitted on.
+_UNUSUAL = {
+    name: f'the contrast of the {what} over that of the arteries is unlike any that the perfusion '
+    'map was calibrated on: do not trust it; no occlusion is told'
+    for name, what in (('tissue', 'brain tissue'), ('venous', 'sinuses'))
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A patient's scans on one grid, and the transforms to a template.
+
+    Parameters
+    ----------
+    ncct, cta : Nifti1Image
+        HU, float32, isotropic.
+    brain : Nifti1Image
+        Brain mask, uint8.
+    forward, inverse : Path
+        ITK transforms of images from the NCCT to the template, and back.
+    space : str
+        Name of the template.
+    missing : tuple of str
+        Parts of the head that the NCCT does not show: ``'vertex'``, ``'skull base'``.
+    quality : dict of str to dict of str to float
+        Of the ``cta`` and the ``template`` registration.
+    notes : tuple of str
+        What makes the preparation doubtful, a sentence each.
+    """
+
+    ncct: nib.Nifti1Image
+    cta: nib.Nifti1Image
+    brain: nib.Nifti1Image
+    forward: Path
+    inverse: Path
+    space: str = DEFAULT_SPACE
+    missing: tuple[str, ...] = ()
+    quality: dict[str, dict[str, float]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Inflow:
+    """Where the front of contrast starts.
+
+    Parameters
+    ----------
+    method : str
+        ``'prior'`` or ``'fallback'``; see `perfusion.Sources`.
+    points : list of list of float
+        RAS mm of the voxels.
+    unusual : tuple of str
+        From `perfusion.PerfusionMaps`.
+    """
+
+    method: str = 'n/a'
+    points: list[list[float]] = field(default_factory=list)
+    unusual: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What is computed of a patient; float32 images on the grid of the NCCT.
+
+    Parameters
+    ----------
+    subtraction : Nifti1Image
+        CTA - NCCT in HU; 0 in bone and away from the brain.
+    vessel : Nifti1Image
+        Vesselness in [0, 1).
+    toa : Nifti1Image
+        Arrival of contrast in mm per unit of speed; 0 outside the brain.
+    perfusion : Nifti1Image
+        In [0, 1], higher is later; 0 outside the brain.
+    hypoperfused : Nifti1Image
+        Probability of a delay of more than 6 s; 0 outside the brain.
+    inflow : Inflow
+        Where the front started.
+    notes : tuple of str
+        What makes the maps doubtful, a sentence each.
+    """
+
+    subtraction: nib.Nifti1Image
+    vessel: nib.Nifti1Image
+    toa: nib.Nifti1Image
+    perfusion: nib.Nifti1Image
+    hypoperfused: nib.Nifti1Image
+    inflow: Inflow
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StandardMaps:
+    """A patient's images on the template's grid of `TEMPLATE_MM`.
+
+    Parameters
+    ----------
+    ncct, cta : Nifti1Image
+        HU, float32; -1000 outside the scans.
+    brain : Nifti1Image
+        uint8: where both the patient and the template have brain. The maps are 0 elsewhere.
+    toa, perfusion, hypoperfused : Nifti1Image
+        As in `Maps`, float32.
+    asymmetry : Nifti1Image
+        Perfusion minus its left-right mirror image, float32; 0 where the mirror place is not in
+        the brain.
+    """
+
+    ncct: nib.Nifti1Image
+    cta: nib.Nifti1Image
+    brain: nib.Nifti1Image
+    toa: nib.Nifti1Image
+    perfusion: nib.Nifti1Image
+    hypoperfused: nib.Nifti1Image
+    asymmetry: nib.Nifti1Image
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Numbers of a patient.
+
+    Parameters
+    ----------
+    quality : DataFrame
+        One row; columns of `ct.measure_quality`, and of coverage, inflow and arrival.
+    regions : DataFrame
+        A row per region; columns of `perfusion.measure_regions`. The first row also has the
+        likely occlusion, which is missing where the calibration does not hold.
+    """
+
+    quality: pd.DataFrame
+    regions: pd.DataFrame
+
+
+def prepare(
+    ncct: Path,
+    cta: Path,
+    *,
+    work_dir: Path,
+    spacing: float = 1.0,
+    space: str = DEFAULT_SPACE,
+    seed: int = 1,
+    sloppy: bool = False,
+) -> Prepared:
+    """Bring two scans onto one grid, find the brain, and align it with a template.
+
+    Parameters
+    ----------
+    ncct, cta : Path
+        The scans as they came, NIfTI in HU.
+    work_dir : Path
+        Where the transforms are written.
+    spacing : float
+        mm of the grid.
+    space : str
+        Template: the default or one in TEMPLATEFLOW_HOME.
+    seed : int
+        Of the registrations.
+    sloppy : bool
+        Fewer iterations, for trials.
+
+    Returns
+    -------
+    Prepared
+
+    Raises
+    ------
+    InputError
+        When a scan cannot be read or shows no head, the scans do not show the same part of it, or
+        the template is missing.
+    """
+    conformed = conform_ncct(ncct, spacing=spacing)
+    brain = ct.extract_brain(conformed.image)
+    rigid = align_cta(cta, conformed.image, brain.mask, seed=seed, work_dir=work_dir)
+    warp = align_template(
+        conformed.image, brain.mask, work_dir=work_dir, space=space, seed=seed, sloppy=sloppy
+    )
+    return Prepared(
+        conformed.image,
+        rigid.image,
+        brain.mask,
+        warp.forward,
+        warp.inverse,
+        space,
+        conformed.coverage.missing,
+        {'cta': rigid.quality, 'template': warp.quality},
+        (*conformed.notes, *brain.notes, *rigid.notes, *warp.notes),
+    )
+
+
+def conform_ncct(path: Path, *, spacing: float = 1.0) -> ct.Conformed:
+    """Read an NCCT and resample it to an isotropic RAS grid of `spacing` mm around the head.
+
+    See `ct.read_ct` and `ct.conform`, whose notes and errors are joined.
+    """
+    volume = ct.read_ct(path, role='NCCT')
+    conformed = ct.conform(volume, spacing=spacing)
+    return replace(conformed, notes=(*volume.notes, *conformed.notes))
+
+
+def align_cta(
+    path: Path,
+    ncct: nib.Nifti1Image,
+    brain: nib.Nifti1Image,
+    *,
+    seed: int = 1,
+    work_dir: Path | None = None,
+) -> ct.RigidResult:
+    """Read a CTA and align it with a conformed NCCT.
+
+    See `ct.read_ct` and `ct.register_cta`, whose notes and errors are joined.
+    """
+    volume = ct.read_ct(path, role='CTA')
+    with one_thread():
+        result = ct.register_cta(ncct, volume.image, brain, seed=seed, work_dir=work_dir)
+    return replace(result, notes=(*volume.notes, *result.notes))
+
+
+def align_template(
+    ncct: nib.Nifti1Image,
+    brain: nib.Nifti1Image,
+    *,
+    work_dir: Path,
+    space: str = DEFAULT_SPACE,
+    seed: int = 1,
+    sloppy: bool = False,
+) -> ct.TemplateTransform:
+    """Align a conformed NCCT with a template by its name; see `ct.register_template`."""
+    template = ct.load_template(space, spacing=TEMPLATE_MM)
+    with one_thread():
+        return ct.register_template(
+            ncct, brain, template, work_dir=work_dir, seed=seed, sloppy=sloppy
+        )
+
+
+def compute_maps(
+    patient: Prepared,
+    *,
+    settings: PerfusionSettings | None = None,
+    device: str = 'cpu',
+    threads: int = 1,
+) -> Maps:
+    """Compute arrival and perfusion of a prepared patient.
+
+    Parameters
+    ----------
+    patient : Prepared
+        Scans, brain and transforms.
+    settings : PerfusionSettings, optional
+        How the maps are computed.
+    device : str
+        Of torch: ``'cpu'`` or ``'cuda:N'``.
+    threads : int
+        Threads on the CPU; the maps do not depend on them.
+
+    Returns
+    -------
+    Maps
+
+    Raises
+    ------
+    ValueError
+        When the brain is empty.
+    """
+    import torch  # noqa: F401  (here: not all who import this module compute maps)
+
+    with one_thread():
+        return _compute_maps(patient, settings or PerfusionSettings(), device, threads)
+
+
+def _compute_maps(
+    patient: Prepared, settings: PerfusionSettings, device: str, threads: int
+) -> Maps:
+    import torch
+
+    affine, shape = patient.ncct.affine, patient.ncct.shape
+    sizes = patient.ncct.header.get_zooms()
+    spacing = (float(sizes[2]), float(sizes[1]), float(sizes[0]))
+    # On a GPU the pieces of work run one after the other in any case.
+    pieces = threads if device == 'cpu' else 1
+
+    def tensor(values: np.ndarray, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.as_tensor(np.ascontiguousarray(values.T)).to(device, dtype)
+
+    def image(values: torch.Tensor) -> nib.Nifti1Image:
+        # Arrival is infinite outside the brain; images hold 0 there.
+        finite = torch.nan_to_num(values.to('cpu', torch.float32), posinf=0.0)
+        return nib.Nifti1Image(finite.numpy().T, affine)
+
+    ncct, cta = (
+        tensor(np.asarray(i.dataobj, dtype=np.float32)) for i in (patient.ncct, patient.cta)
+    )
+    inside = np.asarray(patient.brain.dataobj) > 0
+    brain = tensor(inside, torch.bool)
+    enhancement = perfusion.enhance(ncct, cta, brain, spacing, settings=settings, threads=pieces)
+
+    box = _bounds(enhancement.inside.cpu().numpy().T)
+    here = _points(affine, box)
+    priors, mirrored = _anatomy(patient, here, inside[box], threads)
+    veins, inflow, white, grey = (tensor(_filled(values, shape, box)) for values in priors)
+
+    corner = affine.copy()
+    corner[:3, 3] = here[:, 0]
+    # Brains are not symmetric: a mirror place beyond the rim has the value of the rim, as in the
+    # calibration, and not the 0 that lies outside.
+    mirrored = np.clip(mirrored, here[:, :1], here[:, -1:])
+    nearest = np.ravel_multi_index(
+        ndimage.distance_transform_edt(~inside[box], return_distances=False, return_indices=True),
+        inside[box].shape,
+    )
+
+    def mirror(values: torch.Tensor) -> torch.Tensor:
+        filled = np.ascontiguousarray(values.cpu().numpy().T[box]).take(nearest)
+        (found,) = ct.sample([nib.Nifti1Image(filled, corner)], mirrored)
+        out = np.zeros(shape, np.float32)
+        out[inside] = found
+        return tensor(out)
+
+    sources = perfusion.find_sources(
+        enhancement.subtraction, enhancement.vesselness, inflow, brain, spacing, settings=settings
+    )
+    maps = perfusion.synthesize(
+        ncct,
+        cta,
+        brain,
+        sources,
+        spacing,
+        veins=veins,
+        white=white,
+        grey=grey,
+        mirror=mirror,
+        enhancement=enhancement,
+        settings=settings,
+        diagnostics=False,
+        threads=pieces,
+    )
+    points = torch.nonzero(sources.mask).flip(1).cpu().numpy()
+    points = np.round(nib.affines.apply_affine(affine, points), 1).tolist()
+    return Maps(
+        image(maps.subtraction),
+        image(maps.vesselness),
+        image(maps.arrival),
+        image(maps.perfusion),
+        image(maps.hypoperfused),
+        Inflow(sources.method, points, maps.unusual),
+        (*sources.notes, *(_UNUSUAL[name] for name in maps.unusual)),
+    )
+
+
+def _anatomy(
+    patient: Prepared, here: np.ndarray, inside: np.ndarray, threads: int
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Read the template's priors at points (3, N), and find the mirror points of the brain's.
+
+    The mirror is one map of coordinates: patient to template, over its mid-plane, and back, so
+    that a map is interpolated once, from the patient's own grid.
+    """
+    template = ct.load_template(patient.space, spacing=TEMPLATE_MM)
+    shape, affine = template.brain_mask.shape, template.brain_mask.affine
+    made = [f(shape, affine) for f in (perfusion.vein_prior, perfusion.inflow_prior)]
+    there = ct.carry(ct.read_transform(patient.inverse), here, threads=threads)
+    priors = ct.sample(
+        [*(nib.Nifti1Image(values, affine) for values in made), template.white, template.grey],
+        there,
+        threads=threads,
+    )
+    over = there[:, inside.ravel()] * np.array([[-1.0], [1.0], [1.0]])
+    return priors, ct.carry(ct.read_transform(patient.forward), over, threads=threads)
+
+
+def _bounds(mask: np.ndarray) -> tuple[slice, ...]:
+    spans = []
+    for axis in range(3):
+        used = np.flatnonzero(mask.any(tuple(a for a in range(3) if a != axis)))
+        spans.append(slice(int(used[0]), int(used[-1]) + 1))
+    return tuple(spans)
+
+
+def _points(affine: np.ndarray, box: tuple[slice, ...]) -> np.ndarray:
+    """RAS mm of the voxels of a box, (3, N)."""
+    return ct.grid_points(affine, np.mgrid[box].reshape(3, -1).astype(float))
+
+
+def _filled(values: np.ndarray, shape: Sequence[int], box: tuple[slice, ...]) -> np.ndarray:
+    out = np.zeros(tuple(shape), np.float32)
+    out[box] = values.reshape(out[box].shape)
+    return out
+
+
+def to_template(patient: Prepared, maps: Maps, *, threads: int = 1) -> StandardMaps:
+    """Carry a patient's images to the template; see `carry_images`."""
+    return carry_images(
+        patient.ncct, patient.cta, patient.brain, maps.toa, maps.perfusion, maps.hypoperfused,
+        forward=patient.forward, space=patient.space, threads=threads,
+    )  # fmt: skip
+
+
+def carry_images(
+    ncct: nib.Nifti1Image,
+    cta: nib.Nifti1Image,
+    brain: nib.Nifti1Image,
+    toa: nib.Nifti1Image,
+    perfusion_map: nib.Nifti1Image,
+    hypoperfused: nib.Nifti1Image,
+    *,
+    forward: Path,
+    space: str = DEFAULT_SPACE,
+    threads: int = 1,
+) -> StandardMaps:
+    """Resample images of a patient to the template's grid of `TEMPLATE_MM`.
+
+    Parameters
+    ----------
+    ncct, cta, brain, toa, perfusion_map, hypoperfused : Nifti1Image
+        As in `Prepared` and `Maps`.
+    forward : Path
+        ITK transform of images from the NCCT to the template.
+    space : str
+        Name of the template.
+    threads : int
+        Threads; the images do not depend on them.
+
+    Returns
+    -------
+    StandardMaps
+    """
+    template = ct.load_template(space, spacing=TEMPLATE_MM)
+    grid = template.brain_mask
+    points = ct.carry(ct.read_transform(forward), ct.all_points(grid), threads=threads)
+
+    def read(images: list[nib.Nifti1Image], **options: Any) -> list[np.ndarray]:
+        found = ct.sample(images, points, threads=threads, **options)
+        return [values.reshape(grid.shape) for values in found]
+
+    def image(values: np.ndarray) -> nib.Nifti1Image:
+        return nib.Nifti1Image(values, grid.affine)
+
+    scans = read([ncct, cta], fill=-1000.0)
+    (mask,) = read([brain], order=0)
+    inside = (mask > 0) & (np.asarray(grid.dataobj) > 0)
+    arrival, late, probability = (
+        np.where(inside, values, np.float32(0))
+        for values in read([toa, perfusion_map, hypoperfused])
+    )
+    difference = late - late[::-1]
+    return StandardMaps(
+        image(scans[0]),
+        image(scans[1]),
+        image(inside.astype(np.uint8)),
+        image(arrival),
+        image(late),
+        image(probability),
+        image(np.where(inside & inside[::-1], difference, np.float32(0))),
+    )
+
+
+def measure(patient: Prepared, maps: Maps, standard: StandardMaps) -> Measurements:
+    """Measure a patient's results and their quality; see `measure_images`."""
+    return measure_images(
+        patient.ncct, patient.cta, patient.brain, maps.subtraction,
+        standard.brain, standard.toa, standard.perfusion, standard.hypoperfused,
+        forward=patient.forward, space=patient.space, inflow=maps.inflow, missing=patient.missing,
+    )  # fmt: skip
+
+
+def measure_images(
+    ncct: nib.Nifti1Image,
+    cta: nib.Nifti1Image,
+    brain: nib.Nifti1Image,
+    subtraction: nib.Nifti1Image,
+    std_brain: nib.Nifti1Image,
+    std_toa: nib.Nifti1Image,
+    std_perfusion: nib.Nifti1Image,
+    std_hypoperfused: nib.Nifti1Image,
+    *,
+    forward: Path,
+    space: str = DEFAULT_SPACE,
+    inflow: Inflow | None = None,
+    missing: Sequence[str] = (),
+) -> Measurements:
+    """Measure volumes, regions, the likely occlusion, and the quality of the scans.
+
+    Parameters
+    ----------
+    ncct, cta, brain, subtraction : Nifti1Image
+        As in `Prepared` and `Maps`.
+    std_brain, std_toa, std_perfusion, std_hypoperfused : Nifti1Image
+        As in `StandardMaps`.
+    forward : Path
+        ITK transform of images from the NCCT to the template.
+    space : str
+        Name of the template.
+    inflow : Inflow, optional
+        Where the front started.
+    missing : sequence of str
+        Parts of the head that the NCCT does not show.
+
+    Returns
+    -------
+    Measurements
+    """
+    inflow = inflow or Inflow()
+    with one_thread():
+        template = ct.load_template(space, spacing=TEMPLATE_MM)
+        inside = np.asarray(std_brain.dataobj) > 0
+        toa, late, hypoperfused = (
+            i.get_fdata(dtype=np.float32) for i in (std_toa, std_perfusion, std_hypoperfused)
+        )
+        volumes = [
+            np.count_nonzero(np.asarray(i.dataobj)) * abs(float(np.linalg.det(i.affine[:3, :3])))
+            for i in (brain, std_brain)
+        ]
+        regions = perfusion.measure_regions(
+            toa,
+            late,
+            hypoperfused,
+            inside,
+            std_brain.affine,
+            threshold=perfusion.calibration()['threshold'],
+            scale=volumes[0] / max(volumes[1], 1.0),
+        )
+        filled = ct.apply_transform(subtraction, template.brain_mask, forward)
+        finding = perfusion.find_occlusion(
+            perfusion.evidence(hypoperfused, np.asarray(filled.dataobj), inside, std_brain.affine)
+        )
+        quality: dict[str, object] = dict(
+            ct.measure_quality(ncct, cta, brain, subtraction, std_brain, template.brain_mask)
+        )
+    # Of the whole brain: only the first row has them, and only if the calibration holds.
+    for column, value in (
+        ('occlusion_site', finding.site),
+        ('occlusion_side', finding.side),
+        ('occlusion_confidence', finding.confidence),
+        ('occlusion_any', finding.occluded),
+        ('occlusion_next_site', finding.next_site),
+        ('occlusion_next_side', finding.next_side),
+        ('occlusion_next_confidence', finding.next_confidence),
+    ):
+        found = None if inflow.unusual else value
+        regions[column] = pd.Series([found], dtype=object).reindex(regions.index)
+    hemisphere = regions.set_index('region').loc['hemisphere']
+    quality |= {
+        'coverage_missing': ', '.join(missing) or 'none',
+        'inflow_method': inflow.method,
+        'inflow_voxels': len(inflow.points),
+        'arrival_left': hemisphere['arrival_left'],
+        'arrival_right': hemisphere['arrival_right'],
+    }
+    return Measurements(pd.DataFrame([quality]), regions)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Hold BLAS, OpenMP and torch to one thread each, and restore what they had.
+
+    Sums of BLAS depend on the number of threads, and so do vectorised functions of torch, which
+    round otherwise at the ends of each thread's share: a map would depend on the cores.
+    """
+    with threadpool_limits(limits=1):
+        if 'torch' not in sys.modules:
+            yield
+            return
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)

@@ -1,0 +1,237 @@
+"""One patient from two scans to numbers, as a notebook runs it; and the same by the interfaces."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from threadpoolctl import threadpool_info
+
+from bids_perfdeficit import ct, pipeline
+from bids_perfdeficit.interfaces.ct import ToTemplate
+from bids_perfdeficit.interfaces.perfusion import ComputePerfusion
+from bids_perfdeficit.perfusion.settings import PerfusionSettings
+
+SPACING = 3.0
+#: Characters with a meaning in ANTs' options, in shells, in wildcards or in ConfigParser.
+ODD = 'a, b [c] {d} \'e\' "f" $g %(h)s *ü;'
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp('work') / ODD
+    path.mkdir()
+    return path
+
+
+@pytest.fixture(scope='module')
+def patient(stroke_dataset, folder):
+    scans = stroke_dataset / 'sub-01' / 'ct'
+    return pipeline.prepare(
+        scans / 'sub-01_ct.nii.gz',
+        scans / 'sub-01_cta.nii.gz',
+        work_dir=folder,
+        spacing=SPACING,
+        seed=3,
+        sloppy=True,
+    )
+
+
+@pytest.fixture(scope='module')
+def maps(patient):
+    return pipeline.compute_maps(patient)
+
+
+@pytest.fixture(scope='module')
+def standard(patient, maps):
+    return pipeline.to_template(patient, maps)
+
+
+def values(image):
+    return np.asarray(image.dataobj)
+
+
+def save(image, path):
+    nib.save(image, path)
+    return path
+
+
+def test_scans_are_prepared_in_a_folder_with_any_name(patient, folder):
+    """Also a wildcard in the name must not lead ANTs to files of others."""
+    assert patient.forward.parent == folder
+    assert sorted(path.name for path in folder.iterdir()) == [
+        'template_Composite.h5', 'template_InverseComposite.h5',
+    ]  # fmt: skip
+    for image in (patient.ncct, patient.cta, patient.brain):
+        assert image.shape == patient.ncct.shape
+        assert np.array_equal(image.affine, patient.ncct.affine)
+        assert image.header.get_zooms() == (SPACING,) * 3
+    assert patient.quality['cta']['Correlation'] > 0.9
+    assert patient.quality['template']['BrainDice'] > 0.9
+    assert patient.missing == ()
+
+
+def test_a_registration_that_fails_leaves_nothing_behind(patient, tmp_path, monkeypatch):
+    def fail(**options):
+        left = Path('rigid_0GenericAffine.mat')
+        left.touch()
+        assert left.absolute().is_relative_to(tmp_path)
+        raise RuntimeError('ANTs failed')
+
+    monkeypatch.setattr('ants.registration', fail)
+    with pytest.raises(RuntimeError, match='ANTs failed'):
+        ct.register_cta(patient.ncct, patient.cta, patient.brain, seed=1, work_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_maps_have_their_units_and_end_at_the_brain(patient, maps):
+    brain = values(patient.brain) > 0
+    for name in ('toa', 'perfusion', 'hypoperfused'):
+        found = values(getattr(maps, name))
+        assert found.shape == brain.shape
+        assert found.dtype == np.float32
+        assert (found[~brain] == 0).all()
+        assert np.isfinite(found).all()
+    assert values(maps.toa)[brain].max() > 50  # mm per unit of speed, in a brain of 150 mm
+    for name in ('perfusion', 'hypoperfused', 'vessel'):
+        assert values(getattr(maps, name)).min() >= 0
+        assert values(getattr(maps, name)).max() <= 1
+    assert values(maps.subtraction).max() > 100  # HU of an artery
+    assert maps.inflow.method == 'prior'
+    low = nib.affines.apply_affine(patient.ncct.affine, np.argwhere(brain)).min(0)
+    assert len(maps.inflow.points)
+    assert (np.array(maps.inflow.points)[:, 2] < low[2] + 60).all()  # at the base
+
+
+def test_maps_are_the_same_on_any_number_of_threads(patient, maps):
+    before = torch.get_num_threads()
+    other = pipeline.compute_maps(patient, threads=3)
+    assert torch.get_num_threads() == before
+    for name in ('subtraction', 'vessel', 'toa', 'perfusion', 'hypoperfused'):
+        assert values(getattr(other, name)).tobytes() == values(getattr(maps, name)).tobytes()
+    again = pipeline.to_template(patient, maps, threads=3)
+    once = pipeline.to_template(patient, maps)
+    assert values(again.perfusion).tobytes() == values(once.perfusion).tobytes()
+
+
+def test_libraries_are_held_to_one_thread_and_released():
+    before = [pool['num_threads'] for pool in threadpool_info()]
+    assert before
+    with pipeline.one_thread():
+        assert {pool['num_threads'] for pool in threadpool_info()} == {1}
+        assert torch.get_num_threads() == 1
+    assert [pool['num_threads'] for pool in threadpool_info()] == before
+
+
+def test_mirror_of_a_patient_in_the_template_is_a_flip(patient, monkeypatch, tmp_path):
+    """Scans that lie in the template and are symmetric have no asymmetry; a blob has its own."""
+    template = ct.load_template(spacing=2.0)
+    xfm = tmp_path / 'identity.txt'
+    ct.write_rigid(np.eye(4), xfm)
+    seen = {}
+
+    def spy(*arguments, mirror, **options):
+        seen['mirror'] = mirror
+        raise StopIteration
+
+    monkeypatch.setattr('bids_perfdeficit.perfusion.synthesis.synthesize', spy)
+    brain = template.brain_mask
+    ncct = nib.Nifti1Image(values(template.pseudo_ct), brain.affine)
+    cta = nib.Nifti1Image(values(template.pseudo_ct) + 200 * (values(brain) > 0), brain.affine)
+    here = replace(patient, ncct=ncct, cta=cta, brain=brain, forward=xfm, inverse=xfm)
+    with pytest.raises(StopIteration):
+        pipeline.compute_maps(here)
+    rng = np.random.default_rng(1)
+    inside = values(brain) > 0
+    noise = np.where(inside, rng.random(brain.shape), 0).astype(np.float32)
+    found = seen['mirror'](torch.from_numpy(np.ascontiguousarray(noise.T))).numpy().T
+    np.testing.assert_allclose(found, noise[::-1], atol=1e-5)
+
+
+def test_mirror_beyond_the_rim_has_the_value_of_the_rim(patient, monkeypatch):
+    seen = {}
+
+    def spy(*arguments, mirror, **options):
+        seen['mirror'] = mirror
+        raise StopIteration
+
+    monkeypatch.setattr('bids_perfdeficit.perfusion.synthesis.synthesize', spy)
+    with pytest.raises(StopIteration):
+        pipeline.compute_maps(patient)
+    brain = values(patient.brain) > 0
+    one = torch.from_numpy(np.ascontiguousarray(brain.T.astype(np.float32)))
+    np.testing.assert_allclose(seen['mirror'](one).numpy().T, brain, atol=1e-6)
+
+
+def test_template_maps_share_a_grid_and_a_mask(standard):
+    template = ct.load_template(spacing=pipeline.TEMPLATE_MM)
+    mask = values(standard.brain) > 0
+    assert mask.mean() > 0.1
+    assert not (mask & (values(template.brain_mask) == 0)).any()
+    for name in ('ncct', 'cta', 'toa', 'perfusion', 'hypoperfused', 'asymmetry'):
+        image = getattr(standard, name)
+        assert image.shape == mask.shape
+        assert np.array_equal(image.affine, template.brain_mask.affine)
+        if name not in ('ncct', 'cta'):
+            assert (values(image)[~mask] == 0).all()
+    assert values(standard.ncct)[0, 0, 0] == -1000  # outside the scan
+    asymmetry = values(standard.asymmetry)
+    assert np.array_equal(asymmetry, -asymmetry[::-1])
+    both = mask & mask[::-1]
+    late = values(standard.perfusion)
+    assert np.allclose(asymmetry[both], (late - late[::-1])[both])
+
+
+def test_results_are_measured(patient, maps, standard):
+    found = pipeline.measure(patient, maps, standard)
+    row = found.quality.iloc[0]
+    volume = np.count_nonzero(values(patient.brain)) * SPACING**3 / 1000
+    assert row.brain_volume == pytest.approx(volume)
+    assert row.coverage_missing == 'none'
+    assert row.inflow_method == 'prior'
+    assert row.inflow_voxels == len(maps.inflow.points)
+    hemisphere = found.regions.set_index('region').loc['hemisphere']
+    assert row.arrival_left == hemisphere.arrival_left
+    assert pd.notna(found.regions.occlusion_site[0])
+    assert found.regions.occlusion_site[1:].isna().all()
+
+
+def test_no_occlusion_is_told_where_the_calibration_does_not_hold(patient, maps, standard):
+    doubtful = replace(maps, inflow=replace(maps.inflow, unusual=('venous',)))
+    regions = pipeline.measure(patient, doubtful, standard).regions
+    columns = [name for name in regions if name.startswith('occlusion')]
+    assert len(columns) == 7
+    assert regions[columns].isna().all(axis=None)
+
+
+def test_interfaces_compute_the_same(patient, maps, standard, tmp_path):
+    files = {
+        name: save(getattr(patient, name), tmp_path / f'{name}.nii')
+        for name in ('ncct', 'cta', 'brain')
+    }
+    computed = ComputePerfusion(
+        **files, xfm=patient.forward, inverse_xfm=patient.inverse, space=patient.space,
+        settings=PerfusionSettings(),
+    ).run(cwd=str(tmp_path)).outputs  # fmt: skip
+    for name in ('subtraction', 'vessel', 'toa', 'perfusion', 'hypoperfused'):
+        assert np.array_equal(
+            values(nib.load(getattr(computed, name))), values(getattr(maps, name))
+        )
+    assert computed.meta['InflowPoints'] == maps.inflow.points
+    carried = ToTemplate(
+        **files, toa=computed.toa, perfusion=computed.perfusion,
+        hypoperfused=computed.hypoperfused, xfm=patient.forward, space=patient.space,
+    ).run(cwd=str(tmp_path)).outputs  # fmt: skip
+    for key, name in itertools.chain(
+        [('std_preproc_ct', 'ncct'), ('std_preproc_cta', 'cta'), ('std_brain_mask', 'brain')],
+        ((f'std_{name}', name) for name in ('toa', 'perfusion', 'hypoperfused', 'asymmetry')),
+    ):
+        assert np.array_equal(
+            values(nib.load(getattr(carried, key))), values(getattr(standard, name))
+        )
