@@ -39,7 +39,7 @@ from bids_perfdeficit.bids import (
     write_json,
     write_nifti,
 )
-from bids_perfdeficit.bids.cohort import TOTAL_VOLUME, contrast_label, item_levels, item_mirror
+from bids_perfdeficit.bids.cohort import TOTAL_VOLUME, contrast_label
 from bids_perfdeficit.deficit import DeficitFit, DeficitSettings, Grid, Item, Prepared
 from bids_perfdeficit.interfaces.ct import _load
 from bids_perfdeficit.interfaces.stacking import (
@@ -139,12 +139,19 @@ class Data:
         with np.load(path) as content:
             self.participants = [str(p) for p in content['participants']]
             self.items = tuple(
-                Item(str(name), item_levels(str(name)), item_mirror(str(name)))
-                for name in content['items']
+                Item(**{**item, 'values': tuple(item['values'])})
+                for item in json.loads(str(content['items']))
             )
-            self.scores = content['scores']
+            self.scores = content['scores']  #: as levels, which models take
+            self._values = content['values']
             self.covariates = content['covariates']
             self.covariate_names = [str(name) for name in content['covariate_names']]
+
+    def score(self, name: str) -> np.ndarray:
+        """Return the scores of an item as they were read; NaN for one that the table has not."""
+        names = [item.name for item in self.items]
+        missing = np.full(len(self.participants), np.nan)
+        return self._values[:, names.index(name)] if name in names else missing
 
 
 class _StackInput(BaseInterfaceInputSpec):
@@ -235,10 +242,11 @@ class _AssembleInput(BaseInterfaceInputSpec):
     mask = File(exists=True, mandatory=True)
     coverage = File(exists=True, mandatory=True)
     unreadable = traits.Dict(desc='position to reason')
-    participants = traits.List(traits.Str, mandatory=True)
-    sessions = traits.List(traits.Str, mandatory=True)
-    items = traits.List(traits.Str, mandatory=True)
-    scores = traits.List(traits.List(traits.Float), mandatory=True)
+    rows = traits.List(
+        traits.Dict, mandatory=True, desc='of `Cohort.table`, one per position: what was used'
+    )
+    items = traits.List(traits.Dict, mandatory=True, desc='fields of `deficit.Item`')
+    scores = traits.List(traits.List(traits.Float), mandatory=True, desc='as levels')
     covariates = traits.List(traits.List(traits.Float), mandatory=True)
     covariate_names = traits.List(traits.Str, mandatory=True, desc='the volume is the last')
     dropped = traits.Dict(desc='participant to reason')
@@ -260,16 +268,20 @@ class AssembleCohort(SimpleInterface):
         measures = pd.read_csv(inputs.measures, sep='\t', index_col='position')
         kept = measures.index.to_numpy()
         names = list(inputs.covariate_names)
-        covariates = np.array(inputs.covariates, float).reshape(len(inputs.participants), -1)[kept]
+        rows = pd.DataFrame(inputs.rows)
+        covariates = np.array(inputs.covariates, float).reshape(len(rows), -1)[kept]
         if names and names[-1] == TOTAL_VOLUME:
             covariates = np.c_[covariates, measures[TOTAL_VOLUME]]
         path = Path(runtime.cwd) / 'data.npz'
-        scores = np.array(inputs.scores, float).reshape(len(inputs.participants), -1)
+        scores = np.array(inputs.scores, float).reshape(len(rows), -1)
+        # when models are applied the table may have no scores
+        values = rows.reindex(columns=[item['name'] for item in inputs.items])
         np.savez(
             path,
-            participants=np.array(inputs.participants)[kept],
-            items=np.array(inputs.items),
+            participants=rows['participant_id'].str.removeprefix('sub-').to_numpy(str)[kept],
+            items=np.array(json.dumps(inputs.items)),
             scores=scores[kept],
+            values=values.to_numpy(float)[kept],
             covariates=covariates,
             covariate_names=np.array(names, dtype=str),
         )
@@ -289,15 +301,15 @@ class AssembleCohort(SimpleInterface):
 
     def _rows(self, measures: pd.DataFrame) -> pd.DataFrame:
         inputs = self.inputs
-        frame = pd.DataFrame({'participant_id': [f'sub-{p}' for p in inputs.participants]}).assign(
-            session_id=inputs.sessions, status='analysed', reason=''
-        )
+        rows = pd.DataFrame(inputs.rows)
+        who = ['participant_id', 'session_id', 'score_session_id']
+        frame = rows[who].assign(status='analysed', reason='')
         for position, reason in inputs.unreadable.items():
             frame.loc[int(position), ['status', 'reason']] = ['left out', reason]
         for name in measures.columns:
             frame[name] = measures[name].reindex(frame.index)
-        for k, name in enumerate(inputs.items):
-            frame[name] = [row[k] for row in inputs.scores]
+        for name in rows.columns.drop(who):
+            frame[f'used_{name}' if name in frame else name] = rows[name]
         gone = pd.DataFrame(
             [
                 {'participant_id': f'sub-{label}', 'status': 'left out', 'reason': reason}
@@ -305,7 +317,7 @@ class AssembleCohort(SimpleInterface):
             ]
         )
         frame = pd.concat([frame, gone], ignore_index=True)
-        words = ['session_id', 'reason']
+        words = ['session_id', 'score_session_id', 'reason']
         frame[words] = frame[words].replace('', np.nan)
         return frame
 
@@ -381,6 +393,7 @@ class FitModel(SimpleInterface):
             **self.inputs.facts,
             'Model': model,
             'Items': [item.name for item in fit.items],
+            'Levels': [item.levels for item in fit.items],
             'Skipped': fit.skipped,
             'Covariates': data.covariate_names,
             'N': len(data.participants),
@@ -719,7 +732,7 @@ def predictions_table(
                     'participant_id': [f'sub-{label}' for label in data.participants],
                     'item': item.name,
                     **more,
-                    'score': data.scores[:, k],
+                    'score': data.score(item.name),
                     'expected': predictions.expected[:, k],
                     'any_deficit': predictions.any_deficit[:, k],
                     **{

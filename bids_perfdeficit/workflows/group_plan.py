@@ -22,7 +22,6 @@ from bids_perfdeficit.bids.cohort import (
     add_covariates,
     add_scores,
     find_cohort,
-    item_levels,
     item_mirror,
 )
 from bids_perfdeficit.deficit import DeficitSettings, Item
@@ -140,7 +139,11 @@ def make_group_plan(settings: Settings) -> GroupPlan:
         return _plan_apply(settings, cohort, models, facts)
     session = next(iter(settings.inputs.session_label), None)
     cohort, scores = add_scores(
-        cohort, _score_source(settings), items=options.items, session=session
+        cohort,
+        _score_source(settings),
+        items=options.items,
+        session=session,
+        higher_is_better=options.higher_is_better,
     )
     if options.covariates:
         cohort = add_covariates(cohort, options.covariates, _tables(settings))
@@ -151,8 +154,11 @@ def make_group_plan(settings: Settings) -> GroupPlan:
             fix=f'give at least {FEWEST}; a map of one item needs a hundred or more',
             path=cohort.source,
         )
-    items = tuple(_item(name) for name in cohort.scores.columns)
-    usable, skipped = usable_items(cohort.scores.to_numpy(float), items, DeficitSettings())
+    items = tuple(
+        Item(m.name, m.levels, item_mirror(m.name), m.values if m.grouped or m.reverse else ())
+        for m in cohort.measures
+    )
+    usable, skipped = usable_items(cohort.levels.to_numpy(float), items, DeficitSettings())
     if not usable:
         raise InputError(
             'no item can be fitted: '
@@ -224,7 +230,10 @@ def _plan_apply(
     settings: Settings, cohort: Cohort, models: dict[str, Path], facts: Mapping[str, Any]
 ) -> GroupPlan:
     names = [str(n) for n in facts.get('Covariates', [])]
-    items = tuple(_item(str(name)) for name in facts.get('Items', []))
+    items = tuple(
+        Item(str(name), int(levels))
+        for name, levels in zip(facts['Items'], facts['Levels'], strict=True)
+    )
     scores = None
     try:
         cohort, scores = add_scores(
@@ -260,25 +269,14 @@ def _plan_apply(
 
 
 def _score_source(settings: Settings) -> Path:
-    """Return the table that was named, otherwise the dataset that has one."""
-    if settings.group.scores is not None:
-        return settings.group.scores
-    for root in (settings.inputs.bids_dir, settings.inputs.output_dir):
-        if (root / 'phenotype' / 'nihss.tsv').is_file():
-            return root
-    return settings.inputs.bids_dir
+    """Return the table that was named, otherwise the dataset; never an output of our own."""
+    return settings.group.scores or settings.inputs.bids_dir
 
 
 def _tables(settings: Settings) -> list[Path]:
-    inputs, scores = settings.inputs, settings.group.scores
-    return [
-        *(root / 'participants.tsv' for root in (inputs.bids_dir, inputs.output_dir)),
-        *((scores,) if scores is not None else ()),
-    ]
-
-
-def _item(name: str) -> Item:
-    return Item(name, item_levels(name), item_mirror(name))
+    scores = settings.group.scores
+    own = [scores] if scores is not None and scores.is_file() else []
+    return [settings.inputs.bids_dir / 'participants.tsv', *own]
 
 
 def _fingerprints(cohort: Cohort, settings: Settings) -> dict[tuple[str, str], str]:
@@ -312,6 +310,8 @@ def _cohort_facts(cohort: Cohort) -> list[object]:
          for e in cohort.entries],
         cohort.scores.columns.tolist(),
         np.nan_to_num(cohort.scores.to_numpy(float), nan=-1).tolist(),
+        [[m.edges, m.values, m.reverse] for m in cohort.measures],
+        cohort.score_sessions.to_numpy().tolist(),
         list(cohort.covariate_names),
         np.nan_to_num(cohort.covariates.to_numpy(float), nan=-1e9).tolist(),
     ]  # fmt: skip

@@ -97,7 +97,7 @@ def test_participants_without_scores_fall_out_and_strangers_are_told(out, tmp_pa
 
 @pytest.mark.parametrize(
     ('items', 'piece'),
-    [(['12'], "'12' is no item"), (['9'], 'no participant with a map has a score of nihss_9')],
+    [(['12'], "'12' is neither an item"), (['9'], 'no participant with a map has a score of nihss_9')],
 )
 def test_items_that_are_no_items_or_have_no_scores_are_told(out, tmp_path, items, piece):
     table = write(tmp_path / 'nihss.tsv', 'participant_id nihss_5a\nsub-01 0\n')
