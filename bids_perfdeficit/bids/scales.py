@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-#: Levels of a score that is cut at quantiles. Grouping a normal covariate in linear regression
-#: keeps 1 - 1 / (levels ** 2) of the information or so (Cox, JASA 1957): .98 at ten.
+#: Levels of a score that is cut at quantiles. The means of ten equal groups keep 96 % of the
+#: variance of a normal score, those of five 90 % (computed from its quantiles).
 MOST_LEVELS = 10
 #: Participants that the lowest and the highest level must have; fewer cannot be fitted.
 FEWEST_PER_LEVEL = 5

@@ -86,7 +86,7 @@ _UNNAMED = re.compile(r'(Unnamed: \d+(_level_\d+)?|\.\.\.\d+)?')
 _DECIMAL = re.compile(r'[+-]?(?:[0-9]+(?:[.,][0-9]*)?|[.,][0-9]+)(?:[eE][+-]?[0-9]{1,3})?')
 _THOUSANDS = re.compile(r'[+-]?[0-9]{1,3}(?:,[0-9]{3})+')
 _LABELLED = re.compile(
-    r'[(\[]?([0-9]+)(?:[.,]0+)?[)\]]?(?:\s*[-–—:=.,;/]+\s*|\s+|(?<=[)\]]))([^\W\d_].*)', re.S
+    r'[(\[]?([0-9]+)(?:[.,]0+)?[)\]]?(?:\s*[-–—:=.,;/]+\s*|\s+|(?<=[)\]]))(\(?[^\W\d_].*)', re.S
 )
 _CODE_LAST = re.compile(r'[^\W\d_][^()\[\]=:]*(?:[(\[]\s*([0-9]+)\s*[)\]]|[=:]\s*([0-9]+))')
 #: Text after a number that makes it no label of the number: "2 or 3", "1 of 4".
@@ -431,9 +431,10 @@ def _split(text: str, separator: str | None, path: Path) -> tuple[Records, int]:
         width = len(_trimmed(records[at][1]))
         if problem and has_id and width > 1:
             broken = problem
-        if problem or (delimiter == ' ' and not has_id):
-            continue
         body = records[at + 1 :]
+        named = has_id or all(len(row) == width + 1 for _, row in body)  # by R
+        if problem or (delimiter == ' ' and not named):
+            continue
         fitting = [width <= len(row) <= width + 1 or not any(row[width:]) for _, row in body]
         regular = sum(fitting) / max(len(body), 1)
         key = (has_id and width > 1, regular if width > 1 else 0.0, width)
@@ -542,13 +543,22 @@ def _align(header: list[str], body: Records, path: Path) -> tuple[list[str], Rec
 
 
 def _names_rows(header: list[str], body: Records) -> bool:
-    """Return whether the first cells are names of rows rather than the last ones empty."""
-    if any(row[-1] for _, row in body):
-        return True
-    at = next((i for i, name in enumerate(header) if plain_name(name) in ID_COLUMNS), None)
-    if at != 0 or not _are_numbers([row[0] for _, row in body]):
+    """Return whether the first cells are names of rows, rather than the last ones without a name.
+
+    Where the header begins with the column of participants, names of rows are those that R gives:
+    numbers that increase, before cells that can be names of participants.
+    """
+    if plain_name(header[0]) not in ID_COLUMNS:
+        return any(row[-1] for _, row in body)
+    first = [row[0] for _, row in body]
+    if not all(re.fullmatch('[0-9]{1,9}', cell) for cell in first):
+        return False
+    numbers = [int(cell) for cell in first]
+    if any(b <= a for a, b in zip(numbers[:-1], numbers[1:], strict=True)):
         return False
     ids = [row[1] for _, row in body]
+    if any(row[-1] for _, row in body):
+        return len(set(ids)) == len(ids) or any(not cell.isdecimal() for cell in ids)
     return len(set(ids)) == len(ids) and any(not cell.isdecimal() for cell in ids)
 
 
