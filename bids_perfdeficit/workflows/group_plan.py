@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +182,8 @@ def find_models(settings: Settings) -> tuple[dict[str, Path], dict[str, Any]]:
     models : dict of str to Path
         Parameters by model.
     facts : dict
-        The sidecar of the first; all agree on space, resolution and map kind.
+        ``Levels`` by name of the items of all models together, and ``Covariates`` and
+        ``CovariateColumns``, which all models share.
 
     Raises
     ------
@@ -216,7 +217,17 @@ def find_models(settings: Settings) -> tuple[dict[str, Path], dict[str, Any]]:
                     path=path,
                 )
         models[told['Model']] = path
-        facts = facts or content
+        if facts and content.get('Covariates') != facts['Covariates']:
+            raise InputError(
+                f'was fitted with other covariates than {next(iter(models))}',
+                fix='apply one model at a time: give its params.pt to --apply',
+                path=path,
+            )
+        facts.setdefault('Covariates', content.get('Covariates', []))
+        facts.setdefault('CovariateColumns', content.get('CovariateColumns', []))
+        facts.setdefault('Levels', {}).update(
+            zip(content.get('Items', []), content.get('Levels', []), strict=False)
+        )
     if not models:
         raise InputError(
             'there is no tpl-*_model-*_params.pt in it',
@@ -232,7 +243,7 @@ def _plan_apply(
     names = [str(n) for n in facts.get('Covariates', [])]
     items = tuple(
         Item(str(name), int(levels))
-        for name, levels in zip(facts['Items'], facts['Levels'], strict=True)
+        for name, levels in facts['Levels'].items()
     )
     scores = None
     try:
@@ -243,9 +254,10 @@ def _plan_apply(
             session=next(iter(settings.inputs.session_label), None),
             required=False,
         )
-    except InputError:  # new patients need no scores, unless they were named
+    except InputError as error:  # new patients need no scores, unless they were named
         if settings.group.scores is not None:
             raise
+        cohort = replace(cohort, notes=(*cohort.notes, f'no scores are known ({error.reason})'))
     if names:
         cohort = add_covariates(
             cohort, facts.get('CovariateColumns', names), _tables(settings), expected=names
