@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from bids_perfdeficit.bids.nihss import ITEMS, TOTAL, highest_score
@@ -325,7 +324,7 @@ def add_scores(
     if not names:  # the notes of the table report them
         table = table.drop(columns=empty)
     labels = list(cohort.participants)
-    sessions = pd.DataFrame({name: scores.session_of(name) for name in table})
+    sessions = pd.DataFrame({name: scores.session_of(str(name)) for name in table})
     table = table.reindex(labels)
     known = set(scores.table.index)
     dropped = {

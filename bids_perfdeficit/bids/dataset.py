@@ -6,6 +6,7 @@ to one participant.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -114,12 +115,9 @@ def write_participants(
     source = bids_dir / 'participants.tsv'
     table = _read_participants(source)
     if table is not None:
-        try:
-            write_bytes(
-                read_regular_file(source.with_suffix('.json')), out_dir / 'participants.json'
-            )
-        except InputError:  # columns need no description
-            pass
+        described = source.with_suffix('.json')
+        with contextlib.suppress(InputError):  # columns need no description
+            write_bytes(read_regular_file(described), out_dir / 'participants.json')
     while True:
         labels = _folders(out_dir)
         frame = pd.DataFrame({'participant_id': labels})

@@ -105,8 +105,8 @@ def parse_column(name: str, *, marked: bool = False) -> tuple[str, str] | None:
     -------
     tuple of str, optional
         The item (of `ITEMS`, or ``nihss_total``) and a remark, empty unless words of the name
-        contradict its number or letter (the words win). None for what is not understood wholly: a word that has
-        no meaning here (``treatment_arm``, ``nihss_1a_24h``) makes it another thing.
+        contradict its number or letter (the words win). None for what is not understood wholly: a
+        word that has no meaning here (``treatment_arm``, ``nihss_1a_24h``) makes it another thing.
     """
     if found := _LOINC.search(name):
         item = _loinc().get(f'{found[1]}-{found[2]}')
@@ -243,7 +243,7 @@ def _check_copy(cells: pd.DataFrame, column: str, found: Mapping[str, str], path
     base = re.fullmatch(r'(.+)\.[0-9]{1,2}', column)
     if base and base[1] in found and not cells[base[1]].equals(cells[column]):
         raise InputError(
-            f'columns {base[1]!r} and {column!r} seem to hold the same item twice, and they differ',
+            f'columns {base[1]!r} and {column!r} hold the same item twice, and they differ',
             fix='rename or remove one',
             path=path,
         )
@@ -270,8 +270,8 @@ def _translate_numbers(
         numbers = sorted(numbered)
         strange = [
             n for n in numbers
-            if n in (0, 1, 5, 6) and not {f'nihss_{n}a', f'nihss_{n}b'} <= lettered
-            or n > 11 and 'nihss_1a' not in lettered
+            if (n in (0, 1, 5, 6) and not {f'nihss_{n}a', f'nihss_{n}b'} <= lettered)
+            or (n > 11 and 'nihss_1a' not in lettered)
         ]  # fmt: skip
         usable = [n for n in numbers if n in (2, 3, 4, 7, 8, 9, 10, 11)]
         if not strange or not usable:
@@ -395,7 +395,8 @@ def _count_outside(cells: pd.Series, item: str) -> int:
     """Return how many values an item cannot have, codes of missing left aside."""
     _, numbers = _numbers(cells, item)
     codes = UNTESTABLE_CODES | MISSING_CODES
-    return int((numbers.notna() & ~numbers.isin(codes) & ~numbers.between(0, highest_score(item))).sum())
+    known = numbers[numbers.notna() & ~numbers.isin(codes)]
+    return int((~known.between(0, highest_score(item))).sum())
 
 
 def check_total(
@@ -448,6 +449,4 @@ def read_scale() -> Mapping[str, Mapping[str, Any]]:
 
 @functools.cache
 def _loinc() -> Mapping[str, str]:
-    return {
-        read_scale()[item]['TermURL'].rpartition('/')[2]: item for item in (*ITEMS, TOTAL)
-    }
+    return {read_scale()[item]['TermURL'].rpartition('/')[2]: item for item in (*ITEMS, TOTAL)}

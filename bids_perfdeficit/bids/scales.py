@@ -1,16 +1,17 @@
 """From a score of any kind to the levels of a cumulative model.
 
 Items of the NIHSS keep the levels of the scale. An ordinal scale of few levels keeps its own. A
-score of many values, or a continuous one, is cut at quantiles of the cohort into at most ten levels
-of equal number: cumulative models need only the order of the values (Liu, Shepherd, Li & Harrell,
-Stat Med 2017, use a level per distinct value), and ten equal groups lose little. Must not know
-tables or models.
+score of many values, or a continuous one, is cut at quantiles of the cohort into at most ten
+levels of about equal number: cumulative models need only the order of the values (Liu, Shepherd,
+Li & Harrell, Stat Med 2017, use a level per distinct value), and ten groups lose little. Must not
+know tables or models.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -103,16 +104,14 @@ def make_measure(
     else:
         groups = _equal_groups(found, counts)
     values = tuple(sign * _mean(group, found, counts) for group in groups)
-    edges = tuple(
-        float((low[-1] + high[0]) / 2) for low, high in zip(groups[:-1], groups[1:], strict=True)
-    )
+    edges = tuple(float((low[-1] + high[0]) / 2) for low, high in pairwise(groups))
     return Measure(
         name, values, edges, higher_is_better, grouped=any(len(group) > 1 for group in groups)
     )
 
 
 def _between(values: Sequence[float]) -> tuple[float, ...]:
-    return tuple((a + b) / 2 for a, b in zip(values[:-1], values[1:], strict=True))
+    return tuple((a + b) / 2 for a, b in pairwise(values))
 
 
 def _join_ends(values: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:

@@ -1,7 +1,7 @@
 """Scores of a cohort: NIHSS items and total, and any other column that is asked for by name.
 
-Puts together what `tables`, `visits` and `nihss` know: one reader, one examination per participant,
-one meaning per column. Must not know maps or models.
+Puts together what `tables`, `visits` and `nihss` know: one reader, one examination per
+participant, one meaning per column. Must not know maps or models.
 """
 
 from __future__ import annotations
@@ -320,7 +320,9 @@ def match_participants(
     return kept.assign(**{who: kept[who].map(names)})
 
 
-def prepare_rows(table: Table, participants: Sequence[str] | None, notes: list[str]) -> pd.DataFrame:
+def prepare_rows(
+    table: Table, participants: Sequence[str] | None, notes: list[str]
+) -> pd.DataFrame:
     """Return the rows of the participants that are wanted, with cleaned names.
 
     Parameters

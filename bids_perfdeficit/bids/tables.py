@@ -18,6 +18,7 @@ import re
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,10 @@ _LABELLED = re.compile(
     r'[(\[]?([0-9]+)(?:[.,]0+)?[)\]]?(?:\s*[-–—:=.,;/]+\s*|\s+|(?<=[)\]]))(\(?[^\W\d_].*)', re.S
 )
 _CODE_LAST = re.compile(r'[^\W\d_][^()\[\]=:]*(?:[(\[]\s*([0-9]+)\s*[)\]]|[=:]\s*([0-9]+))')
+_MISSING_LABEL = re.compile(
+    r'\b(missing|unknown|n/?a|not (recorded|done|available|assessed|applicable|tested|known))\b',
+    re.I,
+)
 #: Text after a number that makes it no label of the number: "2 or 3", "1 of 4".
 _RANGE = re.compile(r'(or|to|of|and|und|oder|bis|von)\b\s*[0-9]', re.I)
 
@@ -151,9 +156,7 @@ def read_table(path: str | os.PathLike[str]) -> Table:
     (_, header), body = records[header_at], records[header_at + 1 :]
     header, body = _drop_repeated_headers(header, body, path, notes)
     if not body:
-        raise InputError(
-            'has no rows', fix='give a header and one row per participant', path=path
-        )
+        raise InputError('has no rows', fix='give a header and one row per participant', path=path)
     header, body = _align(header, body, path)
     cells = pd.DataFrame(
         [row for _, row in body], columns=range(len(header)), index=[n for n, _ in body],
@@ -309,11 +312,7 @@ def has_thousands(cells: Iterable[str]) -> bool:
 
 def missing_labels(levels: Mapping[str, str]) -> set[str]:
     """Return the codes whose label in a sidecar says that the value is missing."""
-    told = re.compile(
-        r'\b(missing|unknown|not (recorded|done|available|assessed|applicable|tested|known)|n/?a)\b',
-        re.I,
-    )
-    return {code for code, label in levels.items() if told.search(label)}
+    return {code for code, label in levels.items() if _MISSING_LABEL.search(label)}
 
 
 def shorten(names: Iterable[object]) -> str:
@@ -447,9 +446,7 @@ def _split(text: str, separator: str | None, path: Path) -> tuple[Records, int]:
             path=path,
         )
     if best is None:
-        raise InputError(
-            'has no rows', fix='give a header and one row per participant', path=path
-        )
+        raise InputError('has no rows', fix='give a header and one row per participant', path=path)
     return best[1], best[2]
 
 
@@ -554,7 +551,7 @@ def _names_rows(header: list[str], body: Records) -> bool:
     if not all(re.fullmatch('[0-9]{1,9}', cell) for cell in first):
         return False
     numbers = [int(cell) for cell in first]
-    if any(b <= a for a, b in zip(numbers[:-1], numbers[1:], strict=True)):
+    if any(b <= a for a, b in pairwise(numbers)):
         return False
     ids = [row[1] for _, row in body]
     if any(row[-1] for _, row in body):
@@ -701,8 +698,7 @@ def read_numbers(
     if has_thousands(text[~absent]):
         text = text.str.replace(',', '')
     capped = ~absent & text.map(lambda cell: bool(_CAPPED.fullmatch(cell)))
-    bounds = text.map(lambda cell: next(filter(None, _CAPPED.fullmatch(cell).groups()), '')
-                      if _CAPPED.fullmatch(cell) else cell)  # fmt: skip
+    bounds = text.map(_bound)
     by_label = {label.lower(): code for code, label in levels.items()}
     numbers = bounds.map(lambda cell: to_number(to_code(cell, by_label))).where(~absent)
     numbers = numbers.astype(float)
@@ -720,6 +716,12 @@ def read_numbers(
         notes.append(f'taken as the bound: {count_cells(text[capped])}')
     wrong = ~absent & ~codes & ~outside & ~finite
     return Numbers(numbers.where(finite), wrong, tuple(notes))
+
+
+def _bound(cell: str) -> str:
+    """Return the number of a capped value such as ``89+``; other text as it is."""
+    found = _CAPPED.fullmatch(cell)
+    return (found[1] or found[2]) if found else cell
 
 
 def _codes_of_missing(numbers: pd.Series) -> set[float]:

@@ -52,12 +52,13 @@ _WORDS: tuple[tuple[re.Pattern[str], float], ...] = (
     (re.compile(r'sub ?acute|post ?acute'), 168.0),
     (re.compile(r'\bpost'), 12.0),
     (re.compile(r'base|\bbl\b|admi|\badm\b|arriv|\bacute\b|hyperacute|screen|initial|^pre'
-                r'|presentation|emergency|\ber\b|\bed\b|aufnahme|\bonset\b|^enrol|\bentry\b'), 0.0),
+                r'|presentation|emergency|\ber\b|\bed\b|aufnahme|\bonset\b|^enrol|\bentry\b'),
+     0.0),
 )  # fmt: skip
 _NUMBERED = re.compile(r'([a-z ]*?) ?([0-9]+)')
 _DATE = re.compile(
-    r'([0-9]{1,4})[-./]([0-9]{1,2})[-./]([0-9]{1,4})(?:[T ]+([0-9]{1,2}):([0-9]{2})(?::[0-9]{2})?)?'
-    r'(?:\.[0-9]+)?(?:Z|[+-][0-9:]+)?'
+    r'([0-9]{1,4})[-./]([0-9]{1,2})[-./]([0-9]{1,4})'
+    r'(?:[T ]+([0-9]{1,2}):([0-9]{2})(?::[0-9]{2})?)?(?:\.[0-9]+)?(?:Z|[+-][0-9:]+)?'
 )
 
 
@@ -172,7 +173,7 @@ def choose_rows(
     positions = kept.groupby(who, sort=False).indices
     orders = {c: _column_times(kept[c]) for c in (*keys, *dates, *repeats)}
     unclear: list[str] = []
-    merged: dict[int, Mapping[str, str]] = {}
+    merged: dict[int, dict[str, str]] = {}
     same: list[str] = []
     for name in people:
         at = np.asarray(positions.get(name, []), int)
@@ -185,12 +186,12 @@ def choose_rows(
             if len(first) < len(at):
                 at, by = first, by or column
         if len(at) > 1:
-            values = _agreed(kept, at, columns)
-            if values is None:
+            agreed = _agreed(kept, at, columns)
+            if agreed is None:
                 lines = shorten(kept.index[at])
                 unclear.append(f'{name} (rows {lines})')
                 continue
-            merged[int(at[0])] = values
+            merged[int(at[0])] = agreed
             if not many:
                 same.append(str(name))
         chosen.append(int(at[0]))

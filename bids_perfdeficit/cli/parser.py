@@ -155,8 +155,8 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     group.add_argument(
         '--scores', metavar='FILE',
-        help='table of scores (default: phenotype/nihss.tsv or participants.tsv), or the folder of '
-        'ISLES\'24',
+        help='table of scores (default: phenotype/nihss.tsv or participants.tsv), or the folder '
+        "of ISLES'24",
     )  # fmt: skip
     group.add_argument(
         '--covariates', nargs='+', metavar='NAME',

@@ -336,7 +336,8 @@ class DeficitFit:
         return cls(
             model=plain['model'],
             items=tuple(
-                Item(**{**item, 'values': tuple(item.get('values', ()))}) for item in plain['items']
+                Item(**{**item, 'values': tuple(item.get('values', ()))})
+                for item in plain['items']
             ),
             grid=grid,
             coarse=coarse,

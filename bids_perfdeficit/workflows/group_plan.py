@@ -241,10 +241,7 @@ def _plan_apply(
     settings: Settings, cohort: Cohort, models: dict[str, Path], facts: Mapping[str, Any]
 ) -> GroupPlan:
     names = [str(n) for n in facts.get('Covariates', [])]
-    items = tuple(
-        Item(str(name), int(levels))
-        for name, levels in facts['Levels'].items()
-    )
+    items = tuple(Item(str(name), int(levels)) for name, levels in facts['Levels'].items())
     scores = None
     try:
         cohort, scores = add_scores(

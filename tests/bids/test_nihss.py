@@ -268,7 +268,10 @@ def test_columns_that_say_nihss_and_are_not_understood_are_told(table):
         (b'name\tnihss_1a\nx\t1\n', 'no column identifies participants'),
         (b'participant_id\tage\n01\t1\n', 'no column holds an NIHSS item'),
         (b'participant_id\tnihss_1a\n01\t1\n02\n', 'row 3 has 1 cells'),
-        (b'participant_id\tnihss_1a\tnihss_1a\n01\t1\t2\n', 'more than one column nihss_1a (columns 2 and 3)'),
+        (
+            b'participant_id\tnihss_1a\tnihss_1a\n01\t1\t2\n',
+            'more than one column nihss_1a (columns 2 and 3)',
+        ),
         (b'\1\2\0\0\0', 'not a text table'),
     ],
 )

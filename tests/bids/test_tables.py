@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import io
 import os
@@ -124,7 +125,7 @@ def test_cells_keep_delimiters_and_lose_line_ends_inside_quotation_marks(file):
         (b'../.git/annex/objects/x/y', 'git-annex', 'datalad get'),
         (b'version https://git-lfs.github.com/spec/v1\n', 'git-lfs', 'git lfs pull'),
         (PLAIN.encode() + b'\0\0\0', 'NUL', 'UTF-8'),
-        (b'\xff\xfep\0a', 'damaged or cut', 'UTF-8')[:2] + ('UTF-8',),
+        (b'\xff\xfep\0a', 'damaged or cut', 'UTF-8'),
         (b'participant_id,nihss_9\nsub-01,3\nsub-02,2,1\nsub-03,1\n',
          'row 3 has 3 cells, the header 2 (does a cell hold the delimiter', 'as many cells'),
         (b'participant_id,nihss_9\nsub-01,1\nsub-02,1,5\n', 'row 3 has 3 cells', 'as many cells'),
@@ -232,8 +233,11 @@ def test_other_text_is_no_labelled_level(text):
         (['-9', '-3', '4'], [-9, -3, 4], ''),
         (['7.25', '99', '80.5'], [7.25, 99, 80.5], ''),
         (['70', '', 'NA', 'n/a'], [70, np.nan, np.nan, np.nan], 'blank (1), NA (1)'),
-        (['70', '89+', '>89', '≥ 90', '90 or older'], [70, 89, 89, 90, 90],
-         'taken as the bound: 89+ (1), >89 (1), ≥ 90 (1), 90 or older (1)'),
+        (
+            ['70', '89+', '>89', '≥ 90', '90 or older'],
+            [70, 89, 89, 90, 90],
+            'taken as the bound: 89+ (1), >89 (1), ≥ 90 (1), 90 or older (1)',
+        ),
         (['70,5', '60,25'], [70.5, 60.25], ''),
         (['1,234.5', '1,000'], [1234.5, 1000], ''),
         (['1,234,567'], [1234567], ''),
@@ -280,10 +284,8 @@ def test_very_long_numbers_are_sorted_too():
 def test_any_bytes_are_a_table_or_an_input_error(tmp_path_factory, data):
     path = tmp_path_factory.mktemp('bytes') / 'scores.tsv'
     path.write_bytes(data)
-    try:
+    with contextlib.suppress(InputError):  # anything else is a failure
         read_table(path)
-    except InputError as error:
-        assert error.fix
 
 
 # One table of scores, written in random dialects.
