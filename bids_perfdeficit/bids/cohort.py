@@ -11,8 +11,9 @@ import dataclasses
 import hashlib
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -22,17 +23,19 @@ from bids_perfdeficit.bids.outputs import output_path
 from bids_perfdeficit.bids.scales import Measure, fixed_measure, make_measure
 from bids_perfdeficit.bids.scores import (
     Scores,
+    iterate_tables,
     nihss_name,
     prepare_rows,
     read_scores,
     usual_direction,
 )
 from bids_perfdeficit.bids.tables import (
+    CODES,
     MISSING,
     Table,
+    count_cells,
     natural,
     read_numbers,
-    read_table,
     shorten,
 )
 from bids_perfdeficit.bids.visits import choose_rows, order_sessions, session_key
@@ -411,7 +414,7 @@ def add_covariates(
     names : sequence of str
         Columns, or `TOTAL_VOLUME`.
     sources : sequence of Path
-        Tables to look in, in this order.
+        Tables and datasets to look in, in this order.
     expected : sequence of str
         The columns of an earlier cohort, which words are matched with.
 
@@ -421,13 +424,14 @@ def add_covariates(
         When a column is in none of the tables, or holds nothing to adjust for.
     """
     labels = list(cohort.participants)
-    tables = [read_table(path) for path in dict.fromkeys(sources) if path.exists()]
-    tables = [table for table in tables if table.who is not None]
+    unread = (t for path in dict.fromkeys(sources) for t in iterate_tables(path))
+    tables: list[Table] = []
     sessions = {e.participant: e.session for e in cohort.entries}
     columns: dict[str, pd.Series] = {}
     notes = list(cohort.notes)
     for name in dict.fromkeys(n for n in names if n != TOTAL_VOLUME):
-        table = next((t for t in tables if name in t.cells and name != t.who), None)
+        # tables are read only until one has the column: what lies behind it may be damaged
+        table = next((t for t in chain(tables, _keep(unread, tables)) if _holds(t, name)), None)
         if table is None:
             there = [str(c) for t in tables for c in t.cells.columns if c != t.who]
             raise InputError(
@@ -496,6 +500,16 @@ def _concerns(note: str, names: Sequence[str]) -> bool:
     return not names or not told or bool(told & set(names))
 
 
+def _keep(tables: Iterator[Table], kept: list[Table]) -> Iterator[Table]:
+    for table in tables:
+        kept.append(table)
+        yield table
+
+
+def _holds(table: Table, name: str) -> bool:
+    return table.who is not None and name in table.cells and name != table.who
+
+
 def _by_participant(
     table: Table,
     name: str,
@@ -526,11 +540,12 @@ def _numbers(
         ) from error
     wrong, numbers = found.wrong, found.values
     absent = numbers.isna() & ~wrong
-    words = sorted(set(text[~text.str.lower().isin(MISSING)]))
+    # among words a number is a code of a missing value
+    missing = text.str.lower().isin(MISSING) | (numbers.abs().isin(CODES) & bool(wrong.any()))
+    words = sorted(set(text[~missing]))
     columns: dict[str, pd.Series]
     if expected and name not in expected:
         known = [e.removeprefix(f'{name}_') for e in expected if e.startswith(f'{name}_')]
-        missing = text.str.lower().isin(MISSING)
         return {f'{name}_{w}': (text == w).astype(float).where(~missing) for w in known}
     notes += [f'covariate {name}: {note}' for note in found.notes]
     if expected or numbers.notna().sum() > wrong.sum():
@@ -539,10 +554,13 @@ def _numbers(
             listed = shorten(f'{who} ({text[who]})' for who in text.index[wrong])
             notes.append(f'covariate {name}: not a number, taken as missing: {listed}')
     elif len(words) <= _MOST_WORDS:
-        absent = text.str.lower().isin(MISSING)
+        absent = missing
         columns = {
             f'{name}_{word}': (text == word).astype(float).where(~absent) for word in words[1:]
         }
+        if numbers[absent].notna().any():
+            codes = count_cells(text[absent & numbers.notna()])
+            notes.append(f'covariate {name}: taken as missing: {codes}')
     else:
         raise InputError(
             f'covariate {name!r} is neither a number nor one of up to {_MOST_WORDS} words: '

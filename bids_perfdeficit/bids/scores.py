@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -363,14 +363,43 @@ def _bare_id(name: str) -> str:
     return re.sub(r'(?<![0-9])0+(?=[0-9])', '', text.removeprefix('sub')) or text
 
 
+def iterate_tables(source: Path) -> Iterator[Table]:
+    """Read the tables of a file or dataset one after the other.
+
+    Parameters
+    ----------
+    source : Path
+        A table, or a dataset: ``participants.tsv``, ``phenotype/*.tsv``, then workbooks.
+
+    Raises
+    ------
+    InputError
+        When the next table cannot be read.
+    """
+    if not source.is_dir():
+        if source.exists():
+            yield read_table(source)
+        return
+    for path in (source / 'participants.tsv', *sorted(source.glob('phenotype/*.tsv'))):
+        if path.exists():
+            yield read_table(path)
+    if books := _find_workbooks(source):
+        yield read_workbooks(books)
+
+
+def _find_workbooks(source: Path) -> list[Path]:
+    return sorted(source.glob(f'phenotype/sub-{_WORKBOOKS}')) or sorted(
+        source.glob(f'sub-{_WORKBOOKS}')
+    )
+
+
 def _find_tables(source: Path, items: Sequence[str]) -> tuple[list[Table], bool]:
     """Return the tables of a source, the main one first, and whether that is about the NIHSS."""
     if not source.is_dir():
         table = read_table(source)
         return [table], source.name != 'participants.tsv'
     main, people = source / 'phenotype' / 'nihss.tsv', source / 'participants.tsv'
-    books = sorted(source.glob(f'phenotype/sub-{_WORKBOOKS}') or ())
-    books = books or sorted(source.glob(f'sub-{_WORKBOOKS}'))
+    books = _find_workbooks(source)
     others = [p for p in sorted(source.glob('phenotype/*.tsv')) if p != main]
     paths = [p for p in (main, people) if p.is_file()]
     if main.is_file() or (people.is_file() and not books):
@@ -476,9 +505,12 @@ def _read_part(
     sessions = pd.DataFrame('', index=index, columns=['nihss', *part.named], dtype=object)
     others = pd.DataFrame(index=index, columns=list(part.named), dtype=float)
     scales: dict[str, tuple[float, ...]] = {}
-    choose = {'path': table.path, 'session': session, 'map_sessions': map_sessions}
     if part.items:
-        rows, seen = choose_rows(raw, who, list(part.items), notes=notes, **choose)  # type: ignore[arg-type]
+        summary = next((c for c, item in part.items.items() if item == TOTAL), None)
+        rows, seen = choose_rows(
+            raw, who, list(part.items), notes=notes, summary=summary,
+            path=table.path, session=session, map_sessions=map_sessions,
+        )  # fmt: skip
         rows = rows.set_index(who)
         sessions.loc[seen.index, 'nihss'] = seen
         for column, item in part.items.items():
@@ -491,7 +523,10 @@ def _read_part(
                 scores.loc[values.index, item] = values
                 untestable.loc[could_not.index, item] = could_not
     for name, column in part.named.items():
-        rows, seen = choose_rows(raw, who, [column], notes=notes, **choose)  # type: ignore[arg-type]
+        rows, seen = choose_rows(
+            raw, who, [column], notes=notes,
+            path=table.path, session=session, map_sessions=map_sessions,
+        )  # fmt: skip
         sessions.loc[seen.index, name] = seen
         values, scales[name] = _read_other(rows.set_index(who)[column], name, table, notes)
         others.loc[values.index, name] = values

@@ -37,8 +37,10 @@ MISSING = frozenset({
 #: Names of the column that identifies participants, without case, digits and separators.
 ID_COLUMNS = (
     'participantid', 'participant', 'subjectid', 'subject', 'subid', 'sub', 'subj', 'subjid',
-    'usubjid', 'patientid', 'patient', 'pat', 'patid', 'patientno', 'patientnumber', 'recordid',
-    'record', 'caseid', 'case', 'studyid', 'pid', 'id',
+    'usubjid', 'subjectlabel', 'subjectno', 'subjectnumber', 'participantlabel', 'participantno',
+    'participantnumber', 'patientid', 'patient', 'pat', 'patid', 'patientno', 'patientnumber',
+    'patientenid', 'patientennummer', 'recordid', 'record', 'caseid', 'case', 'casenumber',
+    'studyid', 'studynumber', 'bidsid', 'mrn', 'pid', 'id',
 )  # fmt: skip
 
 #: Bytes. A table of 100,000 participants with 100 columns has about 40 MB.
@@ -434,7 +436,10 @@ def _split(text: str, separator: str | None, path: Path) -> tuple[Records, int]:
         named = has_id or all(len(row) == width + 1 for _, row in body)  # by R
         if problem or (delimiter == ' ' and not named):
             continue
-        fitting = [width <= len(row) <= width + 1 or not any(row[width:]) for _, row in body]
+        fitting = [
+            len(row) >= width and (len(row) == width + 1 or not any(row[width:]))
+            for _, row in body
+        ]
         regular = sum(fitting) / max(len(body), 1)
         key = (has_id and width > 1, regular if width > 1 else 0.0, width)
         if best is None or key > best[0]:
@@ -645,6 +650,9 @@ _LOW_CODES = frozenset({-7.0, -8.0, -9.0, -77.0, -88.0, -99.0, -777.0, -888.0, -
 _HIGH_CODES: Mapping[float, float] = {
     9.0: 0.45, 99.0: 0.91, 777.0: 0.5, 888.0: 0.5, 999.0: 0.5, 9999.0: 0.5, 99999.0: 0.5,
 }  # fmt: skip
+#: All of them without their sign.
+CODES = frozenset({*(abs(code) for code in _LOW_CODES), *_HIGH_CODES})
+_YEARS = re.compile(r'([0-9]+(?:[.,][0-9]+)?) ?(?:years?|yrs?|y|y\.?o\.?|jahre?|ans)\.?', re.I)
 _CAPPED = re.compile(
     r'[<>≤≥]=?\s*([0-9]+(?:[.,][0-9]+)?)|([0-9]+(?:[.,][0-9]+)?)\s*'
     r'(?:\+|(?:and|or|&) (?:older|over|above|more))'
@@ -719,7 +727,9 @@ def read_numbers(
 
 
 def _bound(cell: str) -> str:
-    """Return the number of a capped value such as ``89+``; other text as it is."""
+    """Return the number of ``89+`` or ``70 years``; other text as it is."""
+    if years := _YEARS.fullmatch(cell):
+        return years[1]
     found = _CAPPED.fullmatch(cell)
     return (found[1] or found[2]) if found else cell
 

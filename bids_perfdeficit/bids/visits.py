@@ -119,6 +119,7 @@ def choose_rows(
     session: str | None = None,
     map_sessions: Mapping[str, str] | None = None,
     what: str = 'score',
+    summary: str | None = None,
 ) -> tuple[pd.DataFrame, pd.Series]:
     """Keep one examination per participant.
 
@@ -140,6 +141,9 @@ def choose_rows(
         Session of each participant's map.
     what : str
         What the columns hold, for messages.
+    summary : str, optional
+        One of `columns` that is computed from the others: forms fill in a 0 where nothing was
+        examined, so that it makes a row an examination only where no row has anything else.
 
     Returns
     -------
@@ -161,7 +165,11 @@ def choose_rows(
     ]  # fmt: skip
     dates.sort(key=lambda c: not re.search('nihss|exam|visit|assess', plain_name(c)))
     repeats = [c for c in rows.columns if plain_name(c) in REPEAT_COLUMNS]
-    filled = (~rows[list(columns)].apply(lambda c: c.str.lower().isin(_BLANK))).any(axis=1)
+    cells = ~rows[list(columns)].apply(lambda c: c.str.lower().isin(_BLANK))
+    filled = cells.any(axis=1)
+    if summary is not None and len(columns) > 1:
+        primary = cells.drop(columns=summary).any(axis=1)
+        filled = primary | (filled & ~rows[who].isin(set(rows[who][primary])))
     people = list(rows[who].unique())
     kept = rows[filled]
     if session is not None:

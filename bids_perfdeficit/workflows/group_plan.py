@@ -283,9 +283,7 @@ def _score_source(settings: Settings) -> Path:
 
 
 def _tables(settings: Settings) -> list[Path]:
-    scores = settings.group.scores
-    own = [scores] if scores is not None and scores.is_file() else []
-    return [settings.inputs.bids_dir / 'participants.tsv', *own]
+    return [p for p in (settings.inputs.bids_dir, settings.group.scores) if p is not None]
 
 
 def _fingerprints(cohort: Cohort, settings: Settings) -> dict[tuple[str, str], str]:

@@ -278,3 +278,37 @@ def test_a_label_is_made_of_any_name(name):
     assert label.isascii()
     assert label.isalnum()
     assert label != contrast_label('あ')
+
+
+@pytest.mark.parametrize('code', ['-9', '9', '99', '999'])
+def test_a_code_among_words_is_missing(scored, tmp_path, code):
+    table = write(
+        tmp_path / 'participants.tsv',
+        'participant_id smoker\nsub-01 yes\nsub-02 no\n' + f'sub-03 {code}\nsub-04 yes\n',
+    )
+    cohort = add_covariates(scored, ['smoker'], [table])
+    assert cohort.covariate_names == ('smoker_yes',)
+    np.testing.assert_array_equal(cohort.covariates['smoker_yes'], [1, 0, np.nan, 1, np.nan])
+    assert f'covariate smoker: taken as missing: {code} (1)' in cohort.notes
+
+
+def test_covariates_are_looked_for_in_a_whole_dataset(scored, tmp_path):
+    raw = tmp_path / 'raw'
+    (raw / 'phenotype').mkdir(parents=True)
+    write(raw / 'participants.tsv', 'participant_id age\nsub-01 70\nsub-02 71\n')
+    write(raw / 'phenotype/history.tsv', 'participant_id mrs\n1 0\n2 3\n')
+    (raw / 'phenotype/zz.tsv').write_bytes(b'PK\x03\x04')  # never reached
+    cohort = add_covariates(scored, ['age', 'mrs'], [raw])
+    assert cohort.covariates['mrs'].tolist()[:2] == [0, 3]
+
+
+def test_the_covariate_of_the_session_of_the_map_is_used(tmp_path):
+    for label in ('01', '02'):
+        leave(tmp_path / 'out', label, '2')
+    table = write(
+        tmp_path / 'x.tsv',
+        'participant_id session_id nihss_9 weight\n'
+        'sub-01 1 0 70\nsub-01 2 1 80\nsub-02 1 0 71\nsub-02 2 1 81\n',
+    )
+    cohort, _ = add_scores(find_cohort([tmp_path / 'out'], space=SPACE), table)
+    assert add_covariates(cohort, ['weight'], [table]).covariates['weight'].tolist() == [80, 81]

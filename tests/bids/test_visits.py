@@ -167,3 +167,16 @@ def test_order_of_sessions_of_maps():
     assert sorted(order, key=order.__getitem__) == ['1', '02', '10']
     assert visit_hours('²') is None
     assert order_sessions(['9' * 5000, '1']) is not None
+
+
+def test_a_total_of_0_on_an_empty_form_is_no_examination():
+    table = pd.DataFrame(
+        {'id': ['a', 'a', 'b'], 'visit': ['baseline', 'ward', 'baseline'],
+         'x': ['', '2', ''], 'total': ['0', '2', '7']},
+        dtype=object,
+    )  # fmt: skip
+    found, seen = choose_rows(
+        table, 'id', ['x', 'total'], path=Path('t'), notes=[], summary='total'
+    )
+    assert found.set_index('id')['total'].to_dict() == {'a': '2', 'b': '7'}
+    assert seen['a'] == 'ward'
