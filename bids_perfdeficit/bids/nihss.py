@@ -48,8 +48,8 @@ MISSING_CODES = frozenset(
     {8.0, 88.0, 888.0, 777.0, 999.0, 9999.0, -8.0, -9.0, -77.0, -88.0, -99.0, -999.0, -9999.0}
 )
 
-#: Share of an item's scores, and their number, from which values outside its range mean that the
-#: column holds another item.
+#: Share of an item's scores, and their number, from which wrong values mean that the column holds
+#: another item, or writes scores in a way that is not understood.
 _WRONG_SHARE, _WRONG_NUMBER = 0.1, 3
 
 _WHOLE = re.compile(r'[+-]?[0-9]+(?:[.,]0*)?')
@@ -318,6 +318,7 @@ def read_item(
     *,
     path: Path,
     levels: Mapping[str, str] | None = None,
+    needed: bool = True,
 ) -> tuple[pd.Series, pd.Series]:
     """Read the scores of one item, or the total.
 
@@ -333,6 +334,8 @@ def read_item(
         The table.
     levels : mapping of str to str, optional
         Labels by code, from a sidecar.
+    needed : bool
+        False takes text for missing however much of it there is.
 
     Returns
     -------
@@ -344,7 +347,8 @@ def read_item(
     Raises
     ------
     InputError
-        When so many values are outside the range of the item that the column holds another one.
+        When so many values are outside the range of the item that the column holds another one,
+        or so many are text that a way of writing scores is not understood.
     """
     highest = highest_score(item)
     text, numbers = _numbers(cells, item, levels)
@@ -356,12 +360,18 @@ def read_item(
     readable = numbers.notna() & ~untestable & ~absent
     outside = readable & ~numbers.between(0, highest)
     nonsense = numbers.isna() & ~untestable & ~absent
-    scored = int(readable.sum())
-    if int(outside.sum()) >= _WRONG_NUMBER and outside.sum() > _WRONG_SHARE * scored:
+    if _many(outside, readable):
         raise InputError(
-            f'column {cells.name!r}: {int(outside.sum())} of {scored} values are outside 0 to '
-            f'{highest} of {item} ({count_cells(cells[outside])})',
+            f'column {cells.name!r}: {int(outside.sum())} of {int(readable.sum())} values are '
+            f'outside 0 to {highest} of {item} ({count_cells(cells[outside])})',
             fix='check how the columns are numbered, and name them nihss_1a, nihss_1b and so on',
+            path=path,
+        )
+    if needed and _many(nonsense, ~absent):
+        raise InputError(
+            f'column {cells.name!r}: {int(nonsense.sum())} of {int((~absent).sum())} scores are '
+            f'not whole numbers ({count_cells(cells[nonsense])})',
+            fix=f'write {item} as 0 to {highest}, or leave the column out with --items',
             path=path,
         )
     allowed = 'UN' in read_scale()[item].get('Levels', {})
@@ -389,6 +399,11 @@ def _numbers(
     codes = text.map(lambda cell: to_code(cell, labels))
     numbers = codes.map(lambda code: to_number(code) if _WHOLE.fullmatch(code) else np.nan)
     return text, numbers.astype(float)
+
+
+def _many(wrong: pd.Series, known: pd.Series) -> bool:
+    """Return whether so many cells are wrong that to drop them would be to choose patients."""
+    return int(wrong.sum()) >= _WRONG_NUMBER and wrong.sum() > _WRONG_SHARE * known.sum()
 
 
 def _count_outside(cells: pd.Series, item: str) -> int:

@@ -159,8 +159,9 @@ def read_scores(
             continue
         wanted = [name for name in wanted if name not in part.named]
         found = _read_part(
-            table, part, participants, session, map_sessions, notes, main=table is main
-        )
+            table, part, participants, session, map_sessions, notes,
+            main=table is main, wanted=[nihss_name(name) or name for name in items],
+        )  # fmt: skip
         scores = found if scores is None else _join(scores, found)
     assert scores is not None
     unknown = [name for name in wanted if nihss_name(name) is None]
@@ -476,11 +477,13 @@ def _read_part(
     notes: list[str],
     *,
     main: bool,
+    wanted: Sequence[str],
 ) -> Scores:
     if main and not part.items and not part.named:
         prepare_rows(table, participants, [])
         raise InputError(
-            f'no column holds an NIHSS item or total ({shorten(table.cells.columns)})',
+            f'no column holds an NIHSS item or total ({shorten(table.cells.columns)})'
+            + _likely_layout(table, participants),
             fix=f'name the columns {ITEMS[0]}, {ITEMS[1]} and so on, or a column with --items',
             path=table.path,
         )
@@ -515,8 +518,9 @@ def _read_part(
         sessions.loc[seen.index, 'nihss'] = seen
         for column, item in part.items.items():
             values, could_not = read_item(
-                rows[column], item, notes, path=table.path, levels=table.levels(column)
-            )
+                rows[column], item, notes, path=table.path, levels=table.levels(column),
+                needed=not wanted or item in wanted,
+            )  # fmt: skip
             if item == TOTAL:
                 given.loc[values.index] = values
             else:
@@ -536,6 +540,18 @@ def _read_part(
             notes.append(f'the table has no column for {shorten(absent)}')
     total = check_total(scores, untestable, given, notes)
     return Scores(scores, total, (), table.path, others, sessions, scales)
+
+
+def _likely_layout(table: Table, participants: Sequence[str] | None) -> str:
+    """Return the likely reason why a table has no columns of scores."""
+    columns = [str(c) for c in table.cells.columns if c != table.who]
+    labels = {_bare_id(label) for label in participants or ()}
+    if len({_bare_id(c) for c in columns} & labels) > 1:
+        return '; participants are its columns: transpose it'
+    items = [c for c in columns if any(parse_column(v) for v in table.cells[c].unique()[:20])]
+    if items:
+        return f'; column {items[0]!r} names items: give one column per item'
+    return ''
 
 
 def _of_session_columns(part: _Part, raw: pd.DataFrame, session: str) -> _Part:

@@ -89,9 +89,15 @@ _UNNAMED = re.compile(r'(Unnamed: \d+(_level_\d+)?|\.\.\.\d+)?')
 _DECIMAL = re.compile(r'[+-]?(?:[0-9]+(?:[.,][0-9]*)?|[.,][0-9]+)(?:[eE][+-]?[0-9]{1,3})?')
 _THOUSANDS = re.compile(r'[+-]?[0-9]{1,3}(?:,[0-9]{3})+')
 _LABELLED = re.compile(
-    r'[(\[]?([0-9]+)(?:[.,]0+)?[)\]]?(?:\s*[-–—:=.,;/]+\s*|\s+|(?<=[)\]]))(\(?[^\W\d_].*)', re.S
+    r'[(\[]?([0-9]+)(?:[.,]0+)?[)\]]?'
+    r'(?:\s*[-–—:=.,;/]+\s*([^\s0-9].*)|(?:\s+|(?<=[)\]]))(\(?[^\W\d_].*))',
+    re.S,
 )
-_CODE_LAST = re.compile(r'[^\W\d_][^()\[\]=:]*(?:[(\[]\s*([0-9]+)\s*[)\]]|[=:]\s*([0-9]+))')
+_CODE_LAST = re.compile(
+    r'[^\W\d_][^()\[\]=:]*(?:[(\[]\s*([0-9]+)\s*[)\]]|[=:]\s*([0-9]+))'
+    r'|(?:level|grade|grad|score|stufe|code)\s*([0-9]+)',
+    re.I,
+)
 _MISSING_LABEL = re.compile(
     r'\b(missing|unknown|n/?a|not (recorded|done|available|assessed|applicable|tested|known))\b',
     re.I,
@@ -287,10 +293,12 @@ def to_code(text: str, labels: Mapping[str, str] | None = None) -> str:
     if labels and text.lower() in labels:
         return labels[text.lower()]
     found = _LABELLED.fullmatch(text)
-    if found and not _RANGE.match(found[2]):
-        return found[1]
+    if found:
+        label = found[2] or found[3]
+        is_label = re.search(r'[^\W\d_]', label) and not _RANGE.match(label)
+        return found[1] if is_label else text
     found = _CODE_LAST.fullmatch(text)
-    return (found[1] or found[2]) if found else text
+    return (found[1] or found[2] or found[3]) if found else text
 
 
 def has_thousands(cells: Iterable[str]) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bids_perfdeficit.bids.tables import MISSING, natural, plain_name, shorten
+from bids_perfdeficit.bids.tables import MISSING, natural, plain_name, shorten, to_number
 from bids_perfdeficit.errors import InputError
 
 #: Names of columns of examinations, without case, digits and separators.
@@ -281,9 +281,8 @@ def _of_maps(
 def _column_times(cells: pd.Series) -> list[np.ndarray]:
     """Return times by row, NaN where unknown; several where a date can be read in two ways."""
     names = [c for c in dict.fromkeys(cells) if c.lower() not in MISSING]
-    number = pd.to_numeric(pd.Series(names, dtype=object), errors='coerce')
-    if names and number.notna().all():
-        by_number: dict[str, float | None] = dict(zip(names, number.astype(float), strict=True))
+    by_number = {name: to_number(name) for name in names}
+    if names and all(np.isfinite(number) for number in by_number.values()):
         return [cells.map(by_number).to_numpy(float)]
     dates = [d for d in _dates(names) if any(t is not None for t in d.values())]
     if dates:

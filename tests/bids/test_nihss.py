@@ -152,13 +152,19 @@ def test_range_of_each_item(table, item):
 
 
 @pytest.mark.parametrize('cell', ['1.5', 'two', '2 or 3', '1;2', '²', '①', '１', '3?'])
-def test_text_in_numbers_is_missing_and_told_once_for_all_rows(table, cell):
-    path = table(*({'participant_id': f'sub-{n:02d}', 'nihss_4': cell} for n in range(12)))
-    scores = read_scores(path)
-    assert scores.table['nihss_4'].isna().all()
-    (note,) = scores.notes
-    assert 'not a whole number' in note
-    assert 'and 4 more' in note
+def test_a_little_text_among_numbers_is_missing_and_much_is_refused(table, cell):
+    rows = [{'participant_id': f'sub-{n:02d}', 'nihss_4': '1'} for n in range(20)]
+    few = [{'participant_id': p, 'nihss_4': cell} for p in ('sub-20', 'sub-21')]
+    scores = read_scores(table(*rows, *few))
+    assert scores.table['nihss_4'].isna().sum() == 2
+    assert scores.notes == (
+        f'nihss_4: not a whole number, taken as missing: 20 ({cell}), 21 ({cell})',
+    )
+    many = [{'participant_id': f'sub-{n:02d}', 'nihss_4': cell} for n in range(20, 24)]
+    with pytest.raises(InputError, match='4 of 24 scores are not whole numbers') as caught:
+        read_scores(table(*rows, *many))
+    assert '--items' in caught.value.fix
+    assert read_scores(table(*rows, *many), items=['nihss_9']).table['nihss_9'].notna().all()
 
 
 def test_whole_numbers_with_a_point_are_numbers(table):

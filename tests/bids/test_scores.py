@@ -193,6 +193,18 @@ def test_a_wide_table_of_another_visit_is_refused(tmp_path):
         read_scores(path, session='day90')
 
 
+def test_the_layout_of_a_table_that_has_no_columns_of_scores_is_named(tmp_path):
+    table = truth(4).rename(index=lambda label: f'p{label}')
+    path = tmp_path / 'a.csv'
+    table.T.to_csv(path, index_label='ID')
+    with pytest.raises(InputError, match='participants are its columns: transpose it'):
+        read_scores(path, participants=list(table.index))
+    long = table.melt(ignore_index=False, var_name='what', value_name='score')
+    long.to_csv(path, index_label='ID')
+    with pytest.raises(InputError, match="column 'what' names items: give one column per item"):
+        read_scores(path)
+
+
 def test_ids_in_names_of_bids_carry_their_session(tmp_path):
     path = other(tmp_path, 'participant_id,nihss_9\nsub-01_ses-02,1\nsub-01_ses-01,2\n')
     assert read_scores(path).table['nihss_9'].tolist() == [2]

@@ -210,13 +210,16 @@ def test_digits_that_are_none_are_no_numbers(text):
     'text',
     ['2 - Partial', '2: Partial', '2=Partial', '2 = Partial', '(2) Partial', '2) Partial',
      '2. Partial', '2, Partial', '2 Partial', '[2] Partial', '2 – holds 90 (or 45) degrees',
+     '2 - "no" effort', '2: (holds)', 'Level 2', 'grade 2',
      'Partial (2)', 'Partial = 2', 'Partial [2]', '2.0 - Partial', '2 - Ödem'],
 )  # fmt: skip
 def test_labelled_levels_give_their_number(text):
     assert to_code(text) == '2'
 
 
-@pytest.mark.parametrize('text', ['2 or 3', '2 of 4', '1-2', '1.5', 'Partial', '2?', 'a2', '2a'])
+@pytest.mark.parametrize(
+    'text', ['2 or 3', '2 of 4', '1-2', '1.5', 'Partial', '2?', 'a2', '2a', '2/?', '2 - 3']
+)
 def test_other_text_is_no_labelled_level(text):
     assert to_code(text) == text
 

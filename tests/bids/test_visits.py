@@ -47,6 +47,7 @@ def rows(column: str, names: list[str]) -> list[dict[str, str]]:
         ('exam_date', ['13/02/2024', '05/01/2024'], '1'),
         ('exam_date', ['2024-03-01 14:00', '2024-03-01 09:30'], '1'),
         ('hours_from_onset', ['26.5', '3'], '1'),
+        ('acq_time_from_onset', ['26,5', '2,5'], '1'),
         ('days_from_onset', ['90', '0'], '1'),
         ('redcap_repeat_instance', ['2', '1'], '1'),
         ('nihss_date', ['n/a', '2024-01-01'], None),

@@ -231,7 +231,7 @@ BAD_TABLES = {
     ),
     'text in numbers': (
         lambda t: t[['participant_id']].assign(nihss_5a='weak'),
-        'no participant with a map has a score',
+        '48 of 48 scores are not whole numbers (weak (48))',
     ),
     'no scores': (
         lambda t: t[['participant_id']].assign(colour='red'),
