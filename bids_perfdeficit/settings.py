@@ -99,7 +99,8 @@ class MapKind(StrEnum):
 class GroupSettings:
     """What the group level infers."""
 
-    items: tuple[str, ...] = ()  #: NIHSS items; none means all that the table has
+    items: tuple[str, ...] = ()  #: scores by name; none means all NIHSS items of the table
+    higher_is_better: tuple[str, ...] = ()  #: those of `items` whose higher scores are better
     scores: Path | None = None  #: table of scores instead of the dataset's own
     covariates: tuple[str, ...] = ()  #: columns of participants.tsv, or total_deficit_volume
     model: tuple[ModelName, ...] = (ModelName('spatial'),)  #: of the registry

@@ -8,30 +8,37 @@ no voxels.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from bids_perfdeficit.bids.nihss import (
-    BASELINE,
-    ID_COLUMNS,
-    ITEMS,
-    MISSING,
-    Scores,
-    _clean_ids,
-    _find_column,
-    _highest,
-    _match_participants,
-    _natural,
-    _read_table,
-    _shorten,
-    read_scores,
-)
+from bids_perfdeficit.bids.nihss import ITEMS, TOTAL, highest_score
 from bids_perfdeficit.bids.outputs import output_path
+from bids_perfdeficit.bids.scales import Measure, fixed_measure, make_measure
+from bids_perfdeficit.bids.scores import (
+    Scores,
+    iterate_tables,
+    nihss_name,
+    prepare_rows,
+    read_scores,
+    usual_direction,
+)
+from bids_perfdeficit.bids.tables import (
+    CODES,
+    MISSING,
+    Table,
+    count_cells,
+    natural,
+    read_numbers,
+    shorten,
+)
+from bids_perfdeficit.bids.visits import choose_rows, order_sessions, session_key
 from bids_perfdeficit.errors import InputError
 
 #: The covariate that is measured on the maps and not looked up.
@@ -71,7 +78,13 @@ class Cohort:
     entries : tuple of Entry
         Those who are in.
     scores : DataFrame
-        One row an entry (participant labels), one column an item; NaN where missing.
+        One row an entry (participant labels), one column an item; as they were read, NaN where
+        missing. `levels` is what models take.
+    measures : tuple of Measure
+        The levels of each column of `scores`.
+    score_sessions : DataFrame
+        Same shape as `scores`: the examination that each column is from, '' where the table names
+        none.
     covariates : DataFrame
         Same rows, numbers; without `TOTAL_VOLUME`.
     with_volume : bool
@@ -86,6 +99,8 @@ class Cohort:
 
     entries: tuple[Entry, ...]
     scores: pd.DataFrame = field(default_factory=pd.DataFrame)
+    measures: tuple[Measure, ...] = ()
+    score_sessions: pd.DataFrame = field(default_factory=pd.DataFrame)
     covariates: pd.DataFrame = field(default_factory=pd.DataFrame)
     with_volume: bool = False
     dropped: Mapping[str, str] = field(default_factory=dict)
@@ -102,6 +117,55 @@ class Cohort:
         """Names of all covariates in the order that models have them."""
         return (*self.covariates.columns, *((TOTAL_VOLUME,) if self.with_volume else ()))
 
+    @property
+    def levels(self) -> pd.DataFrame:
+        """`scores` as levels 0, 1, ... of each measure, higher is worse; NaN where missing."""
+        known = {measure.name: measure for measure in self.measures}
+        return pd.DataFrame(
+            {
+                name: known[name].level(self.scores[name]) if name in known else self.scores[name]
+                for name in self.scores
+            },
+            index=self.scores.index,
+        )
+
+    def table(self) -> pd.DataFrame:
+        """Return who is in, with every score and covariate as it was used.
+
+        Returns
+        -------
+        DataFrame
+            A row an entry: ``participant_id``, ``session_id`` of the map, ``score_session_id`` of
+            the scores ('' where there is none), the scores as they were read, ``<name>_level``
+            where models take another number, and the covariates (NaN where missing).
+        """
+        labels = list(self.participants)
+        frame = pd.DataFrame(
+            {
+                'participant_id': [f'sub-{label}' for label in labels],
+                'session_id': [entry.session for entry in self.entries],
+                'score_session_id': self._examinations(),
+            },
+            index=labels,
+        )
+        levels = self.levels
+        for name in self.scores:
+            frame[name] = self.scores[name].reindex(labels)
+        for name in self.scores:
+            if not levels[name].equals(self.scores[name]):
+                frame[f'{name}_level'] = levels[name].reindex(labels)
+        for name in self.covariates:
+            column = f'covariate_{name}' if name in frame else str(name)
+            frame[column] = self.covariates[name].reindex(labels)
+        return frame.reset_index(drop=True)
+
+    def _examinations(self) -> list[str]:
+        """Return the session of the scores of each entry; all of them where they differ."""
+        if self.score_sessions.empty:
+            return [''] * len(self.entries)
+        rows = self.score_sessions.reindex(list(self.participants), fill_value='')
+        return ['; '.join(dict.fromkeys(n for n in row if n)) for row in rows.to_numpy(str)]
+
     def without(self, reasons: Mapping[str, str]) -> Cohort:
         """Return the cohort without some participants, each with the reason."""
         kept = tuple(e for e in self.entries if e.participant not in reasons)
@@ -110,6 +174,9 @@ class Cohort:
             self,
             entries=kept,
             scores=self.scores.loc[labels] if len(self.scores) else self.scores,
+            score_sessions=self.score_sessions.loc[labels]
+            if len(self.score_sessions)
+            else self.score_sessions,
             covariates=self.covariates.loc[labels] if len(self.covariates) else self.covariates,
             dropped={**self.dropped, **reasons},
         )
@@ -136,7 +203,8 @@ def find_cohort(
     participants : sequence of str
         Who is wanted, with or without ``sub-``; all by default.
     session : str, optional
-        Which session; by default the one whose name says baseline, otherwise the first.
+        Which session; by default the baseline or the earliest by name (see `visits`). A
+        participant whose sessions have no order in time is left out.
 
     Raises
     ------
@@ -151,18 +219,29 @@ def find_cohort(
     wanted = {label.removeprefix('sub-') for label in participants}
     dropped = {label: 'there are no derivatives' for label in wanted if label not in folders}
     entries, several = [], []
-    for label in sorted(folders, key=_natural):
+    for label in sorted(folders, key=natural):
         if wanted and label not in wanted:
             continue
         found = next(filter(None, (_sessions(r, label, key, space) for r in folders[label])), [])
         if session is not None:
-            found = [e for e in found if e.session in ('', session.removeprefix('ses-'))]
+            wanted_key = session_key(session)
+            exact = [e for e in found if e.session == session.removeprefix('ses-')]
+            found = exact or [
+                e for e in found if not e.session or session_key(e.session) == wanted_key
+            ]
         if not found:
             dropped[label] = f'there is no {_what(key)} in {space}' + (
                 f' of session {session}' if session else ''
             )
             continue
-        chosen = min(found, key=lambda e: (not BASELINE.search(e.session), _natural(e.session)))
+        order = order_sessions([e.session for e in found]) if len(found) > 1 else {}
+        if order is None:
+            dropped[label] = (
+                f'there are maps of the sessions {shorten(e.session for e in found)}, whose order '
+                'in time is unknown: choose one with --session-label'
+            )
+            continue
+        chosen = min(found, key=lambda e: order.get(e.session, 0.0))
         several += [f'{label} ({chosen.session})'] if len(found) > 1 else []
         if chosen.mask.is_file():
             entries.append(chosen)
@@ -175,7 +254,7 @@ def find_cohort(
             path=roots[0],
         )
     notes = (
-        [f'of several sessions the baseline or first one is used: {_shorten(several)}']
+        [f'of several sessions the baseline or earliest is used: {shorten(several)}']
         if several
         else []
     )
@@ -189,6 +268,7 @@ def add_scores(
     items: Sequence[str] = (),
     session: str | None = None,
     required: bool = True,
+    higher_is_better: Sequence[str] = (),
 ) -> tuple[Cohort, Scores]:
     """Match a cohort with a table of scores; participants without a score fall out.
 
@@ -199,12 +279,15 @@ def add_scores(
     source : Path
         As for `read_scores`.
     items : sequence of str
-        Which, such as ``5a`` or ``nihss_5a``; by default all that have a score. Those that were
-        named stay without a score, so that they are told to be skipped.
+        Which: items of the NIHSS (``5a``, ``nihss_5a``), ``nihss_total``, ``mrs`` or any column.
+        By default all NIHSS items that have a score, or the total where there are no items. Those
+        that were named stay without a score, so that they are reported as skipped.
     session : str, optional
         Which examination.
     required : bool
         False keeps participants and items without a score.
+    higher_is_better : sequence of str
+        Names of `items` whose higher scores are better.
 
     Returns
     -------
@@ -217,19 +300,35 @@ def add_scores(
     InputError
         When the table or an item's name is of no use, or nobody has a score of any item.
     """
-    names = [_item(name) for name in items]
-    scores = read_scores(source, participants=cohort.participants, session=session)
-    table = scores.table[list(dict.fromkeys(names)) or list(ITEMS)]
-    empty = [item for item in table if required and not table[item].notna().any()]
-    if table.empty or len(empty) == len(table.columns):
+    names = list(dict.fromkeys(nihss_name(name) or name for name in items))
+    scores = read_scores(
+        source,
+        participants=cohort.participants,
+        session=session,
+        map_sessions={e.participant: e.session for e in cohort.entries},
+        items=names,
+        required=required,
+    )
+    wanted = names or list(ITEMS)
+    notes = [n for n in scores.notes if _concerns(n, names)]
+    if not names and not scores.table.notna().any(axis=None) and scores.total.notna().any():
+        wanted = [TOTAL]
+        notes.append('the table has no items of the NIHSS; its total is used')
+    table = pd.DataFrame({name: scores.column(name) for name in wanted})
+    empty = [name for name in wanted if required and not table[name].notna().any()]
+    if table.empty or len(empty) == len(wanted):
+        doubts = [n for n in scores.notes if 'not a ' in n or 'untestable' in n]
         raise InputError(
-            f'no participant with a map has a score of {_shorten(empty)}',
+            f'no participant with a map has a score of {shorten(empty)}'
+            + (f' ({"; ".join(doubts[:2])})' if doubts else ''),
             fix='check the columns of the table, or name other --items',
             path=scores.source,
         )
-    if not names:  # the notes of the table tell of them
+    if not names:  # the notes of the table report them
         table = table.drop(columns=empty)
-    table = table.reindex(list(cohort.participants))
+    labels = list(cohort.participants)
+    sessions = pd.DataFrame({name: scores.session_of(str(name)) for name in table})
+    table = table.reindex(labels)
     known = set(scores.table.index)
     dropped = {
         label: 'there is no score of any item'
@@ -238,13 +337,60 @@ def add_scores(
         for label in table.index[table.isna().all(axis=1)]
         if required
     }
+    measures = _find_measures(table, scores, higher_is_better, notes)
     cohort = dataclasses.replace(
         cohort,
         scores=table,
-        notes=(*cohort.notes, *(n for n in scores.notes if _concerns(n, names))),
+        measures=measures,
+        score_sessions=sessions.reindex(labels, fill_value=''),
+        notes=(*cohort.notes, *notes),
         source=scores.source,
     )
     return cohort.without(dropped), scores
+
+
+def _find_measures(
+    table: pd.DataFrame, scores: Scores, higher_is_better: Sequence[str], notes: list[str]
+) -> tuple[Measure, ...]:
+    """Return the levels of each score."""
+    better = {nihss_name(name) or name for name in higher_is_better}
+    for name in better:
+        if name not in table:
+            raise InputError(
+                f'{name!r} is not one of the scores ({shorten(table.columns)})',
+                fix='name it in --items as well',
+                path='--higher-is-better',
+            )
+        if usual_direction(name) is False:
+            raise InputError(
+                f'a higher {name} is worse', fix='leave it out', path='--higher-is-better'
+            )
+    labels: dict[str, str] = {}
+    measures = []
+    for name in map(str, table.columns):
+        rival = labels.setdefault(contrast_label(name).lower(), name)
+        if rival != name:
+            raise InputError(
+                f'the scores {rival!r} and {name!r} would give files of one name',
+                fix='rename one of the columns',
+                path=scores.source,
+            )
+        if name in ITEMS:
+            measures.append(fixed_measure(name, item_levels(name)))
+            continue
+        if usual_direction(name) and name not in better:
+            notes.append(
+                f'{name}: taken as worse the higher it is; give --higher-is-better {name} if not'
+            )
+        scale = range(highest_score(TOTAL) + 1) if name == TOTAL else scores.scales.get(name, ())
+        measure = make_measure(name, table[name], scale=scale, higher_is_better=name in better)
+        measures.append(measure)
+        if measure.grouped:
+            notes.append(
+                f'{name}: models take it as {measure.levels} levels, cut between its values so '
+                'that each has participants enough'
+            )
+    return tuple(measures)
 
 
 def add_covariates(
@@ -256,8 +402,10 @@ def add_covariates(
 ) -> Cohort:
     """Look covariates up.
 
-    A column of numbers is taken as it is, what is no number in it is missing. A column of up to
-    five different words gives one 0/1 column for each but the first.
+    A column of numbers is taken as it is; codes of a missing value are recognised (see
+    `tables.read_numbers`), and what is no number is missing. A column of up to five different
+    words gives one 0/1 column for each but the first. Of several rows the one of the map's
+    session, or the earliest that has the covariate, is used (see `visits`).
 
     Parameters
     ----------
@@ -266,7 +414,7 @@ def add_covariates(
     names : sequence of str
         Columns, or `TOTAL_VOLUME`.
     sources : sequence of Path
-        Tables to look in, in this order.
+        Tables and datasets to look in, in this order.
     expected : sequence of str
         The columns of an earlier cohort, which words are matched with.
 
@@ -276,22 +424,24 @@ def add_covariates(
         When a column is in none of the tables, or holds nothing to adjust for.
     """
     labels = list(cohort.participants)
-    tables = [
-        (path, _by_participant(path, labels)) for path in dict.fromkeys(sources) if path.is_file()
-    ]
+    unread = (t for path in dict.fromkeys(sources) for t in iterate_tables(path))
+    tables: list[Table] = []
+    sessions = {e.participant: e.session for e in cohort.entries}
     columns: dict[str, pd.Series] = {}
     notes = list(cohort.notes)
     for name in dict.fromkeys(n for n in names if n != TOTAL_VOLUME):
-        path, table = next(((p, t) for p, t in tables if name in t), (None, None))
-        if path is None or table is None:
-            there = [str(c) for _, t in tables for c in t.columns]
+        # tables are read only until one has the column: what lies behind it may be damaged
+        table = next((t for t in chain(tables, _keep(unread, tables)) if _holds(t, name)), None)
+        if table is None:
+            there = [str(c) for t in tables for c in t.cells.columns if c != t.who]
             raise InputError(
                 f'covariate {name!r} is in no table'
-                + (f' (columns: {_shorten(there)})' if there else ''),
+                + (f' (columns: {shorten(there)})' if there else ''),
                 fix=f'name one that is there, or {TOTAL_VOLUME}',
                 path=sources[0] if sources else None,
             )
-        columns |= _numbers(name, table[name], path, notes, expected)
+        cells = _by_participant(table, name, labels, sessions, notes)
+        columns |= _numbers(name, cells, table, notes, expected)
     return dataclasses.replace(
         cohort,
         covariates=pd.DataFrame(columns, index=pd.Index(labels)),
@@ -301,8 +451,8 @@ def add_covariates(
 
 
 def item_levels(item: str) -> int:
-    """Return how many values an item can take."""
-    return _highest(item) + 1
+    """Return how many values an item of the NIHSS can take."""
+    return highest_score(item) + 1
 
 
 def item_mirror(item: str) -> str | None:
@@ -311,8 +461,11 @@ def item_mirror(item: str) -> str | None:
 
 
 def contrast_label(item: str) -> str:
-    """Return an item as a BIDS label: letters and digits only."""
-    return re.sub(r'[^A-Za-z0-9]', '', item)
+    """Return the name of a score as a BIDS label: letters and digits only."""
+    text = unicodedata.normalize('NFKD', item)
+    label = re.sub(r'[^A-Za-z0-9]', '', text)
+    # a name without any such letter is told from others by its hash
+    return label or f'score{hashlib.sha256(item.encode()).hexdigest()[:8]}'
 
 
 def _sessions(root: Path, label: str, key: str, space: str) -> list[Entry]:
@@ -338,18 +491,7 @@ def _what(key: str) -> str:
 
 
 def _tell(dropped: Mapping[str, str]) -> str:
-    return _shorten(f'sub-{label}: {reason}' for label, reason in sorted(dropped.items()))
-
-
-def _item(name: str) -> str:
-    item = 'nihss_' + name.lower().removeprefix('nihss').lstrip('_- ')
-    if item not in ITEMS:
-        raise InputError(
-            f'{name!r} is no item of the NIHSS',
-            fix=f'choose from {", ".join(i.removeprefix("nihss_") for i in ITEMS)}',
-            path='--items',
-        )
-    return item
+    return shorten(f'sub-{label}: {reason}' for label, reason in sorted(dropped.items()))
 
 
 def _concerns(note: str, names: Sequence[str]) -> bool:
@@ -358,55 +500,83 @@ def _concerns(note: str, names: Sequence[str]) -> bool:
     return not names or not told or bool(told & set(names))
 
 
-def _by_participant(path: Path, labels: list[str]) -> pd.DataFrame:
-    """Read a table as text, one row for each label; the first of several rows counts."""
-    raw = _read_table(path)
-    who = _find_column(raw, ID_COLUMNS)
-    if who is None:
-        return pd.DataFrame()
-    raw = raw.assign(**{who: _clean_ids(raw[who])})
-    raw = _match_participants(raw, who, labels, [])
-    return raw.drop_duplicates(who).set_index(who).reindex(labels).fillna('')
+def _keep(tables: Iterator[Table], kept: list[Table]) -> Iterator[Table]:
+    for table in tables:
+        kept.append(table)
+        yield table
+
+
+def _holds(table: Table, name: str) -> bool:
+    return table.who is not None and name in table.cells and name != table.who
+
+
+def _by_participant(
+    table: Table,
+    name: str,
+    labels: list[str],
+    sessions: Mapping[str, str],
+    notes: list[str],
+) -> pd.Series:
+    """Return a column as text, one cell for each label."""
+    own: list[str] = []
+    raw = prepare_rows(table, labels, own)
+    notes += [n for n in own if n in table.notes and n not in notes]
+    assert table.who is not None
+    rows, _ = choose_rows(
+        raw, table.who, [name], path=table.path, notes=[], map_sessions=sessions, what='value'
+    )
+    return rows.set_index(table.who)[name].reindex(labels).fillna('')
 
 
 def _numbers(
-    name: str, cells: pd.Series, path: Path, notes: list[str], expected: Sequence[str]
+    name: str, cells: pd.Series, table: Table, notes: list[str], expected: Sequence[str]
 ) -> dict[str, pd.Series]:
     text = cells.str.strip()
-    missing = text.str.lower().isin(MISSING)
-    numbers = pd.to_numeric(text.str.replace(',', '.').where(~missing), errors='coerce')
-    finite = numbers.notna() & np.isfinite(numbers)
-    wrong = ~missing & ~finite
+    try:
+        found = read_numbers(text, name=name, levels=table.levels(name))
+    except ValueError as error:
+        raise InputError(
+            f'covariate {name!r}: {error}', fix='write numbers without thousands', path=table.path
+        ) from error
+    wrong, numbers = found.wrong, found.values
+    absent = numbers.isna() & ~wrong
+    # among words a number is a code of a missing value
+    missing = text.str.lower().isin(MISSING) | (numbers.abs().isin(CODES) & bool(wrong.any()))
     words = sorted(set(text[~missing]))
     columns: dict[str, pd.Series]
     if expected and name not in expected:
         known = [e.removeprefix(f'{name}_') for e in expected if e.startswith(f'{name}_')]
         return {f'{name}_{w}': (text == w).astype(float).where(~missing) for w in known}
-    if expected or finite.sum() > wrong.sum():
-        columns = {name: numbers.where(finite)}
+    notes += [f'covariate {name}: {note}' for note in found.notes]
+    if expected or numbers.notna().sum() > wrong.sum():
+        columns = {name: numbers}
         if wrong.any():
-            listed = _shorten(f'{who} ({text[who]})' for who in text.index[wrong])
+            listed = shorten(f'{who} ({text[who]})' for who in text.index[wrong])
             notes.append(f'covariate {name}: not a number, taken as missing: {listed}')
     elif len(words) <= _MOST_WORDS:
+        absent = missing
         columns = {
-            f'{name}_{word}': (text == word).astype(float).where(~missing) for word in words[1:]
+            f'{name}_{word}': (text == word).astype(float).where(~absent) for word in words[1:]
         }
+        if numbers[absent].notna().any():
+            codes = count_cells(text[absent & numbers.notna()])
+            notes.append(f'covariate {name}: taken as missing: {codes}')
     else:
         raise InputError(
             f'covariate {name!r} is neither a number nor one of up to {_MOST_WORDS} words: '
-            f'{_shorten(words)}',
+            f'{shorten(words)}',
             fix='write numbers, or choose another covariate',
-            path=path,
+            path=table.path,
         )
     if not expected and not any(column.nunique() > 1 for column in columns.values()):
         raise InputError(
             f'covariate {name!r} has the same value for all participants, or none',
             fix='leave it out',
-            path=path,
+            path=table.path,
         )
-    if missing.any():
+    if absent.any():
         notes.append(
-            f'covariate {name}: missing for {int(missing.sum())}, taken as the mean: '
-            f'{_shorten(text.index[missing])}'
+            f'covariate {name}: missing for {int(absent.sum())}, taken as the mean: '
+            f'{shorten(text.index[absent])}'
         )
     return columns

@@ -6,7 +6,9 @@ to one participant.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +19,11 @@ import pandas as pd
 from bids_perfdeficit.bids.files import create_bytes, write_bytes, write_text, write_tsv
 from bids_perfdeficit.bids.jsonfile import read_json
 from bids_perfdeficit.bids.outputs import output_path, read_spec
+from bids_perfdeficit.bids.scores import prepare_rows
+from bids_perfdeficit.bids.tables import Table, read_regular_file, read_table
 from bids_perfdeficit.errors import InputError
+
+_LOG = logging.getLogger('bids_perfdeficit.bids')
 
 #: Of the specification that the outputs follow.
 BIDS_VERSION = '1.10.0'
@@ -93,15 +99,17 @@ def write_participants(
     bids_dir: str | os.PathLike[str],
     participants: Sequence[str],
 ) -> Path:
-    """Write ``participants.tsv``: who is in OUTPUT_DIR, with what BIDS_DIR tells of them.
+    """Write ``participants.tsv``: who is in OUTPUT_DIR, with all that BIDS_DIR says of them.
 
-    Participants are those given and those that have a folder in OUTPUT_DIR already. Jobs that
-    write at the same time converge on all of them: after writing, each looks again.
+    Participants are those given and those that have a folder in OUTPUT_DIR already. All columns
+    and rows of the original that concern them are kept as text; empty cells become ``n/a``. Jobs
+    that write at the same time converge on all participants: after writing, each looks again.
 
     Parameters
     ----------
     out_dir, bids_dir : path
-        OUTPUT_DIR and BIDS_DIR.
+        OUTPUT_DIR and BIDS_DIR. A ``participants.tsv`` there that cannot be read is reported as a
+        warning, and the table holds the participants alone.
     participants : sequence of str
         Labels without ``sub-``. Their folders are created.
 
@@ -114,14 +122,18 @@ def write_participants(
     for label in participants:
         (out_dir / f'sub-{label}').mkdir(parents=True, exist_ok=True)
     path = output_path(out_dir, 'participants')
-    known = _read_participants(bids_dir / 'participants.tsv')
-    columns = bids_dir / 'participants.json'
-    if columns.is_file() and known.shape[1] > 1:
-        create_bytes(columns.read_bytes(), out_dir / 'participants.json')
+    source = bids_dir / 'participants.tsv'
+    table = _read_participants(source)
+    if table is not None:
+        described = source.with_suffix('.json')
+        with contextlib.suppress(InputError):  # columns need no description
+            write_bytes(read_regular_file(described), out_dir / 'participants.json')
     while True:
         labels = _folders(out_dir)
         frame = pd.DataFrame({'participant_id': labels})
-        write_tsv(frame.merge(known, on='participant_id', how='left'), path)
+        if table is not None:
+            frame = frame.merge(_rows_of(table, labels), on='participant_id', how='left')
+        write_tsv(frame.replace('', 'n/a'), path)
         if _folders(out_dir) == labels:
             return path
 
@@ -130,17 +142,25 @@ def _folders(out_dir: Path) -> list[str]:
     return sorted(p.name for p in out_dir.glob('sub-*') if p.is_dir())
 
 
-def _read_participants(path: Path) -> pd.DataFrame:
-    """Return the raw dataset's table as text, or an empty one when it is of no use."""
-    empty = pd.DataFrame({'participant_id': pd.Series(dtype=str)})
+def _read_participants(path: Path) -> Table | None:
+    """Return the raw dataset's table, or None when it is absent or of no use."""
+    if not os.path.lexists(path):
+        return None
     try:
-        frame = pd.read_csv(path, sep='\t', dtype=str, keep_default_na=False, encoding='utf-8-sig')
-    except (OSError, ValueError):
-        return empty
-    if 'participant_id' not in frame:
-        return empty
-    frame['participant_id'] = 'sub-' + frame['participant_id'].str.strip().str.removeprefix('sub-')
-    return frame.drop_duplicates('participant_id')
+        table = read_table(path)
+        return table if len(prepare_rows(table, None, [])) else None
+    except InputError as error:
+        _LOG.warning('%s The participants are listed without it.', error)
+        return None
+
+
+def _rows_of(table: Table, labels: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of some participants under the names of their folders."""
+    raw = prepare_rows(table, labels, [])
+    assert table.who is not None
+    names = [table.who, *(c for c in raw.columns if c != table.who)]
+    frame = raw[names].rename(columns={table.who: 'participant_id'})
+    return frame.assign(participant_id='sub-' + frame['participant_id'])
 
 
 def _update_description(

@@ -1,27 +1,31 @@
-"""Read NIHSS item scores as sites write them, and tell every doubt once.
+"""The NIH Stroke Scale: which column holds which item, and what a cell of it means.
 
 Facts about the scale (items, ranges, which can be untestable, LOINC codes) come from
 ``data/nihss.json``. Item 5a is the LEFT arm, 5b the right, 6a the LEFT leg, 6b the right; some
 sites swap the letters, so that a side word in a column's name wins over its letter. Must not know
-maps or models.
+how tables are read, nor maps or models.
 """
 
 from __future__ import annotations
 
-import csv
 import functools
 import json
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bids_perfdeficit.bids.files import write_json, write_tsv
+from bids_perfdeficit.bids.tables import (
+    MISSING,
+    count_cells,
+    shorten,
+    to_code,
+    to_number,
+)
+from bids_perfdeficit.bids.visits import visit_hours
 from bids_perfdeficit.data import load
 from bids_perfdeficit.errors import InputError
 
@@ -35,29 +39,21 @@ TOTAL = 'nihss_total'
 #: Highest total that the scale can give.
 MAXIMUM_TOTAL = 42
 
-#: Codes of "not recorded", in lower case.
-MISSING = frozenset({'', 'n/a', 'na', 'nan', 'none', 'null', '.', '-', '?', 'missing', 'unknown'})
-
-#: Codes of "could not be tested", in lower case. No item reaches 9.
-UNTESTABLE = frozenset(
-    {'un', 'ut', 'nt', 'x', 'untestable', 'not testable', '9', '99', '-9', '999'}
+#: Words for "could not be tested", in lower case.
+UNTESTABLE = frozenset({'un', 'ut', 'nt', 'x', 'untestable', 'not testable', 'unable to test'})
+#: The same as numbers: no item reaches 9.
+UNTESTABLE_CODES = frozenset({9.0, 99.0})
+#: Codes of "not recorded".
+MISSING_CODES = frozenset(
+    {8.0, 88.0, 888.0, 777.0, 999.0, 9999.0, -8.0, -9.0, -77.0, -88.0, -99.0, -999.0, -9999.0}
 )
 
-#: Names of the column that says who, without case and separators.
-ID_COLUMNS = (
-    'participantid', 'participant', 'subjectid', 'subject', 'sub', 'patientid', 'patient',
-    'recordid', 'id',
-)  # fmt: skip
-SESSION_COLUMNS = ('sessionid', 'session', 'ses', 'visit', 'timepoint', 'redcapeventname')
+#: Share of an item's scores, and their number, from which wrong values mean that the column holds
+#: another item, or writes scores in a way that is not understood.
+_WRONG_SHARE, _WRONG_NUMBER = 0.1, 3
 
-#: Session names that mean the examination on arrival.
-BASELINE = re.compile(r'base|^bl$|admi|arriv|acute|screen|^pre', re.I)
-
-#: Names that are listed before "and N more".
-LISTED = 8
-
-_NUMBER = re.compile(r'[+-]?\d+(?:[.,]0*)?')
-_LOINC = re.compile(r'(?<!\d)(\d{5})[-_. ]?(\d)(?!\d)')
+_WHOLE = re.compile(r'[+-]?[0-9]+(?:[.,]0*)?')
+_LOINC = re.compile(r'(?<![0-9])([0-9]{5})[-_. ]?([0-9])(?![0-9])')
 _MARK = re.compile(r'nihss|nih[\s_.-]*stroke[\s_.-]*scale|nihstroke|(?<![a-z])nih(?![a-z])', re.I)
 
 #: Words of column names, and the item (or the limb) that they stand for.
@@ -90,174 +86,12 @@ _WORD = re.compile(
         word if len(word) > 2 else rf'(?<![a-z]){word}(?![a-z])'
         for word in sorted({*_TOPICS, *_SIDES, *_FILLERS, *_TOTALS}, key=lambda w: (-len(w), w))
     )
-    + r'|[a-z]+|\d+'
+    + r'|[a-z]+|[0-9]+|[^\W_]+'
 )
 
 
-@dataclass(frozen=True)
-class Scores:
-    """NIHSS scores of a cohort.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Participants (labels without ``sub-``, the index) by the 15 `ITEMS`; float64, NaN for
-        what is missing or untestable.
-    total : Series
-        Same index. The sum of the items when each was scored or declared untestable, otherwise
-        the total that the table gives, otherwise NaN.
-    notes : tuple of str
-        Each value that was dropped or is doubtful, once, with the reason.
-    source : Path
-        The file.
-    """
-
-    table: pd.DataFrame
-    total: pd.Series
-    notes: tuple[str, ...]
-    source: Path
-
-
-def read_scores(
-    source: str | os.PathLike[str],
-    *,
-    participants: Sequence[str] | None = None,
-    session: str | None = None,
-) -> Scores:
-    """Read NIHSS scores.
-
-    Parameters
-    ----------
-    source : path
-        A BIDS dataset (``phenotype/nihss.tsv`` or, without it, ``participants.tsv``), or a table
-        with tabs, commas or semicolons.
-    participants : sequence of str, optional
-        Who is wanted, with or without ``sub-``. Others are dropped and told. Numbers match with
-        or without leading zeros where that is unambiguous.
-    session : str, optional
-        Which examination, where the table has several; by default the one whose name says
-        baseline, otherwise the first by name.
-
-    Returns
-    -------
-    Scores
-        Rows in natural order of the table.
-
-    Raises
-    ------
-    InputError
-        When there is no table, no column of participants or of scores, or nobody is left.
-    """
-    path, is_nihss = _find_table(Path(source))
-    raw = _read_table(path)
-    notes: list[str] = []
-    who = _find_column(raw, ID_COLUMNS)
-    if who is None:
-        raise InputError(
-            f'no column says who ({_shorten(raw.columns)})',
-            fix='name one participant_id',
-            path=path,
-        )
-    columns = _find_items(raw.columns.drop(who), is_nihss, notes)
-    if not columns:
-        raise InputError(
-            'no column holds an NIHSS item or total',
-            fix=f'name the columns {ITEMS[0]}, {ITEMS[1]} and so on',
-            path=path,
-        )
-    raw = raw.assign(**{who: _clean_ids(raw[who])})
-    raw = _drop_anonymous(raw, who, notes)
-    if participants is not None:
-        raw = _match_participants(raw, who, participants, notes)
-    raw = _pick_session(raw, who, session, notes)
-    raw = _merge_duplicates(raw, who, list(columns), notes)
-    if raw.empty:
-        raise InputError(
-            'scores of none of the participants are left'
-            + (f' ({"; ".join(notes)})' if notes else ''),
-            fix='check that participant_id and the session name those of the images',
-            path=path,
-        )
-    raw = raw.set_index(who)
-    raw.index.name = 'participant'
-
-    table = pd.DataFrame(np.nan, index=raw.index, columns=list(ITEMS))
-    untestable = pd.DataFrame(False, index=raw.index, columns=list(ITEMS))
-    given = pd.Series(np.nan, index=raw.index, name=TOTAL)
-    for column, item in columns.items():
-        values, could_not = _read_values(raw[column], item, notes)
-        if item == TOTAL:
-            given = values.rename(TOTAL)
-        else:
-            table[item], untestable[item] = values, could_not
-    absent = [item for item in ITEMS if item not in columns.values()]
-    if absent:
-        notes.append(f'the table has no column for {_shorten(absent)}')
-    total = _check_total(table, untestable, given, notes)
-    return Scores(table, total, tuple(notes), path)
-
-
-def check_sides(scores: Scores, asymmetry: Mapping[str, float]) -> str | None:
-    """Tell when left and right limbs seem to be swapped over the cohort.
-
-    The left limbs depend on the right hemisphere: where the left hemisphere is later, the right
-    limbs are weaker.
-
-    Parameters
-    ----------
-    scores : Scores
-        Of the cohort.
-    asymmetry : mapping of str to float
-        Mean perfusion of the left minus the right hemisphere, by participant; higher is later.
-
-    Returns
-    -------
-    str or None
-        A warning when the two go together significantly (Spearman, p < 0.01) in the wrong sense.
-    """
-    from scipy.stats import spearmanr
-
-    side = pd.Series(dict(asymmetry), dtype=float).reindex(scores.table.index)
-    left = scores.table[['nihss_5a', 'nihss_6a']].sum(axis=1, min_count=1)
-    right = scores.table[['nihss_5b', 'nihss_6b']].sum(axis=1, min_count=1)
-    known = pd.DataFrame({'limbs': left - right, 'side': side}).dropna()
-    if len(known) < 10 or known['limbs'].nunique() < 2 or known['side'].nunique() < 2:
-        return None
-    rho, p = spearmanr(known['limbs'], known['side'])
-    if rho <= 0 or p >= 0.01:
-        return None
-    return (
-        f'the left limbs are weaker where the LEFT hemisphere is later (rho {rho:.2f}, '
-        f'{len(known)} participants): the table seems to swap a and b (5a and 6a are the left '
-        'limbs), or the images are flipped'
-    )
-
-
-def write_phenotype(scores: Scores, out_dir: str | os.PathLike[str]) -> Path:
-    """Write ``phenotype/nihss.tsv`` with its sidecar.
-
-    Parameters
-    ----------
-    scores : Scores
-        What to write: items and total, ``n/a`` for missing.
-    out_dir : path
-        OUTPUT_DIR.
-
-    Returns
-    -------
-    Path
-        The table.
-    """
-    path = Path(out_dir, 'phenotype', 'nihss.tsv')
-    frame = scores.table.assign(**{TOTAL: scores.total}).astype('Int64')
-    frame.insert(0, 'participant_id', [f'sub-{label}' for label in frame.index])
-    keep = {'MeasurementToolMetadata', 'participant_id', TOTAL, *ITEMS}
-    write_json({k: v for k, v in _scale().items() if k in keep}, path.with_suffix('.json'))
-    return write_tsv(frame, path)
-
-
 def parse_column(name: str, *, marked: bool = False) -> tuple[str, str] | None:
-    """Tell which item a column holds.
+    """Return the item that a column holds.
 
     Parameters
     ----------
@@ -270,23 +104,24 @@ def parse_column(name: str, *, marked: bool = False) -> tuple[str, str] | None:
     Returns
     -------
     tuple of str, optional
-        The item (of `ITEMS`, or ``nihss_total``) and a remark, empty unless the letter and the
-        side word contradict each other. None for what is not understood wholly: a word that has
-        no meaning here (``treatment_arm``, ``nihss_1a_24h``) makes it another thing.
+        The item (of `ITEMS`, or ``nihss_total``) and a remark, empty unless words of the name
+        contradict its number or letter (the words win). None for what is not understood wholly: a
+        word that has no meaning here (``treatment_arm``, ``nihss_1a_24h``) makes it another thing.
     """
     if found := _LOINC.search(name):
         item = _loinc().get(f'{found[1]}-{found[2]}')
         if item:
             return item, ''
     text = re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', name).strip()
+    text = re.sub(r'^[X@][._]?(?=[0-9])', '', text)  # R and SPSS: no name begins with a digit
     bare = _MARK.sub(' ', text)
     if marked and bare == text:
         return None
     words = _WORD.findall(bare.lower())
     code, letter, topics, sides, total = '', '', set(), set(), False
     for word in words:
-        if word.isdigit():
-            if code or not 1 <= int(word) <= 11:
+        if word[0] in '0123456789':
+            if code or len(word) > 2 or not 1 <= int(word) <= 11:
                 return None
             code = str(int(word))
         elif word in 'abc' and code and not letter:
@@ -307,11 +142,15 @@ def parse_column(name: str, *, marked: bool = False) -> tuple[str, str] | None:
     if not code and not topic:
         is_total = total or (bare != text and not sides)
         return (TOTAL, '') if is_total else None
-    if total or (topic and code and not topic.startswith(code)):
+    if total:
         return None
+    remark = ''
+    if topic and code and not topic.startswith(code):
+        if letter:
+            return None
+        code, remark = '', 'the words win over the number'
     number, side = code or topic.rstrip('abc'), next(iter(sides), '')
     suffix = letter or topic[len(number) :]
-    remark = ''
     if side and number in ('5', '6'):
         if letter and letter != side:
             remark = 'the side word wins over the letter'
@@ -322,65 +161,38 @@ def parse_column(name: str, *, marked: bool = False) -> tuple[str, str] | None:
     return (item, remark) if item in ITEMS else None
 
 
-def _find_table(source: Path) -> tuple[Path, bool]:
-    """Return the table, and whether it is about the NIHSS alone."""
-    if source.is_dir():
-        for name, is_nihss in (('phenotype/nihss.tsv', True), ('participants.tsv', False)):
-            if (source / name).is_file():
-                return source / name, is_nihss
-        raise InputError(
-            'has neither phenotype/nihss.tsv nor participants.tsv',
-            fix='add one, or name a table with --scores',
-            path=source,
-        )
-    if not source.is_file():
-        raise InputError('no such file', fix='give a table with NIHSS scores', path=source)
-    return source, source.name != 'participants.tsv'
+def assign_items(
+    cells: pd.DataFrame, *, marked: bool, notes: list[str], path: Path
+) -> dict[str, str]:
+    """Return the item (or total) by column; one column per item.
 
+    Parameters
+    ----------
+    cells : DataFrame
+        Text, without the column of participants.
+    marked : bool
+        As for `parse_column`.
+    notes : list of str
+        What is doubtful is added.
+    path : Path
+        The table.
 
-def _read_table(path: Path) -> pd.DataFrame:
-    """Read a delimited table as text."""
-    data = path.read_bytes()
-    if b'\0' in data[:1000]:
-        raise InputError('is not a text table', fix='save it as TSV or CSV', path=path)
-    try:
-        text = data.decode('utf-8-sig')
-    except UnicodeDecodeError:
-        text = data.decode('cp1252', errors='replace')
-    lines = [line for line in text.splitlines() if line.strip()]
-    if len(lines) < 2:
-        raise InputError('has no rows', fix='give a header and one row a participant', path=path)
-    delimiter = max('\t,;', key=lines[0].count)
-    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
-    header, *body = rows
-    ragged = [i for i, row in enumerate(body, start=2) if len(row) != len(header)]
-    if ragged:
-        raise InputError(
-            f'row {ragged[0]} has {len(body[ragged[0] - 2])} cells, the header {len(header)}'
-            + (f', and {len(ragged) - 1} more rows differ' if len(ragged) > 1 else ''),
-            fix='give every row as many cells as the header',
-            path=path,
-        )
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise InputError(
-            f'has more than one column {_shorten(twice)}', fix='rename or remove one', path=path
-        )
-    return pd.DataFrame(body, columns=header, dtype=object)
-
-
-def _find_column(raw: pd.DataFrame, names: Iterable[str]) -> str | None:
-    plain = {re.sub(r'[^a-z]', '', str(column).lower()): str(column) for column in raw.columns}
-    return next((plain[name] for name in names if name in plain), None)
-
-
-def _find_items(columns: Iterable[str], is_nihss: bool, notes: list[str]) -> dict[str, str]:
-    """Return item by column; one column an item."""
+    Raises
+    ------
+    InputError
+        When the columns are numbered in another way than the scale, or two columns hold an item
+        with different values.
+    """
+    translated = _translate_numbers(cells, marked, notes, path)
     found: dict[str, str] = {}
     unclear = []
-    for column in columns:
-        parsed = parse_column(column, marked=not is_nihss)
+    for column in cells.columns:
+        if column in translated:
+            parsed: tuple[str, str] | None = (translated[column], '')
+        else:
+            parsed = parse_column(column, marked=marked)
         if parsed is None:
+            _check_copy(cells, column, found, path)
             if _MARK.search(column):
                 unclear.append(column)
             continue
@@ -390,184 +202,266 @@ def _find_items(columns: Iterable[str], is_nihss: bool, notes: list[str]) -> dic
         rival = next((c for c, i in found.items() if i == item), None)
         if rival is None:
             found[column] = item
-        elif BASELINE.search(column) and not BASELINE.search(rival):
-            notes.append(f'columns {rival!r} and {column!r} both hold {item}; the second is used')
+            continue
+        kept = _settle(cells, rival, column, item, notes, path)
+        if kept == column:
             del found[rival]
             found[column] = item
-        else:
-            notes.append(f'columns {rival!r} and {column!r} both hold {item}; the first is used')
     if unclear:
-        notes.append(f'columns that are not understood and left out: {_shorten(unclear)}')
+        notes.append(f'columns that are not understood and left out: {shorten(unclear)}')
     return dict(sorted(found.items(), key=lambda pair: [*ITEMS, TOTAL].index(pair[1])))
 
 
-def _clean_ids(ids: pd.Series) -> pd.Series:
-    text = ids.astype(str).str.strip().str.removeprefix('sub-')
-    return text.str.replace(r'^(\d+)\.0$', r'\1', regex=True)
-
-
-def _drop_anonymous(raw: pd.DataFrame, who: str, notes: list[str]) -> pd.DataFrame:
-    nobody = raw[who].str.lower().isin(MISSING)
-    if nobody.any():
-        notes.append(f'{int(nobody.sum())} row(s) without a participant are left out')
-    return raw[~nobody]
-
-
-def _match_participants(
-    raw: pd.DataFrame, who: str, participants: Sequence[str], notes: list[str]
-) -> pd.DataFrame:
-    """Keep the rows of known participants, under the labels that the images have."""
-    labels = [label.removeprefix('sub-') for label in participants]
-    short: dict[str, list[str]] = {}
-    for label in labels:
-        short.setdefault(label.lstrip('0'), []).append(label)
-    names: dict[str, str] = {}
-    for name in raw[who].unique():
-        fitting = short.get(name.lstrip('0'), [])
-        if name in labels:
-            names[name] = name
-        elif len(fitting) == 1 and fitting[0] not in set(raw[who]):
-            names[name] = fitting[0]
-    padded = [f'{a} as {b}' for a, b in names.items() if a != b]
-    if padded:
-        notes.append(f'participants matched without leading zeros: {_shorten(padded)}')
-    unknown = [name for name in raw[who].unique() if name not in names]
-    if unknown:
-        notes.append(
-            f'{len(unknown)} participant(s) of the table have no images and are left out: '
-            f'{_shorten(unknown)}'
+def _settle(
+    cells: pd.DataFrame, first: str, second: str, item: str, notes: list[str], path: Path
+) -> str:
+    """Return which of two columns of an item is used."""
+    if cells[first].equals(cells[second]):
+        notes.append(f'columns {first!r} and {second!r} both hold {item} and agree')
+        return first
+    marks = [bool(_MARK.search(c) or _LOINC.search(c)) for c in (first, second)]
+    if marks[0] != marks[1]:
+        which = 'first' if marks[0] else 'second'
+        notes.append(f'columns {first!r} and {second!r} both hold {item}; the {which} is used')
+        return first if marks[0] else second
+    at_baseline = [visit_hours(re.sub('nihss', ' ', c, flags=re.I)) == 0 for c in (first, second)]
+    if at_baseline[0] == at_baseline[1]:
+        raise InputError(
+            f'columns {first!r} and {second!r} both hold {item}, and they differ',
+            fix='rename or remove one',
+            path=path,
         )
-    without = [label for label in labels if label not in names.values()]
-    if without:
-        notes.append(f'{len(without)} participant(s) have no row of scores: {_shorten(without)}')
-    kept = raw[raw[who].isin(list(names))]
-    return kept.assign(**{who: kept[who].map(names)})
+    which = 'first' if at_baseline[0] else 'second'
+    notes.append(
+        f'columns {first!r} and {second!r} both hold {item}; the {which} is used, at baseline'
+    )
+    return first if at_baseline[0] else second
 
 
-def _pick_session(
-    raw: pd.DataFrame, who: str, session: str | None, notes: list[str]
-) -> pd.DataFrame:
-    """Keep one examination a participant."""
-    column = _find_column(raw, SESSION_COLUMNS)
-    if column is None:
-        if session is not None:
-            notes.append(f'the table names no sessions; its rows are taken for {session}')
-        return raw
-    names = raw[column].str.removeprefix('ses-')
-    if session is not None:
-        kept = raw[names == session.removeprefix('ses-')]
-        lost = [w for w in raw[who].unique() if w not in set(kept[who])]
-        if lost:
-            notes.append(f'no row of session {session} for {_shorten(lost)}; left out')
-        return kept
-
-    def rank(name: str) -> tuple[bool, Any]:
-        return not BASELINE.search(name), _natural(name)
-
-    first = names.groupby(raw[who]).transform(lambda group: min(group, key=rank))
-    used = sorted(first.unique(), key=_natural)
-    if len(names.unique()) > 1:
-        notes.append(f'of several sessions the first or baseline one is used: {_shorten(used)}')
-    return raw[names == first]
+def _check_copy(cells: pd.DataFrame, column: str, found: Mapping[str, str], path: Path) -> None:
+    """Refuse a column that pandas or R renamed because its name was there before."""
+    base = re.fullmatch(r'(.+)\.[0-9]{1,2}', column)
+    if base and base[1] in found and not cells[base[1]].equals(cells[column]):
+        raise InputError(
+            f'columns {base[1]!r} and {column!r} hold the same item twice, and they differ',
+            fix='rename or remove one',
+            path=path,
+        )
 
 
-def _merge_duplicates(
-    raw: pd.DataFrame, who: str, columns: list[str], notes: list[str]
-) -> pd.DataFrame:
-    """Make one row a participant: what rows agree on is kept, what they contradict is dropped."""
-    twice = raw[who].duplicated(keep=False)
-    if not twice.any():
-        return raw
-    merged = raw.drop_duplicates(who).copy()
-    same = []
-    for name, rows in raw[twice].groupby(who, sort=False):
-        contradicted = []
-        for column in columns:
-            said = {v for v in rows[column] if v.lower() not in MISSING}
-            value = next(iter(said)) if len(said) == 1 else ''
-            merged.loc[merged[who] == name, column] = value
-            if len(said) > 1:
-                contradicted.append(f'{column} ({" or ".join(sorted(said))})')
-        if contradicted:
+def _translate_numbers(
+    cells: pd.DataFrame, marked: bool, notes: list[str], path: Path
+) -> dict[str, str]:
+    """Return items by column where columns are numbered without the letters of the scale.
+
+    The scale has 1a to 1c, 5a to 6b, and nothing above 11: a 1, 5, 6, 12 or more without a letter
+    means that items are numbered in another way, where 7 is not ataxia.
+    """
+    groups: dict[str, dict[int, str]] = {}
+    lettered: set[str] = set()
+    for column in cells.columns:
+        bare = _bare_number(column, marked)
+        if bare is not None:
+            groups.setdefault(bare[0], {}).setdefault(bare[1], column)
+        elif parsed := parse_column(column, marked=marked):
+            lettered.add(parsed[0])
+    translated: dict[str, str] = {}
+    for numbered in groups.values():
+        numbers = sorted(numbered)
+        strange = [
+            n for n in numbers
+            if (n in (0, 1, 5, 6) and not {f'nihss_{n}a', f'nihss_{n}b'} <= lettered)
+            or (n > 11 and 'nihss_1a' not in lettered)
+        ]  # fmt: skip
+        usable = [n for n in numbers if n in (2, 3, 4, 7, 8, 9, 10, 11)]
+        if not strange or not usable:
+            continue
+        own = dict(zip((numbered[n] for n in numbers), ITEMS, strict=False))
+        consecutive = len(numbers) == len(ITEMS) == numbers[-1] - numbers[0] + 1
+        wrong = [c for c, item in own.items() if _count_outside(cells[c], item)]
+        if consecutive and numbers[0] <= 1 and not wrong and not lettered - {TOTAL}:
+            translated |= own
             notes.append(
-                f'{len(rows)} rows of {name} contradict each other; missing: '
-                f'{_shorten(contradicted)}'
+                f'columns {numbered[numbers[0]]!r} to {numbered[numbers[-1]]!r} are numbered '
+                'through and were read in the order of the form: 1a, 1b, 1c, 2 to 4, 5a to 6b, '
+                '7 to 11'
             )
-        else:
-            same.append(str(name))
-    if same:
-        notes.append(f'rows that are there twice and agree are counted once: {_shorten(same)}')
-    return merged
+            continue
+        raise InputError(
+            f'columns are numbered in another way than the NIHSS ({shorten(numbered.values())}'
+            f': {", ".join(str(n) for n in strange)} without a letter)'
+            + (f'; values of {shorten(wrong)} do not fit its order' if consecutive else ''),
+            fix='name the columns nihss_1a, nihss_1b, nihss_1c, nihss_2 ... nihss_5a (left arm), '
+            'nihss_5b, nihss_6a (left leg), nihss_6b ... nihss_11',
+            path=path,
+        )
+    return translated
 
 
-def _read_values(cells: pd.Series, item: str, notes: list[str]) -> tuple[pd.Series, pd.Series]:
-    """Return numbers, and which were untestable; tell of what is dropped."""
-    text = cells.str.strip().str.lower()
-    highest = _highest(item)
-    codes = UNTESTABLE if item != TOTAL else UNTESTABLE - {'9'}
-    untestable = text.isin(codes)
-    is_number = text.map(lambda cell: bool(_NUMBER.fullmatch(cell)))
-    numbers = pd.Series(np.nan, index=cells.index)
-    readable = is_number & ~untestable
-    numbers[readable] = text[readable].str.replace(',', '.').astype(float)
+def _bare_number(column: str, marked: bool) -> tuple[str, int] | None:
+    """Return stem and number of a column whose name says nothing else."""
+    text = re.sub(r'^[X@][._]?(?=[0-9])', '', column.strip())
+    bare = _MARK.sub(' ', text)
+    if (marked and bare == text) or _LOINC.search(column):
+        return None
+    words = _WORD.findall(bare.lower())
+    numbers = [w for w in words if w[0] in '0123456789' and len(w) < 4]
+    if len(numbers) != 1 or any(w not in _FILLERS for w in words if w not in numbers):
+        return None
+    return re.sub('[0-9]+', '#', text.lower()), int(numbers[0])
+
+
+def read_item(
+    cells: pd.Series,
+    item: str,
+    notes: list[str],
+    *,
+    path: Path,
+    levels: Mapping[str, str] | None = None,
+    needed: bool = True,
+) -> tuple[pd.Series, pd.Series]:
+    """Read the scores of one item, or the total.
+
+    Parameters
+    ----------
+    cells : Series
+        Text; the index names participants.
+    item : str
+        Of `ITEMS`, or `TOTAL`.
+    notes : list of str
+        What is taken for missing is added, once for each reason.
+    path : Path
+        The table.
+    levels : mapping of str to str, optional
+        Labels by code, from a sidecar.
+    needed : bool
+        False takes text for missing however much of it there is.
+
+    Returns
+    -------
+    scores : Series
+        NaN where missing.
+    untestable : Series
+        Where the examiner could not test the item; such a score counts nothing in the total.
+
+    Raises
+    ------
+    InputError
+        When so many values are outside the range of the item that the column holds another one,
+        or so many are text that a way of writing scores is not understood.
+    """
+    highest = highest_score(item)
+    text, numbers = _numbers(cells, item, levels)
+    codes = UNTESTABLE_CODES if item != TOTAL else UNTESTABLE_CODES - {9.0}
+    untestable = text.isin(UNTESTABLE) | text.str.match(r'(un|ut|nt)\b(?!\w)') | (
+        numbers.isin(codes) & (numbers > highest)
+    )  # fmt: skip
+    absent = text.isin(MISSING) | (numbers.isin(MISSING_CODES) & ~numbers.between(0, highest))
+    readable = numbers.notna() & ~untestable & ~absent
     outside = readable & ~numbers.between(0, highest)
-    nonsense = ~is_number & ~untestable & ~text.isin(MISSING)
-    numbers[outside] = np.nan
-    allowed = 'UN' in _scale()[item].get('Levels', {})
+    nonsense = numbers.isna() & ~untestable & ~absent
+    if _many(outside, readable):
+        raise InputError(
+            f'column {cells.name!r}: {int(outside.sum())} of {int(readable.sum())} values are '
+            f'outside 0 to {highest} of {item} ({count_cells(cells[outside])})',
+            fix='check how the columns are numbered, and name them nihss_1a, nihss_1b and so on',
+            path=path,
+        )
+    if needed and _many(nonsense, ~absent):
+        raise InputError(
+            f'column {cells.name!r}: {int(nonsense.sum())} of {int((~absent).sum())} scores are '
+            f'not whole numbers ({count_cells(cells[nonsense])})',
+            fix=f'write {item} as 0 to {highest}, or leave the column out with --items',
+            path=path,
+        )
+    allowed = 'UN' in read_scale()[item].get('Levels', {})
     for wrong, reason in (
         (untestable, 'untestable' if allowed else 'a code of untestable, which it cannot be'),
         (outside, f'outside 0 to {highest}'),
         (nonsense, 'not a whole number'),
     ):
         if wrong.any():
-            listed = _shorten(f'{who} ({cells[who]})' for who in cells.index[wrong])
+            listed = shorten(f'{who} ({cells[who]})' for who in cells.index[wrong])
             notes.append(f'{item}: {reason}, taken as missing: {listed}')
-    return numbers, untestable & allowed
+    told = absent & (text != 'n/a')
+    if told.any():
+        notes.append(f'{item}: taken as missing: {count_cells(cells[told])}')
+    return numbers.where(readable & ~outside), untestable & allowed
 
 
-def _check_total(
+def _numbers(
+    cells: pd.Series, item: str, levels: Mapping[str, str] | None = None
+) -> tuple[pd.Series, pd.Series]:
+    """Return the cells in lower case, and the whole numbers that they hold."""
+    own = {k: v for k, v in read_scale()[item].get('Levels', {}).items() if k.isdecimal()}
+    labels = {label.lower(): code for code, label in {**own, **(levels or {})}.items()}
+    text = cells.astype(str).str.strip().str.lower()
+    codes = text.map(lambda cell: to_code(cell, labels))
+    numbers = codes.map(lambda code: to_number(code) if _WHOLE.fullmatch(code) else np.nan)
+    return text, numbers.astype(float)
+
+
+def _many(wrong: pd.Series, known: pd.Series) -> bool:
+    """Return whether so many cells are wrong that to drop them would be to choose patients."""
+    return int(wrong.sum()) >= _WRONG_NUMBER and wrong.sum() > _WRONG_SHARE * known.sum()
+
+
+def _count_outside(cells: pd.Series, item: str) -> int:
+    """Return how many values an item cannot have, codes of missing left aside."""
+    _, numbers = _numbers(cells, item)
+    codes = UNTESTABLE_CODES | MISSING_CODES
+    known = numbers[numbers.notna() & ~numbers.isin(codes)]
+    return int((~known.between(0, highest_score(item))).sum())
+
+
+def check_total(
     table: pd.DataFrame, untestable: pd.DataFrame, given: pd.Series, notes: list[str]
 ) -> pd.Series:
-    """Return the totals, and tell where table and items disagree."""
+    """Return the totals, and report where table and items disagree.
+
+    Parameters
+    ----------
+    table, untestable : DataFrame
+        Scores of the items, and where they could not be tested.
+    given : Series
+        Totals of the table.
+    notes : list of str
+        Contradictions are added.
+    """
     summed = table.sum(axis=1).where((table.notna() | untestable).all(axis=1))
-    differs = summed.notna() & given.notna() & (summed != given)
+    both = summed.notna() & given.notna()
+    differs = both & (summed != given)
     if differs.any():
-        listed = _shorten(
+        listed = shorten(
             f'{who} ({given[who]:.0f}, items {summed[who]:.0f})' for who in table.index[differs]
         )
-        notes.append(f'the total is not the sum of the items; the sum is used: {listed}')
+        share = f'{int(differs.sum())} of {int(both.sum())} participants'
+        notes.append(
+            f'the total is not the sum of the items in {share}; the sum is used: {listed}'
+        )
     low = summed.isna() & (table.sum(axis=1) > given)
     if low.any():
         notes.append(
             'the total is less than the items that are there; taken as missing: '
-            f'{_shorten(table.index[low])}'
+            f'{shorten(table.index[low])}'
         )
     return summed.fillna(given.mask(low)).rename(TOTAL)
 
 
-def _highest(item: str) -> int:
+def highest_score(item: str) -> int:
+    """Return the highest score of an item, or of the total."""
     if item == TOTAL:
         return MAXIMUM_TOTAL
-    return max(int(level) for level in _scale()[item]['Levels'] if level.isdigit())
+    return max(int(level) for level in read_scale()[item]['Levels'] if level.isdecimal())
 
 
 @functools.cache
-def _scale() -> Mapping[str, Mapping[str, Any]]:
+def read_scale() -> Mapping[str, Mapping[str, Any]]:
+    """Return `data/nihss.json`: the description of each item."""
     scale: dict[str, dict[str, Any]] = json.loads(load('nihss.json').read_text(encoding='utf-8'))
     return scale
 
 
 @functools.cache
 def _loinc() -> Mapping[str, str]:
-    return {_scale()[item]['TermURL'].rpartition('/')[2]: item for item in (*ITEMS, TOTAL)}
-
-
-def _shorten(names: Iterable[object]) -> str:
-    listed = [str(name) for name in names]
-    more = len(listed) - LISTED
-    return ', '.join(listed[:LISTED]) + (f' and {more} more' if more > 0 else '')
-
-
-def _natural(text: str) -> list[tuple[int, int, str]]:
-    parts = re.findall(r'\d+|\D+', text)
-    return [(0, int(p), p) if p.isdigit() else (1, 0, p) for p in parts]
+    return {read_scale()[item]['TermURL'].rpartition('/')[2]: item for item in (*ITEMS, TOTAL)}

@@ -202,11 +202,17 @@ def build_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group('the group level')
     group.add_argument(
         '--items', nargs='+', metavar='ITEM',
-        help='NIHSS items, for example 5a 5b 9 (default: all that the table has)',
+        help='scores: NIHSS items such as 5a 5b 9, nihss_total, mrs, or any column of the table '
+        '(default: all NIHSS items that the table has)',
+    )  # fmt: skip
+    group.add_argument(
+        '--higher-is-better', nargs='+', metavar='ITEM',
+        help='those of --items whose higher scores are better, such as the Barthel index',
     )  # fmt: skip
     group.add_argument(
         '--scores', metavar='FILE',
-        help='table of NIHSS scores (default: phenotype/nihss.tsv or participants.tsv)',
+        help='table of scores (default: phenotype/nihss.tsv or participants.tsv), or the folder '
+        "of ISLES'24",
     )  # fmt: skip
     group.add_argument(
         '--covariates', nargs='+', metavar='NAME',
@@ -486,8 +492,8 @@ def _check(settings: Settings, given: dict[str, Any]) -> list[str]:
 def _check_group(settings: Settings) -> list[str]:
     group, inputs = settings.group, settings.inputs
     problems = []
-    if group.scores is not None and not os.path.isfile(group.scores):
-        problems.append(f'--scores {group.scores}: no such file; give a table of NIHSS scores')
+    if group.scores is not None and not os.path.exists(group.scores):
+        problems.append(f'--scores {group.scores}: no such file; give a table of scores')
     if group.apply is not None and not os.path.exists(group.apply):
         problems.append(
             f'--apply {group.apply}: no such folder; give the OUTPUT_DIR of an earlier group run'

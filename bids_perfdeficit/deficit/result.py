@@ -51,11 +51,19 @@ class Item:
         Number of values it can take: 0 ... levels - 1.
     mirror : str, optional
         Name of the item that asks the same of the other side of the body.
+    values : tuple of float
+        What each level stands for in the unit of the score; by default the level itself.
     """
 
     name: str
     levels: int
     mirror: str | None = None
+    values: tuple[float, ...] = ()
+
+    @property
+    def scale(self) -> NDArray[np.float64]:
+        """(levels,) value of each level, in the unit of the score."""
+        return np.asarray(self.values or range(self.levels), dtype=float)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,21 +138,24 @@ class Predictions:
 
     @property
     def expected(self) -> NDArray[np.float64]:
-        """(N, K) expected score."""
-        return self.probabilities @ np.arange(self.probabilities.shape[2])
+        """(N, K) expected score, in its own unit."""
+        return np.stack(
+            [self.probabilities[:, k, : i.levels] @ i.scale for k, i in enumerate(self.items)], 1
+        )
 
     @property
     def any_deficit(self) -> NDArray[np.float64]:
-        """(N, K) probability of a score above 0."""
+        """(N, K) probability of more than the lowest level."""
         return 1 - self.probabilities[:, :, 0]
 
     def draw(self, *, seed: int) -> NDArray[np.float64]:
-        """Draw (N, K) scores from the predicted distribution."""
+        """Draw (N, K) scores from the predicted distribution, in their own units."""
         rng = np.random.default_rng(seed)
         level = (
             rng.random((*self.eta.shape, 1)) > np.cumsum(self.probabilities, 2)[:, :, :-1]
         ).sum(2)
-        return np.where(np.isnan(self.eta), np.nan, level)
+        drawn = np.stack([i.scale[level[:, k]] for k, i in enumerate(self.items)], 1)
+        return np.where(np.isnan(self.eta), np.nan, drawn)
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,7 +344,10 @@ class DeficitFit:
         grid, coarse = (Grid(g['mask'].numpy(), g['affine'].numpy()) for g in content['grids'])
         return cls(
             model=plain['model'],
-            items=tuple(Item(**item) for item in plain['items']),
+            items=tuple(
+                Item(**{**item, 'values': tuple(item.get('values', ()))})
+                for item in plain['items']
+            ),
             grid=grid,
             coarse=coarse,
             readout=Readout(**readout),

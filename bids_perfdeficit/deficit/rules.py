@@ -14,7 +14,11 @@ from bids_perfdeficit.deficit.settings import DeficitSettings
 def usable_items(
     scores: NDArray[np.float64], items: tuple, settings: DeficitSettings
 ) -> tuple[list[int], dict[str, str]]:
-    """Return the indices of items that can be fitted, and why the others cannot."""
+    """Return the indices of items that can be fitted, and why the others cannot.
+
+    Participants enough must have a deficit, and some cut between two levels must leave enough on
+    either side: where nearly all have a deficit, its degree still tells.
+    """
     usable: list[int] = []
     skipped: dict[str, str] = {}
     for k, item in enumerate(items):
@@ -31,14 +35,21 @@ def usable_items(
             skipped[item.name] = (
                 f'only {deficits} participants have a deficit; {settings.min_deficits} are needed'
             )
-        elif len(score) - deficits < settings.min_deficits:
+        elif _widest_split(score) < settings.min_deficits:
             skipped[item.name] = (
-                f'only {len(score) - deficits} participants are free of a deficit; '
-                f'{settings.min_deficits} are needed'
+                f'only {len(score) - deficits} participants are free of a deficit and the others '
+                f'differ too little; {settings.min_deficits} are needed on either side of a level'
             )
         else:
             usable.append(k)
     return usable, skipped
+
+
+def _widest_split(score: NDArray[np.float64]) -> int:
+    """Return the number on the smaller side of the most even cut between two levels."""
+    levels, counts = np.unique(score, return_counts=True)
+    below = np.cumsum(counts)[:-1]
+    return int(np.minimum(below, len(score) - below).max()) if len(levels) > 1 else 0
 
 
 def covariate_scales(

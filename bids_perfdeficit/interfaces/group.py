@@ -32,7 +32,7 @@ from bids_perfdeficit import pipeline
 from bids_perfdeficit.bids import (
     write_json,
 )
-from bids_perfdeficit.deficit import DeficitFit, DeficitSettings, Grid, Prepared
+from bids_perfdeficit.deficit import DeficitFit, DeficitSettings, Grid, Item, Prepared
 from bids_perfdeficit.interfaces.files import load_image
 from bids_perfdeficit.pipeline import CohortData, GroupOutput
 
@@ -208,10 +208,11 @@ class _AssembleInput(BaseInterfaceInputSpec):
     mask = File(exists=True, mandatory=True)
     coverage = File(exists=True, mandatory=True)
     unreadable = traits.Dict(desc='position to reason')
-    participants = traits.List(traits.Str, mandatory=True)
-    sessions = traits.List(traits.Str, mandatory=True)
-    items = traits.List(traits.Str, mandatory=True)
-    scores = traits.List(traits.List(traits.Float), mandatory=True)
+    rows = traits.List(
+        traits.Dict, mandatory=True, desc='of `Cohort.table`, one per position: what was used'
+    )
+    items = traits.List(traits.Dict, mandatory=True, desc='fields of `deficit.Item`')
+    scores = traits.List(traits.List(traits.Float), mandatory=True, desc='as levels')
     covariates = traits.List(traits.List(traits.Float), mandatory=True)
     covariate_names = traits.List(traits.Str, mandatory=True, desc='the volume is the last')
     dropped = traits.Dict(desc='participant to reason')
@@ -234,18 +235,22 @@ class AssembleCohort(SimpleInterface):
     def _run_interface(self, runtime: Bunch) -> Bunch:
         inputs = self.inputs
         measures = pd.read_csv(inputs.measures, sep='\t', index_col='position')
-        people = (inputs.participants, inputs.items, inputs.scores)
+        rows = pd.DataFrame(inputs.rows)
+        items = [Item(**{**item, 'values': tuple(item['values'])}) for item in inputs.items]
         data = pipeline.match_cohort(
             measures,
-            *people,
+            rows['participant_id'].str.removeprefix('sub-').tolist(),
+            items,
+            inputs.scores,
             inputs.covariates,
+            # When models are applied the table may have no scores.
+            values=rows.reindex(columns=[item.name for item in items]),
             covariate_names=inputs.covariate_names,
             facts=inputs.facts,
         )
         table = pipeline.cohort_table(
             measures,
-            *people,
-            sessions=inputs.sessions,
+            rows,
             unreadable={int(position): why for position, why in inputs.unreadable.items()},
             dropped=inputs.dropped,
         )

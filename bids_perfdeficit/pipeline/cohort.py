@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from bids_perfdeficit import ct, deficit
 from bids_perfdeficit.bids import sidecar_path
@@ -69,12 +69,14 @@ class CohortData:
         N labels, without ``sub-``.
     items : tuple of Item
     scores : (N, K) array
-        NaN where missing or not known.
+        As levels, which models take; NaN where missing or not known.
     covariates : (N, C) array
         C may be 0.
     covariate_names : tuple of str
     facts : mapping
         What the sidecar of each output says of how it was made, e.g. ``MapKind``.
+    values : (N, K) array, optional
+        The scores in their own units; by default the levels.
     """
 
     participants: tuple[str, ...]
@@ -83,18 +85,26 @@ class CohortData:
     covariates: NDArray[np.float64]
     covariate_names: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    values: NDArray[np.float64] | None = None
+
+    @property
+    def own_values(self) -> NDArray[np.float64]:
+        """(N, K) scores in their own units."""
+        return self.scores if self.values is None else self.values
 
     def save(self, path: Path) -> None:
         """Write everything to an ``.npz`` file."""
         plain = {
             'participants': self.participants,
-            'items': [[item.name, item.levels, item.mirror] for item in self.items],
+            'items': [
+                [item.name, item.levels, item.mirror, list(item.values)] for item in self.items
+            ],
             'covariate_names': self.covariate_names,
             'facts': dict(self.facts),
         }
         np.savez(
             path, plain=json.dumps(plain, default=str), scores=self.scores,
-            covariates=self.covariates,
+            covariates=self.covariates, values=self.own_values,
         )  # fmt: skip
 
     @classmethod
@@ -104,11 +114,15 @@ class CohortData:
             plain = json.loads(str(content['plain']))
             return cls(
                 tuple(plain['participants']),
-                tuple(deficit.Item(*item) for item in plain['items']),
+                tuple(
+                    deficit.Item(name, levels, mirror, tuple(values))
+                    for name, levels, mirror, values in plain['items']
+                ),
                 content['scores'],
                 content['covariates'],
                 tuple(plain['covariate_names']),
                 plain['facts'],
+                content['values'],
             )
 
 
@@ -219,10 +233,11 @@ def stack_cohort(
 def match_cohort(
     measures: pd.DataFrame,
     participants: Sequence[str],
-    items: Sequence[str],
-    scores: NDArray[np.float64],
-    covariates: NDArray[np.float64] | None = None,
+    items: Sequence[str | Item],
+    scores: ArrayLike,
+    covariates: ArrayLike | None = None,
     *,
+    values: ArrayLike | None = None,
     covariate_names: Sequence[str] = (),
     facts: Mapping[str, Any] | None = None,
 ) -> CohortData:
@@ -234,11 +249,14 @@ def match_cohort(
         Of the stack: one row a map, its position in `participants` as the index.
     participants : sequence of str
         Labels of all whose maps were given.
-    items : sequence of str
-        Names of NIHSS items.
+    items : sequence of str or Item
+        NIHSS items by their names; other scores as items.
     scores : (all, K) array
+        As levels.
     covariates : (all, C) array, optional
         Without the volume of the deficit, which `measures` has.
+    values : (all, K) array, optional
+        The scores in their own units, where those are not the levels.
     covariate_names : sequence of str
         A last one more than there are columns, ``total_deficit_volume``, adds the volume.
     facts : mapping, optional
@@ -256,21 +274,24 @@ def match_cohort(
         told['Recipe'] = found[0] if len(found) == 1 else found
     return CohortData(
         tuple(str(participants[i]) for i in kept),
-        tuple(deficit.Item(name, item_levels(name), item_mirror(name)) for name in items),
+        tuple(
+            deficit.Item(item, item_levels(item), item_mirror(item))
+            if isinstance(item, str)
+            else item
+            for item in items
+        ),
         np.asarray(scores, float).reshape(count, -1)[kept],
         table,
         names,
         told,
+        None if values is None else np.asarray(values, float).reshape(count, -1)[kept],
     )
 
 
 def cohort_table(
     measures: pd.DataFrame,
-    participants: Sequence[str],
-    items: Sequence[str],
-    scores: NDArray[np.float64],
+    rows: pd.DataFrame,
     *,
-    sessions: Sequence[str],
     unreadable: Mapping[int, str],
     dropped: Mapping[str, str],
 ) -> pd.DataFrame:
@@ -278,25 +299,24 @@ def cohort_table(
 
     Parameters
     ----------
-    measures, participants, items, scores
+    measures : DataFrame
         As for `match_cohort`.
-    sessions : sequence of str
-        Empty where there is none.
+    rows : DataFrame
+        From `bids.cohort.Cohort.table`: participants, sessions, and every score and covariate as
+        it was used.
     unreadable : mapping of int to str
         Position of each map that could not be used, with the reason.
     dropped : mapping of str to str
         Participants who were left out before, with the reason.
     """
-    frame = pd.DataFrame({'participant_id': [f'sub-{p}' for p in participants]}).assign(
-        session_id=list(sessions), status='analysed', reason=''
-    )
+    who = ['participant_id', 'session_id', 'score_session_id']
+    frame = rows[who].assign(status='analysed', reason='')
     for position, reason in unreadable.items():
         frame.loc[int(position), ['status', 'reason']] = ['left out', reason]
     for name in measures.columns:
         frame[name] = measures[name].reindex(frame.index)
-    table = np.asarray(scores, float).reshape(len(frame), -1)
-    for k, name in enumerate(items):
-        frame[name] = table[:, k]
+    for name in rows.columns.drop(who):
+        frame[f'used_{name}' if name in frame else name] = rows[name]
     gone = pd.DataFrame(
         [
             {'participant_id': f'sub-{label}', 'status': 'left out', 'reason': reason}
@@ -304,7 +324,7 @@ def cohort_table(
         ]
     )
     frame = pd.concat([frame, gone], ignore_index=True)
-    words = ['session_id', 'reason']
+    words = ['session_id', 'score_session_id', 'reason']
     frame[words] = frame[words].replace('', np.nan)
     return frame
 
@@ -396,6 +416,7 @@ def fit_outputs(fit: DeficitFit, data: CohortData, prepared: Prepared) -> Iterat
     yield GroupOutput('group_summary', summary, facts, entities)
     told = {
         'Items': [item.name for item in fit.items],
+        'Levels': [item.levels for item in fit.items],
         'Skipped': fit.skipped,
         'Device': fit.settings.device,
     }
@@ -457,7 +478,7 @@ def validation_outputs(validation: Validation, data: CohortData) -> Iterator[Gro
     eta = np.full(validation.probabilities.shape[:2], np.nan)
     predictions = deficit.Predictions(validation.items, validation.probabilities, eta)
     table = deficit.predictions_table(
-        _names(data), data.scores, predictions, fold=validation.folds
+        _names(data), data.own_values, predictions, fold=validation.folds
     )  # fmt: skip
     yield GroupOutput(
         'group_predictions', table, facts | _describe_levels(table), entities
@@ -552,7 +573,7 @@ def apply_model(fit: DeficitFit, maps: NDArray[np.float32], data: CohortData) ->
     if fit.covariate_names and fit.covariate_names != data.covariate_names:
         order = _match_names('covariates', fit.covariate_names, data.covariate_names)
         covariates = covariates[:, order]
-    _match_names('items', [i.name for i in fit.items], [i.name for i in data.items])
+    _find_items(fit.items, data)
     return fit.predict(maps, covariates)
 
 
@@ -560,10 +581,8 @@ def applied_outputs(
     predictions: Predictions, data: CohortData, model: str
 ) -> Iterator[GroupOutput]:
     """Yield the predictions of `apply_model`, beside the scores that are known."""
-    order = _match_names(
-        'items', [i.name for i in predictions.items], [i.name for i in data.items]
-    )
-    table = deficit.predictions_table(_names(data), data.scores[:, order], predictions)
+    order = _find_items(predictions.items, data)
+    table = deficit.predictions_table(_names(data), data.own_values[:, order], predictions)
     facts = _facts(data, model) | _describe_levels(table)
     yield GroupOutput('group_applied', table, facts, {'model': model})
 
@@ -629,6 +648,15 @@ def _match_names(what: str, wanted: Sequence[str], given: Sequence[str]) -> list
             fix=f'give the {what} of the model',
         )
     return [list(given).index(name) for name in wanted]
+
+
+def _find_items(items: Sequence[Item], data: CohortData) -> list[int]:
+    """Return the position of each item among those of the data, which may have more."""
+    wanted = [item.name for item in items]
+    given = [item.name for item in data.items if item.name in wanted]
+    _match_names('items', wanted, given)
+    every = [item.name for item in data.items]
+    return [every.index(name) for name in wanted]
 
 
 def _describe_items(items: Sequence[Item]) -> dict[str, Any]:

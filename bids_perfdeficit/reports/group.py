@@ -292,7 +292,8 @@ class _Page:
         for item in self.items:
             if item not in analysed:
                 continue
-            score = analysed[item]
+            # scores of many values are counted by the levels that models take
+            score = analysed.get(f'{item}_level', analysed[item])
             counts = score.value_counts()
             levels = max(levels, int(score.max()) if score.notna().any() else 0)
             rows.append((item, score.notna().sum(), score.isna().sum(), counts))

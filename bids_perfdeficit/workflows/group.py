@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pandas as pd
@@ -134,10 +135,9 @@ def init_cohort_wf(
         stack.inputs.params = str(next(iter(plan.models.values())).absolute())
     assemble = pe.Node(
         AssembleCohort(
-            participants=list(cohort.participants),
-            sessions=[e.session for e in cohort.entries],
-            items=[item.name for item in plan.items],
-            scores=_rows(cohort.scores, len(cohort.entries), len(plan.items)),
+            rows=cohort.table().to_dict('records'),
+            items=[dataclasses.asdict(item) for item in plan.items],
+            scores=_rows(cohort.levels, len(cohort.entries), len(plan.items)),
             covariates=_rows(cohort.covariates, len(cohort.entries), 0),
             covariate_names=list(cohort.covariate_names),
             dropped=dict(cohort.dropped),

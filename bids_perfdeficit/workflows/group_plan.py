@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from bids_perfdeficit.bids.cohort import (
     add_covariates,
     add_scores,
     find_cohort,
-    item_levels,
     item_mirror,
 )
+from bids_perfdeficit.bids.scores import table_files
 from bids_perfdeficit.deficit import DeficitFit, DeficitSettings, Item
 from bids_perfdeficit.deficit.rules import usable_items
 from bids_perfdeficit.errors import InputError
@@ -154,7 +154,11 @@ def make_group_plan(settings: Settings) -> GroupPlan:
         return _plan_apply(settings, cohort, models, facts)
     session = next(iter(settings.inputs.session_label), None)
     cohort, scores = add_scores(
-        cohort, _score_source(settings), items=options.items, session=session
+        cohort,
+        _score_source(settings),
+        items=options.items,
+        session=session,
+        higher_is_better=options.higher_is_better,
     )
     if options.covariates:
         cohort = add_covariates(cohort, options.covariates, _tables(settings))
@@ -165,8 +169,11 @@ def make_group_plan(settings: Settings) -> GroupPlan:
             fix=f'give at least {FEWEST}; a map of one item needs a hundred or more',
             path=cohort.source,
         )
-    items = tuple(_item(name) for name in cohort.scores.columns)
-    usable, skipped = usable_items(cohort.scores.to_numpy(float), items, DeficitSettings())
+    items = tuple(
+        Item(m.name, m.levels, item_mirror(m.name), m.values if m.grouped or m.reverse else ())
+        for m in cohort.measures
+    )
+    usable, skipped = usable_items(cohort.levels.to_numpy(float), items, DeficitSettings())
     if not usable:
         raise InputError(
             'no item can be fitted: '
@@ -262,7 +269,7 @@ def find_models(settings: Settings) -> tuple[dict[str, Path], dict[str, Any]]:
     models : dict of str to Path
         Parameters by model.
     facts : dict
-        ``Items`` of all models, in the order of the first that has them, ``Covariates`` and
+        ``Levels`` by name of the items of all models together, ``Covariates`` and
         ``CovariateColumns``; all models agree on space, resolution, map kind and covariates.
 
     Raises
@@ -299,17 +306,17 @@ def find_models(settings: Settings) -> tuple[dict[str, Path], dict[str, Any]]:
         _check_record(path)
         _check_items(path, content)
         models[told['Model']] = path
-        if not facts:
-            facts = {k: content.get(k, []) for k in ('Items', 'Covariates', 'CovariateColumns')}
-            continue
-        if content.get('Covariates', []) != facts['Covariates']:
+        if facts and content.get('Covariates', []) != facts['Covariates']:
             raise InputError(
-                f'was fitted with the covariates {content.get("Covariates", [])}, another model '
-                f'with {facts["Covariates"]}',
-                fix='name one of the files with --apply',
+                f'was fitted with other covariates than {next(iter(models))}',
+                fix='apply one model at a time: give its params.pt to --apply',
                 path=path,
             )
-        facts['Items'] = list(dict.fromkeys([*facts['Items'], *content.get('Items', [])]))
+        facts.setdefault('Covariates', content.get('Covariates', []))
+        facts.setdefault('CovariateColumns', content.get('CovariateColumns', []))
+        facts.setdefault('Levels', {}).update(
+            zip(content.get('Items', []), content.get('Levels', []), strict=False)
+        )
     if not models:
         raise InputError(
             'there is no tpl-*_model-*_params.pt in it',
@@ -350,7 +357,7 @@ def _plan_apply(
     settings: Settings, cohort: Cohort, models: dict[str, Path], facts: Mapping[str, Any]
 ) -> GroupPlan:
     names = [str(n) for n in facts.get('Covariates', [])]
-    items = tuple(_item(str(name)) for name in facts.get('Items', []))
+    items = tuple(Item(str(name), int(levels)) for name, levels in facts['Levels'].items())
     scores = None
     try:
         cohort, scores = add_scores(
@@ -360,9 +367,10 @@ def _plan_apply(
             session=next(iter(settings.inputs.session_label), None),
             required=False,
         )
-    except InputError:  # new patients need no scores, unless they were named
+    except InputError as error:  # new patients need no scores, unless they were named
         if settings.group.scores is not None:
             raise
+        cohort = replace(cohort, notes=(*cohort.notes, f'no scores are known ({error.reason})'))
     if names:
         cohort = add_covariates(
             cohort, facts.get('CovariateColumns') or names, _tables(settings), expected=names
@@ -390,25 +398,12 @@ def _plan_apply(
 
 
 def _score_source(settings: Settings) -> Path:
-    """Return the table that was named, otherwise the dataset that has one."""
-    if settings.group.scores is not None:
-        return settings.group.scores
-    for root in (settings.inputs.bids_dir, settings.inputs.output_dir):
-        if (root / 'phenotype' / 'nihss.tsv').is_file():
-            return root
-    return settings.inputs.bids_dir
+    """Return the table that was named, otherwise the dataset; never an output of our own."""
+    return settings.group.scores or settings.inputs.bids_dir
 
 
 def _tables(settings: Settings) -> list[Path]:
-    inputs, scores = settings.inputs, settings.group.scores
-    return [
-        *(root / 'participants.tsv' for root in (inputs.bids_dir, inputs.output_dir)),
-        *((scores,) if scores is not None else ()),
-    ]
-
-
-def _item(name: str) -> Item:
-    return Item(name, item_levels(name), item_mirror(name))
+    return [p for p in (settings.inputs.bids_dir, settings.group.scores) if p is not None]
 
 
 def group_tasks(cohort: Cohort, settings: Settings) -> dict[tuple[str, str], Task]:
@@ -463,6 +458,8 @@ def _options(cohort: Cohort, settings: Settings) -> dict[str, Any]:
         'participants': digest([[e.participant, e.session] for e in cohort.entries]),
         'dropped': digest(dict(cohort.dropped)),
         'scores': digest(np.nan_to_num(cohort.scores.to_numpy(float), nan=-1).tolist()),
+        'levels': digest([[m.edges, m.values, m.reverse] for m in cohort.measures]),
+        'score_sessions': digest(cohort.score_sessions.to_numpy().tolist()),
         'adjusted': digest(np.nan_to_num(cohort.covariates.to_numpy(float), nan=-1e9).tolist()),
     }
 
@@ -470,10 +467,8 @@ def _options(cohort: Cohort, settings: Settings) -> dict[str, Any]:
 def _inputs(cohort: Cohort, settings: Settings) -> dict[str, Path]:
     """Return all files that a cohort was read from, by BIDS URI."""
     paths = [p for e in cohort.entries for p in (e.map, e.mask)]
-    if cohort.source is not None:
-        paths.append(cohort.source)
-    if cohort.covariates.size:
-        paths += [path for path in _tables(settings) if path.is_file()]
+    if cohort.source is not None or cohort.covariates.size:
+        paths += [path for source in _tables(settings) for path in table_files(source)]
     return {_uri(path, settings): path.absolute() for path in dict.fromkeys(paths)}
 
 

@@ -97,7 +97,10 @@ def test_participants_without_scores_fall_out_and_strangers_are_told(out, tmp_pa
 
 @pytest.mark.parametrize(
     ('items', 'piece'),
-    [(['12'], "'12' is no item"), (['9'], 'no participant with a map has a score of nihss_9')],
+    [
+        (['12'], "'12' is neither an item"),
+        (['9'], 'no participant with a map has a score of nihss_9'),
+    ],
 )
 def test_items_that_are_no_items_or_have_no_scores_are_told(out, tmp_path, items, piece):
     table = write(tmp_path / 'nihss.tsv', 'participant_id nihss_5a\nsub-01 0\n')
@@ -178,3 +181,134 @@ def test_free_text_is_no_covariate(tmp_path):
 
 def test_labels_hold_letters_and_digits_only():
     assert contrast_label('nihss_5a') == 'nihss5a'
+
+
+def test_the_table_of_the_cohort_holds_what_was_used(tmp_path):
+    for number in range(1, 8):
+        leave(tmp_path / 'out', f'{number:02d}', 'x' if number == 1 else None)
+    (tmp_path / 'scores.csv').write_text(
+        'id,visit,nihss_5a,grip,age\n'
+        + ''.join(f'{n},base,{n % 3},{40.5 - n},{60 + n}\n' for n in range(1, 6))
+        + '6,day1,0,n/a,999\n7,base,2,12,89+\n'
+    )
+    cohort, _ = add_scores(
+        find_cohort([tmp_path / 'out'], space=SPACE),
+        tmp_path / 'scores.csv',
+        items=['5a', 'grip'],
+        higher_is_better=['grip'],
+    )
+    table = add_covariates(cohort, ['age'], [tmp_path / 'scores.csv']).table()
+    assert table['participant_id'].tolist() == [f'sub-0{n}' for n in range(1, 8)]
+    assert table['session_id'].tolist() == ['x', *[''] * 6]
+    assert table['score_session_id'].tolist() == [*['base'] * 5, 'day1', 'base']
+    assert table['nihss_5a'].tolist() == [1, 2, 0, 1, 2, 0, 2]
+    assert table['grip'].tolist()[:2] == [39.5, 38.5]
+    assert np.isnan(table['grip'][5])
+    assert table['grip_level'].dropna().is_monotonic_increasing
+    np.testing.assert_array_equal(table['age'], [61, 62, 63, 64, 65, np.nan, 89])
+    assert 'nihss_5a_level' not in table
+
+
+@pytest.mark.parametrize(
+    ('better', 'told'),
+    [(['9'], 'is not one of the scores'), (['5a'], 'a higher nihss_5a is worse')],
+)
+def test_higher_is_better_only_where_it_can_be(out, tmp_path, better, told):
+    table = write(tmp_path / 'nihss.tsv', 'participant_id nihss_5a\nsub-01 0\n')
+    with pytest.raises(InputError, match=told):
+        add_scores(find_cohort([out], space=SPACE), table, items=['5a'], higher_is_better=better)
+
+
+def test_the_usual_direction_of_a_well_known_scale_is_asked_for(out, tmp_path):
+    rows = ''.join(f'sub-0{n} {n * 20}\n' for n in range(1, 6))
+    table = write(tmp_path / 'x.tsv', f'participant_id barthel\n{rows}')
+    cohort, _ = add_scores(find_cohort([out], space=SPACE), table, items=['barthel'])
+    assert any('give --higher-is-better barthel' in note for note in cohort.notes)
+
+
+def test_a_table_with_the_total_alone_is_analysed_by_it(out, tmp_path):
+    rows = ''.join(f'sub-0{n} {n}\n' for n in range(1, 6))
+    table = write(tmp_path / 'x.tsv', f'participant_id NIHSS\n{rows}')
+    cohort, _ = add_scores(find_cohort([out], space=SPACE), table)
+    assert list(cohort.scores) == ['nihss_total']
+    assert any('its total is used' in note for note in cohort.notes)
+
+
+def test_two_scores_whose_files_would_have_one_name_are_refused(out, tmp_path):
+    path = tmp_path / 'x.csv'
+    path.write_text('id,mRS 90,mRS_9-0\n1,2,3\n')
+    with pytest.raises(InputError, match='would give files of one name'):
+        add_scores(find_cohort([out], space=SPACE), path, items=['mRS 90', 'mRS_9-0'])
+
+
+def test_maps_of_sessions_without_an_order_are_left_out_with_the_way_out(tmp_path):
+    leave(tmp_path, '01', 'alpha')
+    leave(tmp_path, '01', 'beta')
+    leave(tmp_path, '02', 'alpha')
+    cohort = find_cohort([tmp_path], space=SPACE)
+    assert cohort.participants == ('02',)
+    assert '--session-label' in cohort.dropped['01']
+    assert find_cohort([tmp_path], space=SPACE, session='beta').participants == ('01',)
+
+
+def test_scores_follow_the_session_of_the_map(tmp_path):
+    for label in ('01', '02'):
+        leave(tmp_path / 'out', label, 'day1')
+    table = write(
+        tmp_path / 'x.tsv',
+        'participant_id session_id nihss_9\n'
+        + ''.join(f'sub-{p} ses-{s} {n}\n' for p in ('01', '02') for s, n in
+                  (('baseline', 3), ('day1', 1))),
+    )  # fmt: skip
+    cohort, _ = add_scores(find_cohort([tmp_path / 'out'], space=SPACE), table)
+    assert cohort.scores['nihss_9'].tolist() == [1, 1]
+    assert cohort.table()['score_session_id'].tolist() == ['day1', 'day1']
+
+
+def test_folders_with_strange_names_are_sorted(tmp_path):
+    for label in ('²', '10', '9' * 90):
+        leave(tmp_path, label)
+    assert len(find_cohort([tmp_path], space=SPACE).entries) == 3
+
+
+@pytest.mark.parametrize('name', ['スコア', 'Größe', '²'])
+def test_a_label_is_made_of_any_name(name):
+    label = contrast_label(name)
+    assert label
+    assert label.isascii()
+    assert label.isalnum()
+    assert label != contrast_label('あ')
+
+
+@pytest.mark.parametrize('code', ['-9', '9', '99', '999'])
+def test_a_code_among_words_is_missing(scored, tmp_path, code):
+    table = write(
+        tmp_path / 'participants.tsv',
+        'participant_id smoker\nsub-01 yes\nsub-02 no\n' + f'sub-03 {code}\nsub-04 yes\n',
+    )
+    cohort = add_covariates(scored, ['smoker'], [table])
+    assert cohort.covariate_names == ('smoker_yes',)
+    np.testing.assert_array_equal(cohort.covariates['smoker_yes'], [1, 0, np.nan, 1, np.nan])
+    assert f'covariate smoker: taken as missing: {code} (1)' in cohort.notes
+
+
+def test_covariates_are_looked_for_in_a_whole_dataset(scored, tmp_path):
+    raw = tmp_path / 'raw'
+    (raw / 'phenotype').mkdir(parents=True)
+    write(raw / 'participants.tsv', 'participant_id age\nsub-01 70\nsub-02 71\n')
+    write(raw / 'phenotype/history.tsv', 'participant_id mrs\n1 0\n2 3\n')
+    (raw / 'phenotype/zz.tsv').write_bytes(b'PK\x03\x04')  # never reached
+    cohort = add_covariates(scored, ['age', 'mrs'], [raw])
+    assert cohort.covariates['mrs'].tolist()[:2] == [0, 3]
+
+
+def test_the_covariate_of_the_session_of_the_map_is_used(tmp_path):
+    for label in ('01', '02'):
+        leave(tmp_path / 'out', label, '2')
+    table = write(
+        tmp_path / 'x.tsv',
+        'participant_id session_id nihss_9 weight\n'
+        'sub-01 1 0 70\nsub-01 2 1 80\nsub-02 1 0 71\nsub-02 2 1 81\n',
+    )
+    cohort, _ = add_scores(find_cohort([tmp_path / 'out'], space=SPACE), table)
+    assert add_covariates(cohort, ['weight'], [table]).covariates['weight'].tolist() == [80, 81]

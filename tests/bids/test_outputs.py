@@ -196,6 +196,36 @@ def test_participants_keep_what_the_raw_dataset_tells(tmp_path):
     assert (out / 'participants.json').is_file()
 
 
+@pytest.mark.parametrize(
+    ('content', 'want'),
+    [
+        ('participant_id\tage\tort\nsub-01\t70.50\tKöln\nsub-02\t\tn/a\n'.encode('cp1252'),
+         'participant_id\tage\tort\nsub-01\t70.50\tKöln\nsub-02\tn/a\tn/a\n'),
+        ('participant_id;age\n1;070\n2;1e3\n'.encode('utf-16'),
+         'participant_id\tage\nsub-01\t070\nsub-02\t1e3\n'),
+        (b'age\tparticipant_id\tsession_id\n1\tsub-01\tb\n2\tsub-01\ta\n3\tsub-02\ta\n',
+         'participant_id\tage\tsession_id\n'
+         'sub-01\t1\tb\nsub-01\t2\ta\nsub-02\t3\ta\n'),
+        (b'participant_id\tsex\nsub-09\tF\n', 'participant_id\tsex\nsub-01\tn/a\nsub-02\tn/a\n'),
+    ],
+)  # fmt: skip
+def test_no_column_row_or_spelling_of_the_raw_table_is_lost(tmp_path, content, want):
+    (tmp_path / 'raw').mkdir()
+    (tmp_path / 'raw' / 'participants.tsv').write_bytes(content)
+    for _ in range(2):
+        path = write_participants(
+            tmp_path / 'out', bids_dir=tmp_path / 'raw', participants=['02', '01']
+        )
+        assert path.read_text() == want
+
+
+def test_a_raw_table_that_cannot_be_read_is_a_warning(tmp_path, caplog):
+    (tmp_path / 'participants.tsv').write_bytes(b'participant_id\tage\nsub-01\t1\nsub-02\n')
+    path = write_participants(tmp_path / 'out', bids_dir=tmp_path, participants=['01'])
+    assert path.read_text() == 'participant_id\nsub-01\n'
+    assert 'row 3 has 1 cells' in caplog.text
+
+
 def test_jobs_that_write_at_once_lose_nobody(tmp_path):
     code = (
         'import sys; from bids_perfdeficit.bids import write_dataset_files, write_participants; '

@@ -14,6 +14,7 @@ from pathlib import Path
 import filelock
 import nibabel as nib
 import numpy as np
+import openpyxl
 import pandas as pd
 import pytest
 
@@ -233,7 +234,7 @@ BAD_TABLES = {
     ),
     'text in numbers': (
         lambda t: t[['participant_id']].assign(nihss_5a='weak'),
-        'no participant with a map has a score',
+        '48 of 48 scores are not whole numbers (weak (48))',
     ),
     'no scores': (
         lambda t: t[['participant_id']].assign(colour='red'),
@@ -491,3 +492,59 @@ def test_a_damaged_map_is_the_fault_of_one_participant(made, tmp_path, capsys):
     assert 'cannot be read as NIfTI' in left_out.loc['sub-002', 'reason']
     assert 'is missing' in left_out.loc['sub-003', 'reason']
     assert (people['status'] == 'analysed').sum() == COUNT - 3
+
+
+@pytest.fixture(scope='module')
+def isles(made, tmp_path_factory) -> Path:
+    """Return a dataset with the workbooks of ISLES'24, whose scores follow the made ones."""
+    root = tmp_path_factory.mktemp('isles')
+    table = table_of(made).set_index('participant_id')
+    severity = table[list(SUBSTRATES)].astype(int).sum(axis=1)
+    for label, score in severity.items():
+        folder = root / 'phenotype' / str(label)
+        rows = {
+            'ses-01/{}_ses-01_demographic_baseline.xlsx': {
+                'Age': 70,
+                'NIHSS at admission': float(2 * score),
+                'mRS at admission': min(score, 5),
+            },
+            'ses-02/{}_ses-02_outcome.xlsx': {'Barthel': 100 - 7.5 * score},
+        }  # fmt: skip
+        for name, row in rows.items():
+            book = openpyxl.Workbook()
+            book.active.append(list(row))
+            book.active.append(list(row.values()))
+            path = folder / name.format(label)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            book.save(path)
+    return root
+
+
+def test_isles24_goes_through_with_total_mrs_and_a_score_that_is_better_when_higher(
+    made, isles, tmp_path
+):
+    names = ['nihss_total', 'mRS at admission', 'Barthel']
+    done = run(
+        isles, tmp_path, 'group', '-d', made.out, *QUICK, '--items', *names,
+        '--higher-is-better', 'Barthel',
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    people = pd.read_csv(path(tmp_path, 'group_cohort'), sep='\t')
+    total = people['nihss_total']
+    np.testing.assert_array_equal(people['Barthel'], 100 - 7.5 * total / 2)
+    # levels count from the mildest, whichever way the score goes
+    assert people['nihss_total_level'].equals(people['Barthel_level'])
+    assert people['nihss_total_level'].corr(total, method='spearman') > 0.95
+    for model in ('ridge', 'spatial'):
+        rows = pd.read_csv(path(tmp_path, 'group_predictions', model=model), sep='\t')
+        for name in names:
+            own = rows[rows['item'] == name].set_index('participant_id')
+            true = people.set_index('participant_id')[name]
+            assert own['score'].dropna().equals(true[own.index].astype(float).rename('score'))
+            assert own['expected'].between(true.min(), true.max()).all()
+            assert own['expected'].corr(own['score'], method='spearman') > 0.3, (model, name)
+        told = path(
+            tmp_path, 'group_statmap', model=model, contrast='mRSatadmission', stat='effect'
+        )
+        assert told.is_file()
+    assert 'mRS at admission' in (tmp_path / 'group.html').read_text()

@@ -14,7 +14,7 @@ import pytest
 
 from bids_perfdeficit.bids import output_path
 from bids_perfdeficit.bids.cohort import find_cohort
-from bids_perfdeficit.bids.nihss import read_scores
+from bids_perfdeficit.bids.scores import read_scores
 from bids_perfdeficit.cli.phantom import main
 from bids_perfdeficit.phantom.cohort import make_cohort
 from bids_perfdeficit.phantom.scores import ITEMS, substrates

@@ -56,10 +56,13 @@ def fit(made, data):
 @pytest.fixture(scope='module')
 def outputs(made, data, measures, fit):
     image = nib.Nifti1Image(made.grid.mask.astype(np.uint8), made.grid.affine)
+    rows = pd.DataFrame({'participant_id': [f'sub-{name}' for name in data.participants]})
+    rows = rows.assign(
+        session_id='', score_session_id='', **dict(zip(NAMES, made.scores.T, strict=True))
+    )
     table = pipeline.cohort_table(
-        measures, data.participants, NAMES, made.scores, sessions=[''] * 90,
-        unreadable={3: 'is damaged'}, dropped={'x': 'no map'},
-    )  # fmt: skip
+        measures, rows, unreadable={3: 'is damaged'}, dropped={'x': 'no map'}
+    )
     problem = (made.prepared, data, 'ridge', SETTINGS)
     validation = pipeline.validate_model(*problem, folds=2)
     null = [pipeline.fit_shuffled(*problem, numbers=[n]) for n in (0, 1)]
