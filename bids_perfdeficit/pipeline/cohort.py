@@ -342,7 +342,7 @@ def cohort_outputs(
     mask, coverage : Nifti1Image
         Of the stack.
     """
-    facts = _facts(data)
+    facts = _without_seed(_facts(data))
     yield GroupOutput('group_mask', mask, facts)
     yield GroupOutput('group_coverage', coverage, facts)
     columns = _describe_items(data.items)
@@ -583,7 +583,7 @@ def applied_outputs(
     """Yield the predictions of `apply_model`, beside the scores that are known."""
     order = _find_items(predictions.items, data)
     table = deficit.predictions_table(_names(data), data.own_values[:, order], predictions)
-    facts = _facts(data, model) | _describe_levels(table)
+    facts = _without_seed(_facts(data, model)) | _describe_levels(table)
     yield GroupOutput('group_applied', table, facts, {'model': model})
 
 
@@ -618,6 +618,11 @@ def _facts(data: CohortData, model: str | None = None) -> dict[str, Any]:
     """Return what every sidecar of a cohort says, with the model where there is one."""
     facts = {**data.facts, 'N': len(data.participants), 'Covariates': list(data.covariate_names)}
     return facts if model is None else facts | {'Model': model}
+
+
+def _without_seed(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts for what has nothing random in it: another seed leaves it as it is."""
+    return {name: value for name, value in facts.items() if name != 'RandomSeed'}
 
 
 def _image(grid: Grid, values: NDArray) -> nib.Nifti1Image:
