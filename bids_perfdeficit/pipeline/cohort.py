@@ -345,7 +345,7 @@ def cohort_outputs(
     facts = _without_seed(_facts(data))
     yield GroupOutput('group_mask', mask, facts)
     yield GroupOutput('group_coverage', coverage, facts)
-    columns = _describe_items(data.items)
+    columns = _describe_items(data.items) | _describe_used(table, data)
     if RECIPE in table:
         columns[RECIPE] = {'Description': 'Recipe that the map was computed by'}
     yield GroupOutput('group_cohort', table, facts | columns)
@@ -676,6 +676,20 @@ def _describe_items(items: Sequence[Item]) -> dict[str, Any]:
                 level: text for level, text in known['Levels'].items() if level.isdigit()
             }
     return told
+
+
+def _describe_used(table: pd.DataFrame, data: CohortData) -> dict[str, Any]:
+    """Return the description of the levels that models took, and of covariates."""
+    told = {
+        f'{item.name}_level': {
+            'Description': f'Level of {item.name} that the models take, from 0, the mildest'
+        }
+        for item in data.items
+    }
+    for name in data.covariate_names:
+        for column in (name, f'covariate_{name}', f'used_{name}'):
+            told[column] = {'Description': f'Covariate {name} as it was used'}
+    return {column: entry for column, entry in told.items() if column in table}
 
 
 def _describe_levels(table: pd.DataFrame) -> dict[str, Any]:

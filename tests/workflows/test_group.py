@@ -147,13 +147,13 @@ def test_what_shapes_a_result_has_it_made_again(cohort, tmp_path, change):
     table = tmp_path / 'scores.tsv'
     table.write_text('the table')
     cohort = replace(cohort, source=table)
-    settings = settings_for(tmp_path, model=('ridge',), folds=0)
+    settings = settings_for(tmp_path, model=('ridge',), folds=0, scores=table)
     plan = plan_for(cohort, settings)
     for stage, model in plan.tasks:
         finish(plan, stage, model)
     assert not plan_for(cohort, settings).busy
     if change == 'seed':
-        settings = settings_for(tmp_path, model=('ridge',), folds=0, seed=2)
+        settings = settings_for(tmp_path, model=('ridge',), scores=table, folds=0, seed=2)
     elif change == 'scores':
         cohort.scores.loc['01', 'nihss_5a'] = 1.0
     elif change == 'covariates':
@@ -165,9 +165,11 @@ def test_what_shapes_a_result_has_it_made_again(cohort, tmp_path, change):
     elif change == 'order':
         cohort = replace(cohort, scores=cohort.scores.assign(nihss_9=0.0))
     elif change == 'resolution':
-        settings = settings_for(tmp_path, model=('ridge',), folds=0, resolution=2.0)
+        settings = settings_for(tmp_path, model=('ridge',), scores=table, folds=0, resolution=2.0)
     else:
-        settings = settings_for(tmp_path, model=('ridge',), folds=0, map_kind=MapKind.ASYMMETRY)
+        settings = settings_for(
+            tmp_path, model=('ridge',), scores=table, folds=0, map_kind=MapKind.ASYMMETRY
+        )
     assert 'fit' in plan_for(cohort, settings).to_run('ridge')
 
 
