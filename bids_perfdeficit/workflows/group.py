@@ -10,6 +10,7 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow
 
 from bids_perfdeficit import __version__
+from bids_perfdeficit.bids.scales import MOST_LEVELS
 from bids_perfdeficit.interfaces.group import (
     ApplyModel,
     AssembleCohort,
@@ -319,12 +320,14 @@ For {len(cohort.entries)} participants {maps} in *{space}* were averaged to {pla
             f'The scores were predicted by models ({", ".join(plan.models)}) that had been fitted '
             'on other participants; nothing was fitted again.\n\n'
         )
+    cut = [measure.name for measure in cohort.measures if measure.grouped]
+    grouped = f' ({", ".join(cut)} cut into at most {MOST_LEVELS} levels)' if cut else ''
     text += f"""\
 Voxels were analysed in which at least {options.min_coverage:.1%} of the participants had a deficit
 (later than the mirrored voxel by more than {DEFICIT_THRESHOLD:g}) and half had been scanned. Maps
 were completed and denoised by probabilistic principal components [@ppca]. Each of
-{len(plan.items) - len(plan.skipped)} NIHSS items was an ordinal score; untestable and missing ones
-were left out{f', and {covariates} were covariates' if covariates else ''}.
+{len(plan.items) - len(plan.skipped)} scores was ordinal{grouped}; untestable and missing ones were
+left out{f', and {covariates} were covariates' if covariates else ''}.
 
 """
     text += ''.join(_MODEL_TEXTS[model] for model in plan.model_names)
