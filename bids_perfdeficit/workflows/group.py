@@ -12,6 +12,7 @@ from niworkflows.engine.workflows import LiterateWorkflow
 
 from bids_perfdeficit import __version__
 from bids_perfdeficit.bids import resolution_label
+from bids_perfdeficit.bids.scales import MOST_LEVELS
 from bids_perfdeficit.deficit import get_model
 from bids_perfdeficit.deficit.settings import DEFICIT_THRESHOLD
 from bids_perfdeficit.interfaces.derivatives import GroupSink
@@ -327,12 +328,14 @@ For {len(cohort.entries)} participants {maps} in *{space}* were averaged to {pla
             f'The scores were predicted by models ({", ".join(plan.models)}) that had been fitted '
             'on other participants; nothing was fitted again.\n\n'
         )
+    cut = [measure.name for measure in cohort.measures if measure.grouped]
+    grouped = f' ({", ".join(cut)} cut into at most {MOST_LEVELS} levels)' if cut else ''
     text += f"""\
 Voxels were analysed in which at least {options.min_coverage:.1%} of the participants had a deficit
 (later than the mirrored voxel by more than {DEFICIT_THRESHOLD:g}) and half had been scanned. Maps
 were completed and denoised by probabilistic principal components [@ppca]. Each of
-{len(plan.items) - len(plan.skipped)} NIHSS items was an ordinal score; untestable and missing ones
-were left out{f', and {covariates} were covariates' if covariates else ''}.
+{len(plan.items) - len(plan.skipped)} scores was ordinal{grouped}; untestable and missing ones were
+left out{f', and {covariates} were covariates' if covariates else ''}.
 
 """
     text += ''.join(f'{get_model(model).methods}\n' for model in plan.model_names)

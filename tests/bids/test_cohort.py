@@ -164,6 +164,8 @@ def test_a_covariate_that_no_table_has_is_told_with_those_there_are(scored, tmp_
     table = write(tmp_path / 'participants.tsv', 'participant_id age\nsub-01 70\n')
     with pytest.raises(InputError, match=r"'height' is in no table \(columns: age\)"):
         add_covariates(scored, ['height'], [table])
+    with pytest.raises(InputError, match="'participant_id' is in no table"):
+        add_covariates(scored, ['participant_id'], [table])
 
 
 def test_free_text_is_no_covariate(tmp_path):

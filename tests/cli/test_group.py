@@ -236,6 +236,10 @@ BAD_TABLES = {
         lambda t: t[['participant_id']].assign(nihss_5a='weak'),
         '48 of 48 scores are not whole numbers (weak (48))',
     ),
+    'two examinations': (
+        lambda t: pd.concat([t, t.iloc[[2]].assign(nihss_5b='4', nihss_5a='3')]),
+        '003 (rows 4, 50); add a session_id column and choose with --session-label',
+    ),
     'no scores': (
         lambda t: t[['participant_id']].assign(colour='red'),
         'no column holds an NIHSS item',
@@ -262,8 +266,7 @@ def test_a_doubtful_table_runs_and_every_doubt_is_told(made, tmp_path, capsys):
     table = table_of(made)
     table.loc[0, 'nihss_5a'] = 'weak'
     table.loc[1, 'participant_id'] = 'sub-stranger'
-    extra = table.iloc[[2]].assign(nihss_5b='4')
-    pd.concat([table, extra]).to_csv(tmp_path / 'scores.tsv', sep='\t', index=False)
+    pd.concat([table, table.iloc[[2]]]).to_csv(tmp_path / 'scores.tsv', sep='\t', index=False)
     code, told, _ = here(
         capsys, made.raw, tmp_path / 'out', 'group', '-d', made.out, '--dry-run',
         '--scores', tmp_path / 'scores.tsv', *QUICK,
@@ -272,7 +275,7 @@ def test_a_doubtful_table_runs_and_every_doubt_is_told(made, tmp_path, capsys):
     assert f'{COUNT - 1} participants' in told
     assert '001 (weak)' in told
     assert 'have no images and are left out: stranger' in told
-    assert '2 rows of 003 contradict each other' in told
+    assert 'rows that are there twice and agree are counted once: 003' in told
     assert 'sub-002: left out: there is no row in scores.tsv' in told
 
 
