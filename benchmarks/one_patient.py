@@ -31,9 +31,10 @@ def measure(version: Path, bids_dir: Path, options: list[str]) -> dict[str, floa
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as out:
         run = subprocess.run(
-            [sys.executable, '-m', 'bids_perfdeficit.cli.run', str(bids_dir), out,
+            [sys.executable, '-m', 'bids_perfdeficit.cli.run', str(bids_dir.resolve()), out,
              'participant', *options],
-            env={**os.environ, 'PYTHONPATH': str(version)},
+            # Not in the folder of a version: Python would import the package that lies there.
+            env={**os.environ, 'PYTHONPATH': str(version)}, cwd=out,
             capture_output=True, text=True, check=True,
         )  # fmt: skip
     seconds = {step: float(took) for step, took in STEP.findall(run.stderr)}

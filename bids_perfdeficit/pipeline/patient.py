@@ -296,7 +296,9 @@ def compute_maps(
     ValueError
         When the brain is empty.
     """
-    import torch  # noqa: F401  (here: not all who import this module compute maps)
+    # Loaded here, because not all who import this module compute maps; before `one_thread`, which
+    # holds only what is loaded.
+    import torch  # noqa: F401
 
     with one_thread():
         return _compute_maps(patient, settings or PerfusionSettings(), device, threads)
