@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+from bids_perfdeficit.ct.skull import Closure, close_skull
 from bids_perfdeficit.errors import InputError
 
 #: HU, after smoothing: fluid and brain, with fresh blood; fat is below, bone above.
@@ -77,12 +78,13 @@ def extract_brain(image: nib.Nifti1Image) -> Brain:
     smooth = ndimage.gaussian_filter(values, SMOOTH_MM / spacing, truncate=3)
     coarse = _shrink(smooth, factor)
     mm = factor * spacing
-    found = _coarse_brain(coarse, mm)
+    closure = close_skull(coarse, coarse > BONE_HU, mm)
+    found = _coarse_brain(coarse, closure, mm)
     if found.sum() * mm**3 / 1000 < MIN_BRAIN_ML:
         raise InputError(
             'no brain was found inside a skull', fix='check that the image is a head CT with skull'
         )
-    mask = _refine(smooth, found, factor, spacing)
+    mask = _refine(smooth, found, closure, factor, spacing)
     mask = _grow_to_table(values, mask, spacing)
     volume = float(mask.sum() * spacing**3 / 1000)
     notes = []
@@ -100,8 +102,11 @@ def _shrink(values: np.ndarray, factor: int) -> np.ndarray:
     return padded.reshape(x, factor, y, factor, z, factor).mean((1, 3, 5), dtype=np.float32)
 
 
-def _coarse_brain(smooth: np.ndarray, mm: float) -> np.ndarray:
-    tissue = (smooth > TISSUE_HU[0]) & (smooth < TISSUE_HU[1]) & _enclosed(smooth > BONE_HU)
+def _coarse_brain(smooth: np.ndarray, closure: Closure, mm: float) -> np.ndarray:
+    tissue = (smooth > TISSUE_HU[0]) & (smooth < TISSUE_HU[1]) & ~closure.outside
+    tissue &= _enclosed(smooth > BONE_HU, closure)
+    # Within the skull also metal, its streaks and calcifications belong to the brain; air does not.
+    tissue |= closure.inside & (smooth > TISSUE_HU[0] - 100)
     depth = ndimage.distance_transform_edt(np.pad(tissue, 1))[1:-1, 1:-1, 1:-1] * mm
     core = _largest(depth > PART_MM)
     core = _cut_neck(core, mm)
@@ -109,10 +114,14 @@ def _coarse_brain(smooth: np.ndarray, mm: float) -> np.ndarray:
     return _largest(tissue & near)
 
 
-def _enclosed(bone: np.ndarray) -> np.ndarray:
-    """Return where there is bone to the left, right, front and back at the same level."""
+def _enclosed(bone: np.ndarray, closure: Closure) -> np.ndarray:
+    """Return where there is bone, or an opening, to the left, right, front and back."""
+    bone = bone | closure.outside
     inside = np.ones_like(bone)
     for axis in (0, 1):
+        for edge in (0, -1):  # where the scan cuts the head, the opening lies beyond it
+            at = (slice(None),) * axis + (edge,)
+            bone[at] |= closure.open_[at]
         inside &= np.logical_or.accumulate(bone, axis)
         inside &= np.flip(np.logical_or.accumulate(np.flip(bone, axis), axis), axis)
     return inside
@@ -139,18 +148,23 @@ def _cut_neck(core: np.ndarray, mm: float) -> np.ndarray:
     return core
 
 
-def _refine(smooth: np.ndarray, found: np.ndarray, factor: int, spacing: float) -> np.ndarray:
+def _refine(
+    smooth: np.ndarray, found: np.ndarray, closure: Closure, factor: int, spacing: float
+) -> np.ndarray:
     """Carry the coarse mask to the fine grid, to the edge that the fine image shows."""
-    mask = found
-    for axis in range(3):
-        mask = np.repeat(mask, factor, axis)
-    mask = mask[tuple(slice(n) for n in smooth.shape)]
+
+    def enlarge(coarse: np.ndarray) -> np.ndarray:
+        for axis in range(3):
+            coarse = np.repeat(coarse, factor, axis)
+        return coarse[tuple(slice(n) for n in smooth.shape)]
+
+    mask = enlarge(found)
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
     box = tuple(slice(max(s.start - 6, 0), s.stop + 6) for s in box)
     part = mask[box]
     tissue = (smooth[box] > TISSUE_HU[0]) & (smooth[box] < TISSUE_HU[1])
     near = ndimage.distance_transform_edt(~part) * spacing <= COARSE_MM
-    part = tissue & near
+    part = (tissue | enlarge(closure.inside)[box]) & near & ~enlarge(closure.outside)[box]
     # Sulci, vessels and calcifications inside the brain belong to it.
     ball = ndimage.generate_binary_structure(3, 1)
     steps = max(1, round(2.0 / spacing))
