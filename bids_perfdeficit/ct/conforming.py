@@ -62,11 +62,14 @@ class Conformed:
         A sentence each.
     coverage : Coverage
         What of the head was scanned.
+    slice_mm : float
+        Largest voxel size of the scan, mm: the thickness of its slices.
     """
 
     image: nib.Nifti1Image
     notes: tuple[str, ...]
     coverage: Coverage
+    slice_mm: float = 0.0
 
 
 def conform(volume: CTVolume, *, spacing: float = 1.0) -> Conformed:
@@ -103,7 +106,9 @@ def conform(volume: CTVolume, *, spacing: float = 1.0) -> Conformed:
     affine = np.diag([spacing, spacing, spacing, 1.0])
     affine[:3, 3] = low
     values = resample(image, shape, affine)
-    return Conformed(nib.Nifti1Image(values, affine), tuple(notes), coverage)
+    return Conformed(
+        nib.Nifti1Image(values, affine), tuple(notes), coverage, float(sizes.max())
+    )
 
 
 def resample(

@@ -31,6 +31,9 @@ AVERAGE_MM = np.array([66.0, 83.0, 68.0])
 AVERAGE_WEIGHT = 0.04
 #: mm from the inner table within which a voxel is not certainly inside.
 INSIDE_MM = 4.0
+#: Degrees of elevation below which there are orbits and sinuses behind thin bone, and the share of
+#: the ellipsoid's radius that is certainly within the skull there.
+BASE_DEGREES, BASE_SHARE = 0.0, 0.5
 #: Share of the ellipsoid's radius by which bone of the vault may be nearer or farther.
 NEARER, FARTHER = 0.72, 1.22
 
@@ -78,9 +81,7 @@ def close_skull(smooth: np.ndarray, bone: np.ndarray, mm: float) -> Closure:
     start = np.zeros(vault.shape)
     for _ in range(3):  # from the first centre, which may lie off the middle, to the ellipsoid's
         distance = _inner_table(skull, centre, directions, mm)
-        ratio = distance / _fit(distance, directions, vault)[1]
-        known = np.where(_off_rims(vault & (ratio > NEARER) & (ratio < FARTHER)), distance, np.inf)
-        centre = centre + _fit(known, directions, vault)[0] / mm
+        centre = centre + _fit(distance, directions, vault)[0] / mm
     for _ in range(2):
         # Within the vault, bone far from the ellipsoid is a calcified falx, a coil or a catheter.
         distance = _inner_table(skull, centre, directions, mm, start)
@@ -115,6 +116,9 @@ def close_skull(smooth: np.ndarray, bone: np.ndarray, mm: float) -> Closure:
     # The nearest of neighbouring directions, so that a ray through a foramen does not count.
     nearest = np.minimum(np.where(found, distance, filled), filled)
     nearest = ndimage.minimum_filter(np.pad(nearest, ((0, 0), (1, 1)), mode='wrap'), 3)[:, 1:-1]
+    # Behind thin bone below lie orbits and sinuses.
+    thin = np.broadcast_to(elevation[:, None] < np.radians(BASE_DEGREES), vault.shape)
+    nearest = np.where(thin, np.minimum(nearest, BASE_SHARE * ellipsoid), nearest)
     inside = high & (radius < nearest[row, column] - INSIDE_MM)
     cell = filled**2 * np.cos(elevation)[:, None] * np.radians(STEP_DEGREES) ** 2
     return Closure(outside, open_, inside, float(cell[~found & vault].sum() / 100))
