@@ -150,7 +150,9 @@ def test_other_formats_and_colours_are_refused(tmp_path):
 @pytest.mark.parametrize('length', [1, 4, 300])
 def test_damage_that_still_unpacks_is_found_by_the_checksum(tmp_path, length):
     path = tmp_path / 'map.nii.gz'
-    nib.save(nib.Nifti1Image(np.arange(64000, dtype=np.int16).reshape(40, 40, 40), np.eye(4)), path)
+    nib.save(
+        nib.Nifti1Image(np.arange(64000, dtype=np.int16).reshape(40, 40, 40), np.eye(4)), path
+    )
     whole = path.read_bytes()
     rng = np.random.default_rng(length)
     for at in rng.integers(200, len(whole) - 400, 10):

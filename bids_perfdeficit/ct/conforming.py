@@ -106,9 +106,7 @@ def conform(volume: CTVolume, *, spacing: float = 1.0) -> Conformed:
     affine = np.diag([spacing, spacing, spacing, 1.0])
     affine[:3, 3] = low
     values = resample(image, shape, affine)
-    return Conformed(
-        nib.Nifti1Image(values, affine), tuple(notes), coverage, float(sizes.max())
-    )
+    return Conformed(nib.Nifti1Image(values, affine), tuple(notes), coverage, float(sizes.max()))
 
 
 def resample(

@@ -169,7 +169,9 @@ def read_ct(path: str | Path, *, role: str = 'NCCT', max_gb: float = MAX_GB) -> 
     if scale is not None and not scale.is_hounsfield:
         values = _rescale(values, scale, path)
         mean, flat = blocks(values, sizes)
-        told = '' if scale.known else '; no converter is known to do this, so look at the densities'
+        told = (
+            '' if scale.known else '; no converter is known to do this, so look at the densities'
+        )
         notes.append(f'{role}: values were {scale.describe()} HU and were shifted back{told}')
     values[without], values[infinite] = AIR_HU, METAL_HU
     if values.min() < AIR_HU:
@@ -253,16 +255,24 @@ def _find_sides(
             path=path,
         )
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1)
-    sheared = np.abs(axes.T @ axes - np.eye(3)).max() > np.sin(np.radians(SHEAR_DEGREES))
-    if sheared:
-        corners[2] = 0  # the slices themselves; their stack is sheared in the sform alone
-    off = (sform - qform)[:3, :3] @ corners + (sform - qform)[:3, 3:]
-    most = float(np.linalg.norm(off, axis=0).max())
+    shears = np.abs(axes.T @ axes - np.eye(3)).max() > np.sin(np.radians(SHEAR_DEGREES))
+
+    def distance(one: np.ndarray, points: np.ndarray) -> float:
+        off = (one - qform)[:3, :3] @ points + (one - qform)[:3, 3:]
+        return float(np.linalg.norm(off, axis=0).max())
+
+    most = distance(sform, corners)
+    if shears:
+        # No qform holds a shear. Converters write that of the slices (dcm2niix), in which their
+        # stack alone differs, or that of the closest rotation (nibabel).
+        slices = corners * [[1], [1], [0]]
+        closest = sform.copy()
+        left, _, right = np.linalg.svd(axes)
+        closest[:3, :3] = left @ right * np.linalg.norm(sform[:3, :3], axis=0)
+        most = min(distance(sform, slices), distance(closest, corners))
     difference = most / float(np.linalg.norm(affine[:3, :3], axis=0).max())
     if most > 0.01:
-        notes.append(
-            f'{role}: sform and qform differ by up to {most:.2g} mm; the sform was used'
-        )
+        notes.append(f'{role}: sform and qform differ by up to {most:.2g} mm; the sform was used')
     return affine, Geometry('sform', codes[0], difference), notes
 
 

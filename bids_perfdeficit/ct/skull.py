@@ -159,7 +159,11 @@ def _directions() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     elevation = np.radians(np.arange(LOWEST_DEGREES, 90.0, STEP_DEGREES))
     azimuth = np.radians(np.arange(0.0, 360.0, STEP_DEGREES))
     e, a = np.meshgrid(elevation, azimuth, indexing='ij')
-    return elevation, azimuth, np.stack([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)], -1)
+    return (
+        elevation,
+        azimuth,
+        np.stack([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)], -1),
+    )
 
 
 def _inner_table(
