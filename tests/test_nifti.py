@@ -158,5 +158,5 @@ def test_damage_that_still_unpacks_is_found_by_the_checksum(tmp_path, length):
     for at in rng.integers(200, len(whole) - 400, 10):
         path.write_bytes(whole[:at] + bytes(b ^ 85 for b in whole[at : at + length])
                          + whole[at + length :])  # fmt: skip
-        with pytest.raises(InputError, match='truncated or damaged|cannot be read'):
+        with pytest.raises(InputError, match=r'truncated or damaged|cannot be read'):
             read_nifti(path)

@@ -1,8 +1,8 @@
 """Find the brain in a head CT, from density and the skull around it.
 
 Classical morphology, without weights to download: soft tissue that the skull surrounds, separated
-from the face and the neck by erosion, and cut at the foramen magnum. Where the skull is open or cut
-by the field of view, it is closed first. Must not know templates.
+from the face and the neck by erosion, and cut at the foramen magnum. Where the skull is open, or
+cut by the field of view, it is closed first. Must not know templates.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ COARSE_MM = 2.0
 #: mm of bone around a voxel whose peak is that of the inner table, and mm by which the mask may
 #: grow into the table's blurred flank.
 TABLE_MM, FLANK_MM = 5.0, 3.0
-#: Both in thick slices, in which bone is smeared further: share of the slice thickness, and mm that
-#: are enough for slices of 10 mm.
+#: Both in thick slices, in which bone is smeared further: share of the slice thickness, and mm
+#: that are enough for slices of 10 mm.
 THICK_SHARE, THICKEST_MM = (0.8, 0.6), (8.0, 6.0)
 #: HU of brain, and the HU between which half of the table's peak lies for thin and dense bone.
 BRAIN_HU, HALF_HU = 35.0, (120.0, 520.0)
@@ -122,7 +122,7 @@ def _shrink(values: np.ndarray, factor: int) -> np.ndarray:
 def _coarse_brain(smooth: np.ndarray, closure: Closure, mm: float) -> np.ndarray:
     tissue = (smooth > TISSUE_HU[0]) & (smooth < TISSUE_HU[1]) & ~closure.outside
     tissue &= _enclosed(smooth > BONE_HU, closure)
-    # Within the skull also metal, its streaks and calcifications belong to the brain; air does not.
+    # Within the skull, metal, its streaks and calcifications belong to the brain; air does not.
     tissue |= closure.inside & (smooth > TISSUE_HU[0] - 100)
     depth = ndimage.distance_transform_edt(np.pad(tissue, 1))[1:-1, 1:-1, 1:-1] * mm
     core = _largest(depth > PART_MM)

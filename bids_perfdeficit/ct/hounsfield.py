@@ -22,8 +22,8 @@ GAP_TOLERANCE = 0.045
 TISSUE_RANGE, AIR_RANGE = (-5.0, 75.0), (-1110.0, -890.0)
 #: Slopes that converters are known to leave: applied twice or not at all, a sign, a scale of 10.
 SLOPES = (1, -1, 2, 0.5, -2, -0.5, 4, 0.25, 10, 0.1, 3, 1.5, 5, 8, 16, 100, 0.01, 0.001)
-#: HU by which converters are known to shift: an intercept that was left out or applied twice (1000,
-#: 1024), the offset of a signed type (8192, 32768, as Philips and others write), and multiples.
+#: HU by which converters are known to shift: an intercept that was left out or applied twice
+#: (1000, 1024), the offset of a signed type (8192, 32768), and multiples.
 SHIFTS = (0, 1000, 1024, -1000, -1024, 2000, 2048, -2000, -2048, 8192, -8192, 32768, -32768)
 #: HU by which the peaks may miss those of a known shift: what they vary between scanners.
 SHIFT_TOLERANCE = 26.0

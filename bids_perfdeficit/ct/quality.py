@@ -1,8 +1,8 @@
 """How well a patient's scans were prepared, in numbers that a person can check.
 
-Works on the prepared images alone, so that the numbers can be had for any earlier run. Which values
-fail a participant or make it doubtful stands in ``data/reports/quality.yml``. Must not know where
-the images lie.
+Works on the prepared images alone, so that the numbers can be had for any earlier run. The values
+that fail a participant or make it doubtful are in ``data/reports/quality.yml``. Must not know
+where the images lie.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ HEAD_WINDOW = (-200.0, 1000.0)
 SAME_HU = 1.0
 #: HU that are bone, or a calcification, when both scans have them.
 DENSE_HU = 120.0
-#: mm from the edge of the brain, and from bone in it, within which misaligned bone looks like contrast.
+#: mm from the edge of the brain, and from bone in it, within which misaligned bone looks like
+#: contrast.
 RIM_MM = 4.0
 #: mm of the grid on which the head is compared with its mirror image.
 MIRROR_MM = 4.0
@@ -128,8 +129,9 @@ def measure_pair(
         ``cta_coverage``, the share of the brain that the CTA shows; ``identical_share``, the share
         of the brain in which both hold the same values; ``arterial_contrast``
         (HU), how much farther the bright tail of CTA - NCCT in the brain reaches than the dark one
-        (percentiles 99.95 and 0.05), and ``swapped_contrast``, the reverse; ``enhancement`` (HU), the median difference in the brain;
-        ``scan_correlation`` of the two in the brain and the skull around it.
+        (percentiles 99.95 and 0.05), and ``swapped_contrast``, the reverse; ``enhancement`` (HU),
+        the median difference in the brain; ``scan_correlation`` of the two in the brain and the
+        skull around it.
     """
     mask = np.asarray(brain.dataobj) > 0
     spacing = np.asarray(brain.header.get_zooms()[:3], dtype=float)

@@ -20,7 +20,7 @@ MIN_BONE_ML = 2.0
 #: Degrees between the directions, and the lowest of them: below lie the foramen magnum and the
 #: neck, where the brain ends without bone.
 STEP_DEGREES, LOWEST_DEGREES = 4.0, -60.0
-#: Degrees above which the skull is an ellipsoid by and large; the base below has a shape of its own.
+#: Degrees above which the skull is close to an ellipsoid; the base below is not.
 VAULT_DEGREES = -15.0
 #: mm from the centre to the farthest bone of any head.
 REACH_MM = 135.0

@@ -124,7 +124,7 @@ def test_a_hole_in_the_skull_costs_no_brain(patient, closed, where, radius, fill
     if fill < 0 and radius != 40:
         pytest.skip('one radius is enough')
     spoilt = with_hole(floats(patient.ncct), DIRECTIONS[where], radius, fill)
-    lost, left, right, overlap, found = losses(spoilt, patient)
+    lost, left, _, overlap, found = losses(spoilt, patient)
     assert lost - closed[0] < 0.03
     if where == 'right':
         assert left - closed[1] < 0.002

@@ -109,6 +109,10 @@ def test_a_cut_head_shows_as_open_surface(pair, brain):
     assert measure(cut[0], cta, cut[1])['brain_open'] > 25
 
 
+#: The scale in a sidecar, but for its shift.
+HU_READ = {'HUSlope': 1, 'HUScaleKnown': True}
+
+
 @pytest.mark.parametrize(
     ('ncct', 'cta', 'expected'),
     [
