@@ -25,6 +25,9 @@ from bids_perfdeficit.errors import InputError
 
 _LOG = logging.getLogger('bids_perfdeficit.bids')
 
+#: Columns of ``participants.tsv`` beside those of the raw dataset.
+VERDICT_COLUMNS = ('verdict', 'verdict_reasons')
+
 #: Of the specification that the outputs follow.
 BIDS_VERSION = '1.10.0'
 
@@ -102,7 +105,8 @@ def write_participants(
     """Write ``participants.tsv``: who is in OUTPUT_DIR, with all that BIDS_DIR says of them.
 
     Participants are those given and those that have a folder in OUTPUT_DIR already. All columns
-    and rows of the original that concern them are kept as text; empty cells become ``n/a``. Jobs
+    and rows of the original that concern them are kept as text; empty cells become ``n/a``. The
+    verdicts on their results are added as `VERDICT_COLUMNS`. Jobs
     that write at the same time converge on all participants: after writing, each looks again.
 
     Parameters
@@ -133,9 +137,32 @@ def write_participants(
         frame = pd.DataFrame({'participant_id': labels})
         if table is not None:
             frame = frame.merge(_rows_of(table, labels), on='participant_id', how='left')
+        verdicts = [_read_verdicts(out_dir / label) for label in labels]
+        if any(status for status, _ in verdicts):
+            for name, column in zip(VERDICT_COLUMNS, zip(*verdicts, strict=True), strict=True):
+                frame[f'perfdeficit_{name}' if name in frame else name] = list(column)
         write_tsv(frame.replace('', 'n/a'), path)
         if _folders(out_dir) == labels:
             return path
+
+
+def _read_verdicts(folder: Path) -> tuple[str, str]:
+    """Return status and reasons of a participant; of several sessions, each with its name."""
+    found = []
+    for path in sorted(
+        (*folder.glob('records/*_verdict.json'), *folder.glob('ses-*/records/*_verdict.json'))
+    ):
+        with contextlib.suppress(InputError):
+            told = read_json(path)
+            session = path.name.removesuffix('_verdict.json').partition('_')[2]
+            reasons = '; '.join(map(str, told.get('Reasons', [])))
+            found.append((session, str(told.get('Status', '')), ' '.join(reasons.split())))
+    if len(found) == 1:
+        return found[0][1:]
+    return (
+        '; '.join(f'{session} {status}'.strip() for session, status, _ in found),
+        '; '.join(f'{session} {reasons}'.strip() for session, _, reasons in found if reasons),
+    )
 
 
 def _folders(out_dir: Path) -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from bids_perfdeficit import __version__
@@ -35,7 +36,15 @@ from bids_perfdeficit.stages.task import (
     refresh,
     withdraw,
 )
-from bids_perfdeficit.workflows.plan import Plan, describe, make_plan, path_of, record_path
+from bids_perfdeficit.stages.verdict import judge
+from bids_perfdeficit.workflows.plan import (
+    Plan,
+    describe,
+    make_plan,
+    path_of,
+    read_facts,
+    record_path,
+)
 
 #: Pairs of scans in one workflow. Nipype's graph takes 2.5 MB a pair, and the lock of each pair a
 #: file descriptor; starting a workflow costs about as much as a tenth of a patient.
@@ -102,23 +111,20 @@ class ParticipantLevel(Level):
         for plan in self.plans.values():
             for note in (*plan.pair.notes, *plan.notes):
                 LOGGER.info('%s: %s', plan.pair.prefix, note)
-        write_participants(
-            self.output_dir,
-            bids_dir=self.settings.inputs.bids_dir,
-            participants=[plan.pair.participant for plan in self.plans.values()],
-        )
+        self._write_participants()
         for problem in self.found.problems:
             name = f'sub-{problem.participant}' if problem.participant else 'dataset'
             reasons = [str(problem)]
             book.add(Outcome(name, 'failed', [*self._known(book, name), *reasons]))
             if problem.participant and (self.output_dir / name).is_dir():
                 # What an earlier run left must not be taken for a result of these scans.
-                self._write_verdict(problem.participant, problem.session, 'failed', reasons)
+                failure = Outcome(name, 'failed', reasons)
+                self._write_verdict(problem.participant, problem.session, failure)
         idle = [plan for plan in self.plans.values() if plan not in self._busy]
         for plan in idle:
             for name, task in plan.tasks.items():
                 refresh(task, plan.states[name])
-        book.add(*(Outcome(plan.pair.prefix, 'complete') for plan in idle))
+        book.add(*map(self._judged, idle))
 
     @staticmethod
     def _known(book: Logbook, name: str) -> list[str]:
@@ -131,8 +137,9 @@ class ParticipantLevel(Level):
 
     def _unit(self, plan: Plan) -> Unit:
         pair = plan.pair
-        names = {'participant': pair.participant, 'session': pair.session}
-        lock = output_path(self.output_dir, 'lock', **names)
+        lock = output_path(
+            self.output_dir, 'lock', participant=pair.participant, session=pair.session
+        )
         images = self._path(pair, 'preproc_ct').parent
         figures = self._path(pair, 'figure_brain').parent
         return Unit(pair.prefix, lock, (images, figures), lock.parent, pair)
@@ -211,16 +218,28 @@ class ParticipantLevel(Level):
                     f'ended without {plan.to_run[0]} and without an error; '
                     'memory may have run out: give more with --mem, or --low-mem.'
                 ]
-            status = 'failed' if reasons else 'complete'
-            outcome = Outcome(unit.name, status, list(reasons), book.progress.seconds.get(branch))
+            outcome = (
+                Outcome(unit.name, 'failed', list(reasons)) if reasons else self._judged(plan)
+            )
+            outcome.seconds = book.progress.seconds.get(branch)
             self._report(plan, outcome)
             pair = plan.pair
-            self._write_verdict(pair.participant, pair.session, outcome.status, outcome.reasons)
+            self._write_verdict(pair.participant, pair.session, outcome)
             outcomes.append(outcome)
         return outcomes
 
+    def _judged(self, plan: Plan) -> Outcome:
+        """Return the verdict on a participant whose stages are all done."""
+        pair = plan.pair
+        verdict = judge(_read_metrics(self._path(pair, 'qc_metrics')))
+        doubts = [doubt.removesuffix('.') for doubt in pair.doubts]
+        status = 'doubtful' if verdict.status == 'complete' and doubts else verdict.status
+        return Outcome(pair.prefix, status, [*verdict.reasons, *doubts])
+
     def finish(self, book: Logbook) -> None:
         from bids_perfdeficit.reports.cohort import build_index
+
+        self._write_participants()
 
         statuses = {o.name: (o.status, o.reasons) for o in book.outcomes.values()}
         try:
@@ -245,10 +264,11 @@ class ParticipantLevel(Level):
             participant=plan.pair.participant,
             session=plan.pair.session,
         )
+        outcome = self._judged(plan)
         return (
             any(task.record.exists() or task.pending.exists() for task in plan.others)
-            or _read_status(verdict) != 'complete'
-            or not examine(self._page_task(plan, Outcome(plan.pair.prefix, 'complete'))).done
+            or read_facts(verdict) != _facts(outcome)
+            or not examine(self._page_task(plan, outcome)).done
         )
 
     def _page_task(self, plan: Plan, outcome: Outcome) -> Task:
@@ -284,8 +304,12 @@ class ParticipantLevel(Level):
                 self.output_dir,
                 plan.pair,
                 space=self.settings.processing.output_spaces[0],
+                verdict=outcome.status,
                 errors=outcome.reasons if outcome.status == 'failed' else (),
-                notes=plan.notes,
+                notes=[
+                    *(f'Doubtful: {r}.' for r in outcome.reasons if outcome.status == 'doubtful'),
+                    *plan.notes,
+                ],
                 methods=self._methods_once(),
                 settings=self.settings.to_toml(SHAPING),
                 versions=plan.software,
@@ -309,15 +333,27 @@ class ParticipantLevel(Level):
             self._methods = self.methods()
         return self._methods
 
-    def _write_verdict(
-        self, participant: str, session: str | None, status: str, reasons: Sequence[str]
-    ) -> None:
+    def _write_verdict(self, participant: str, session: str | None, outcome: Outcome) -> None:
         path = output_path(self.output_dir, 'verdict', participant=participant, session=session)
-        write_json({'Status': status, 'Reasons': list(reasons)}, path)
+        write_json(_facts(outcome), path)
+
+    def _write_participants(self) -> None:
+        write_participants(
+            self.output_dir,
+            bids_dir=self.settings.inputs.bids_dir,
+            participants=[plan.pair.participant for plan in self.plans.values()],
+        )
 
 
-def _read_status(path: Any) -> str:
+def _facts(outcome: Outcome) -> dict[str, Any]:
+    """Return what the file of a verdict holds."""
+    return {'Status': outcome.status, 'Reasons': list(outcome.reasons)}
+
+
+def _read_metrics(path: Path) -> dict[str, str]:
+    """Return the one row of a table of quality metrics; empty where there is none."""
     try:
-        return str(json.loads(path.read_text(encoding='utf-8'))['Status'])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ''
+        with path.open(encoding='utf-8', newline='') as stream:
+            return next(csv.DictReader(stream, delimiter='\t'), {})
+    except OSError:
+        return {}

@@ -4,43 +4,6 @@ Knows Hounsfield units, affines and templates. Must not know BIDS names, Nipype,
 scores. Images are nibabel images with (X, Y, Z) arrays; the conformed ones are in RAS order.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from importlib import import_module
-from typing import Any
-
-#: Public name -> submodule. Loaded on first use, so that importing the room costs nothing.
-_PUBLIC: dict[str, str] = {
-    'Brain': 'brain',
-    'extract_brain': 'brain',
-    'Conformed': 'conforming',
-    'Coverage': 'conforming',
-    'conform': 'conforming',
-    'resample': 'conforming',
-    'measure_quality': 'quality',
-    'CTVolume': 'reading',
-    'read_ct': 'reading',
-    'RigidResult': 'registration',
-    'TemplateTransform': 'registration',
-    'register_cta': 'registration',
-    'register_template': 'registration',
-    'Template': 'templates',
-    'load_template': 'templates',
-    'Transform': 'warping',
-    'all_points': 'warping',
-    'apply_transform': 'warping',
-    'carry': 'warping',
-    'grid_points': 'warping',
-    'read_rigid': 'warping',
-    'read_transform': 'warping',
-    'sample': 'warping',
-    'write_rigid': 'warping',
-}
-
-__all__ = list(_PUBLIC)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(import_module(f'{__name__}.{_PUBLIC[name]}'), name)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -6,7 +6,9 @@ slices are undone in the one interpolation that there is. Must not know what is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -62,11 +64,17 @@ class Conformed:
         A sentence each.
     coverage : Coverage
         What of the head was scanned.
+    slice_mm : float
+        Largest voxel size of the scan, mm: the thickness of its slices.
+    provenance : mapping
+        How the scan was read: `CTVolume.provenance`.
     """
 
     image: nib.Nifti1Image
     notes: tuple[str, ...]
     coverage: Coverage
+    slice_mm: float = 0.0
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 def conform(volume: CTVolume, *, spacing: float = 1.0) -> Conformed:
@@ -103,7 +111,10 @@ def conform(volume: CTVolume, *, spacing: float = 1.0) -> Conformed:
     affine = np.diag([spacing, spacing, spacing, 1.0])
     affine[:3, 3] = low
     values = resample(image, shape, affine)
-    return Conformed(nib.Nifti1Image(values, affine), tuple(notes), coverage)
+    return Conformed(
+        nib.Nifti1Image(values, affine), tuple(notes), coverage, float(sizes.max()),
+        volume.provenance(),
+    )  # fmt: skip
 
 
 def resample(

@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +71,15 @@ class RigidResult:
         ``Correlation`` in and around the brain, ``Rotation`` (degrees), ``Translation`` (mm).
     notes : tuple of str
         What makes it doubtful.
+    provenance : mapping
+        How the CTA was read: `CTVolume.provenance`, where the caller knows it.
     """
 
     matrix: np.ndarray
     image: nib.Nifti1Image
     quality: dict[str, float]
     notes: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ class ConformNCCT(SimpleInterface):
         self._results['out_file'] = save_image(conformed.image, runtime.cwd, 'ncct.nii')
         self._results['meta'] = {
             'SourceSHA256': hash_file(self.inputs.in_file),
+            **conformed.provenance,
             'Notes': list(conformed.notes),
             'CoverageComplete': conformed.coverage.complete,
             'CoverageMissing': list(conformed.coverage.missing),
@@ -100,6 +101,7 @@ class RegisterCTA(SimpleInterface):
         self._results['out_xfm'] = str(xfm)
         self._results['meta'] = {
             'SourceSHA256': hash_file(self.inputs.cta),
+            **result.provenance,
             'Registration': result.quality,
             'Notes': list(result.notes),
         }

@@ -14,7 +14,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from bids_perfdeficit import pipeline
+from bids_perfdeficit import ct, pipeline
 from bids_perfdeficit.bids import sidecar_path
 from bids_perfdeficit.interfaces.files import load_image
 
@@ -49,9 +49,9 @@ class MeasureResults(SimpleInterface):
             'ncct', 'cta', 'brain', 'subtraction',
             'std_brain_mask', 'std_toa', 'std_perfusion', 'std_hypoperfused',
         )  # fmt: skip
-        coverage, inflow = (
+        ncct, cta, inflow = (
             json.loads(sidecar_path(Path(path)).read_text(encoding='utf-8'))
-            for path in (self.inputs.ncct, self.inputs.perfusion)
+            for path in (self.inputs.ncct, self.inputs.cta, self.inputs.perfusion)
         )
         found = pipeline.measure_images(
             *(load_image(getattr(self.inputs, name)) for name in names),
@@ -62,7 +62,8 @@ class MeasureResults(SimpleInterface):
                 inflow.get('InflowPoints', []),
                 tuple(inflow.get('Unusual', ())),
             ),
-            missing=coverage.get('CoverageMissing', ()),
+            missing=ncct.get('CoverageMissing', ()),
+            found=ct.sidecar_metrics(ncct, cta),
         )
         for key, frame in (('qc_metrics', found.quality), ('regions_metrics', found.regions)):
             path = Path(runtime.cwd) / f'{key}.tsv'

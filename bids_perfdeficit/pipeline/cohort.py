@@ -227,7 +227,9 @@ def stack_cohort(
     recipes = [_read_recipe(files[position]) for position in stack.measures.index]
     if not any(recipes):
         return stack
-    return replace(stack, measures=stack.measures.assign(**{RECIPE: recipes}))
+    measures = stack.measures.copy()
+    measures[RECIPE] = recipes
+    return replace(stack, measures=measures)
 
 
 def match_cohort(

@@ -11,7 +11,7 @@ which results do not depend. Must not know BIDS names, Nipype, settings files or
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from bids_perfdeficit import ct, perfusion
 from bids_perfdeficit.ct.templates import DEFAULT_SPACE
+from bids_perfdeficit.errors import InputError
 from bids_perfdeficit.perfusion.settings import PerfusionSettings
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Prepared:
         Of the ``cta`` and the ``template`` registration.
     notes : tuple of str
         What makes the preparation doubtful, a sentence each.
+    provenance : tuple of two mappings
+        How NCCT and CTA were read: `ct.CTVolume.provenance`.
     """
 
     ncct: nib.Nifti1Image
@@ -71,6 +74,7 @@ class Prepared:
     missing: tuple[str, ...] = ()
     quality: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    provenance: tuple[Mapping[str, Any], Mapping[str, Any]] = field(default=({}, {}))
 
 
 @dataclass(frozen=True)
@@ -219,6 +223,7 @@ def prepare(
         conformed.coverage.missing,
         {'cta': rigid.quality, 'template': warp.quality},
         (*conformed.notes, *brain.notes, *rigid.notes, *warp.notes),
+        (conformed.provenance, rigid.provenance),
     )
 
 
@@ -243,11 +248,20 @@ def align_cta(
     """Read a CTA and align it with a conformed NCCT.
 
     See `ct.read_ct` and `ct.register_cta`, whose notes and errors are joined.
+
+    Raises
+    ------
+    InputError
+        Also when the two scans are not an NCCT and a CTA of one head; see `ct.check_pair`.
     """
     volume = ct.read_ct(path, role='CTA')
     with one_thread():
         result = ct.register_cta(ncct, volume.image, brain, seed=seed, work_dir=work_dir)
-    return replace(result, notes=(*volume.notes, *result.notes))
+    try:
+        ct.check_pair(ncct, result.image, brain)
+    except InputError as error:
+        raise InputError(error.reason, fix=error.fix, path=path) from None
+    return replace(result, notes=(*volume.notes, *result.notes), provenance=volume.provenance())
 
 
 def align_template(
@@ -496,6 +510,7 @@ def measure(patient: Prepared, maps: Maps, standard: StandardMaps) -> Measuremen
         patient.ncct, patient.cta, patient.brain, maps.subtraction,
         standard.brain, standard.toa, standard.perfusion, standard.hypoperfused,
         forward=patient.forward, space=patient.space, inflow=maps.inflow, missing=patient.missing,
+        found=ct.sidecar_metrics(*patient.provenance),
     )  # fmt: skip
 
 
@@ -513,6 +528,7 @@ def measure_images(
     space: str = DEFAULT_SPACE,
     inflow: Inflow | None = None,
     missing: Sequence[str] = (),
+    found: Mapping[str, object] | None = None,
 ) -> Measurements:
     """Measure volumes, regions, the likely occlusion, and the quality of the scans.
 
@@ -530,6 +546,8 @@ def measure_images(
         Where the front started.
     missing : sequence of str
         Parts of the head that the NCCT does not show.
+    found : mapping, optional
+        Metrics that were measured when the scans were read; see `ct.sidecar_metrics`.
 
     Returns
     -------
@@ -560,8 +578,18 @@ def measure_images(
             perfusion.evidence(hypoperfused, np.asarray(filled.dataobj), inside, std_brain.affine)
         )
         quality: dict[str, object] = dict(
-            ct.measure_quality(ncct, cta, brain, subtraction, std_brain, template.brain_mask)
+            ct.measure_quality(
+                ncct,
+                cta,
+                brain,
+                subtraction,
+                std_brain,
+                template.brain_mask,
+                std_ncct=ct.apply_transform(ncct, template.brain_mask, forward),
+                template_density=template.pseudo_ct,
+            )
         )
+        quality |= found or {}
     # Of the whole brain: only the first row has them, and only if the calibration holds.
     for column, value in (
         ('occlusion_site', finding.site),
@@ -572,8 +600,8 @@ def measure_images(
         ('occlusion_next_side', finding.next_side),
         ('occlusion_next_confidence', finding.next_confidence),
     ):
-        found = None if inflow.unusual else value
-        regions[column] = pd.Series([found], dtype=object).reindex(regions.index)
+        known = None if inflow.unusual else value
+        regions[column] = pd.Series([known], dtype=object).reindex(regions.index)
     hemisphere = regions.set_index('region').loc['hemisphere']
     quality |= {
         'coverage_missing': ', '.join(missing) or 'none',

@@ -42,6 +42,7 @@ def build_page(
     pair: ScanPair,
     *,
     space: str,
+    verdict: str = '',
     errors: Sequence[str] = (),
     notes: Sequence[str] = (),
     methods: str = '',
@@ -60,10 +61,12 @@ def build_page(
         Whose page.
     space : str
         Template of the standard-space maps.
+    verdict : str
+        ``'complete'``, ``'doubtful'`` or ``'failed'``; comes first.
     errors : sequence of str
         What failed, a sentence each.
     notes : sequence of str
-        Caveats of the plan, a sentence each.
+        Reasons of doubt and caveats, a sentence each.
     methods, settings : str
         Methods text, and the settings that shaped the results as TOML.
     versions : mapping of str to str, optional
@@ -84,11 +87,12 @@ def build_page(
             output_dir, key, participant=pair.participant, session=pair.session, space=space
         )
 
-    caveats = [*pair.notes, *notes]
+    caveats = [*notes, *pair.notes]
     for key in _NOTED:
         caveats += _read_json(path(f'{key}_json')).get('Notes', [])
     qc, regions = _read_table(path('qc_metrics')), _read_table(path('regions_metrics'))
     summary: dict[str, object] = {
+        **({'Verdict': verdict} if verdict else {}),
         'Participant': f'sub-{pair.participant}',
         'NCCT': pair.ncct.name,
         'CTA': pair.cta.name,

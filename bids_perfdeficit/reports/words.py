@@ -58,13 +58,16 @@ def usual(entry: dict[str, Any]) -> str:
         return f'at least {low:g}{units}'
     if high is not None:
         return f'at most {high:g}{units}'
-    return str(entry.get('expected', ''))
+    expected = entry.get('expected', '')
+    return ' or '.join(expected) if isinstance(expected, list) else str(expected)
 
 
 def verdict(value: object, entry: dict[str, Any]) -> str:
     """Return ``'ok'``, ``'look'``, or nothing where there are no limits."""
     if 'expected' in entry:
-        return 'ok' if str(value) == entry['expected'] else 'look'
+        expected = entry['expected']
+        allowed = expected if isinstance(expected, list) else [expected]
+        return 'ok' if str(value) in allowed else 'look'
     low, high = entry.get('minimum', -math.inf), entry.get('maximum', math.inf)
     if math.isinf(low) and math.isinf(high):
         return ''

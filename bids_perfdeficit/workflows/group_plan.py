@@ -235,8 +235,8 @@ def find_unproven(entries: Sequence[Entry], *, include_doubtful: bool = False) -
 
 
 def _speaks_against(root: Path, pair: ScanPair, entry: Entry, include_doubtful: bool) -> str:
-    names = {'participant': pair.participant, 'session': pair.session}
-    verdict = read_facts(output_path(root, 'verdict', **names))
+    path = output_path(root, 'verdict', participant=pair.participant, session=pair.session)
+    verdict = read_facts(path)
     told = '; '.join(map(str, verdict.get('Reasons', [])))
     if verdict.get('Status') == 'failed':
         return f'its participant level failed: {told}'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 
 import nibabel as nib
 import numpy as np
@@ -208,3 +209,163 @@ def test_same_head_whatever_the_encoding(tmp_path, head, shift, padding, kind):
     values, _ = read_values(write(tmp_path, stored, name='any_ct.nii'))
     assert np.array_equal(values[:, 3:], head[:, 3:])
     assert values.min() >= -1024
+
+
+def noisy(head, seed=0):
+    """Return the head as a scanner shows it."""
+    noise = np.rint(np.random.default_rng(seed).normal(0, 6, head.shape)).astype(np.int16)
+    return np.maximum(head + noise, -1024)
+
+
+SCALES = [(1, 1000), (1, 1024), (1, -1000), (1, -1024), (1, 8192), (1, 32768), (2, 0), (2, -1024),
+          (0.5, 0), (-1, 0), (-1, 1024), (10, 0)]  # fmt: skip
+
+
+@pytest.mark.parametrize(('slope', 'shift'), SCALES)
+@pytest.mark.parametrize('padding', [None, -2000])
+def test_known_scales_are_measured_named_and_undone(tmp_path, head, slope, shift, padding):
+    whole = noisy(head).astype(np.float32)
+    if padding is not None:
+        whole[:5] = padding
+    volume = read_ct(write(tmp_path, whole * slope + shift))
+    assert (volume.scale.slope, volume.scale.shift, volume.scale.known) == (slope, shift, True)
+    assert np.abs(np.asarray(volume.image.dataobj)[5:] - whole[5:]).max() < 0.1
+    told = ' '.join(volume.notes)
+    assert f'{abs(shift)}' in told if shift else slope == -1 or f'{slope:g}' in told
+
+
+@pytest.mark.parametrize('shift', [-300, 137, 500, 4096])
+def test_other_shifts_are_undone_and_said_to_be_unknown(tmp_path, head, shift):
+    whole = noisy(head)
+    volume = read_ct(write(tmp_path, whole.astype(np.int32) + shift))
+    assert not volume.scale.known
+    assert abs(volume.scale.shift - shift) < 8
+    assert np.abs(np.asarray(volume.image.dataobj) - whole).max() < 8
+    assert any('no converter' in note for note in volume.notes)
+
+
+def test_other_slopes_are_refused_with_their_size(tmp_path, head):
+    with pytest.raises(InputError, match=r'multiplied by 0\.7'):
+        read_ct(write(tmp_path, noisy(head) * np.float32(0.7)))
+
+
+def test_signed_values_read_as_unsigned_are_undone(tmp_path, head):
+    whole = noisy(head)
+    values, notes = read_values(write(tmp_path, whole.view(np.uint16)))
+    assert np.array_equal(values, whole)
+    assert 'signed' in notes[0]
+
+
+def coded(folder, values, sform, qform, codes, affine=AFFINE):
+    image = nib.Nifti1Image(values, affine)
+    image.set_sform(sform, codes[0])
+    image.set_qform(qform, codes[1])
+    path = folder / 'sub-01_ct.nii'
+    nib.save(image, path)
+    return path
+
+
+def test_unknown_sides_are_refused_with_the_way_out(tmp_path, head):
+    with pytest.raises(InputError, match='side is left') as caught:
+        read_ct(coded(tmp_path, head, AFFINE, AFFINE, (0, 0)))
+    assert 'dcm2niix' in caught.value.fix
+    assert 'setsform' in caught.value.fix
+
+
+@pytest.mark.parametrize('turn', [
+    np.diag([-1.0, 1, 1, 1]), np.diag([1.0, -1, 1, 1]), np.diag([-1.0, -1, 1, 1]),
+    np.diag([1.0, 1, -1, 1]), np.eye(4)[[1, 0, 2, 3]], np.eye(4)[[0, 2, 1, 3]],
+])  # fmt: skip
+def test_forms_that_name_different_sides_are_refused(tmp_path, head, turn):
+    with pytest.raises(InputError, match='different sides'):
+        read_ct(coded(tmp_path, head, AFFINE @ turn, AFFINE, (1, 1)))
+
+
+@pytest.mark.parametrize(
+    ('codes', 'source'), [((1, 0), 'sform'), ((0, 1), 'qform'), ((2, 1), 'sform')]
+)
+def test_the_form_that_was_used_is_kept(tmp_path, head, codes, source):
+    volume = read_ct(coded(tmp_path, head, AFFINE, AFFINE, codes))
+    assert volume.geometry.source == source
+    assert volume.geometry.code == max(codes)
+    assert volume.geometry.difference < 0.01
+    assert volume.provenance()['AffineSource'] == source
+    assert volume.notes == ()
+
+
+@pytest.mark.parametrize(('shift', 'voxels'), [(2.0, 0.5), (9.0, 2.25)])
+def test_forms_that_differ_in_place_are_told_and_measured(tmp_path, head, shift, voxels):
+    moved = AFFINE.copy()
+    moved[1, 3] += shift
+    volume = read_ct(coded(tmp_path, head, AFFINE, moved, (1, 1)))
+    assert volume.geometry.difference == pytest.approx(voxels, abs=0.01)
+    assert 'sform and qform differ' in volume.notes[0]
+    assert np.allclose(volume.image.affine, AFFINE)
+
+
+def test_a_tilt_that_a_qform_cannot_hold_is_no_difference(tmp_path, head):
+    sheared, straight = AFFINE.copy(), AFFINE.copy()
+    sheared[1, 2] = 1.3
+    volume = read_ct(coded(tmp_path, head, sheared, straight, (1, 1)))
+    assert volume.geometry.difference < 0.01
+    assert np.allclose(volume.image.affine, sheared, atol=1e-4)
+
+
+@pytest.mark.parametrize('mm', [16, 24, 40])
+@pytest.mark.parametrize('share', [0.25, 0.65, 0.7])
+def test_missing_slices_are_measured(tmp_path, head, mm, share):
+    at, count = int(head.shape[2] * share), mm // 4
+    whole = noisy(head)
+    gapped = np.concatenate([whole[..., :at], whole[..., at + count :]], 2)
+    assert read_ct(write(tmp_path, whole)).slice_jump < 1.3
+    assert read_ct(write(tmp_path, gapped)).slice_jump > 1.4
+
+
+def test_repeated_slices_are_counted(tmp_path, head):
+    whole = noisy(head)
+    twice = np.concatenate([whole[..., :20], whole[..., 17:20], whole[..., 20:]], 2)
+    twice[..., 20] = twice[..., 19]
+    volume = read_ct(write(tmp_path, twice))
+    assert volume.slices_repeated == 1
+    assert any('repeat' in note for note in volume.notes)
+
+
+@pytest.mark.parametrize('value', [0, 40, -100, 1000])
+def test_constant_blocks_are_not_scanned(tmp_path, head, value):
+    whole = noisy(head)
+    whole[12:36, 44:, 5:25] = value  # a face that was removed
+    values, notes = read_values(write(tmp_path, whole))
+    assert (values[14:34, 46:-1, 7:23] == -1024).all()
+    assert any('not scanned' in note for note in notes)
+    rest = np.ones(head.shape, bool)
+    rest[12:36, 44:, 5:25] = False
+    assert np.mean(values[rest] != whole[rest]) < 0.001
+
+
+@pytest.mark.parametrize('kind', ['pipe', 'folder', 'device'])
+def test_what_could_block_is_refused_at_once(tmp_path, kind):
+    path = tmp_path / 'sub-01_ct.nii.gz'
+    if kind == 'pipe':
+        os.mkfifo(path)
+    elif kind == 'folder':
+        path.mkdir()
+    else:
+        path.symlink_to('/dev/zero')
+    with pytest.raises(InputError, match='regular file'):
+        read_ct(path)
+
+
+def test_a_header_that_claims_more_than_the_memory_is_refused(tmp_path, head):
+    path = write(tmp_path, head)
+    with pytest.raises(InputError, match='voxels'):
+        read_ct(path, max_gb=0.001)
+
+
+def test_the_closest_rotation_of_a_tilt_is_no_difference_either(tmp_path, head):
+    sheared = AFFINE.copy()
+    sheared[1, 2] = 1.3
+    path = tmp_path / 'sub-01_ct.nii'
+    image = nib.Nifti1Image(head, sheared)
+    image.set_qform(sheared, 1, strip_shears=True)
+    nib.save(image, path)
+    assert read_ct(path).geometry.difference < 0.01

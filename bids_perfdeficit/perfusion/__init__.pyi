@@ -1,0 +1,69 @@
+from .combination import calibration as calibration
+from .eikonal import solve_eikonal as solve_eikonal
+from .occlusion import (
+    OcclusionFinding as OcclusionFinding,
+)
+from .occlusion import (
+    evidence as evidence,
+)
+from .occlusion import (
+    find_occlusion as find_occlusion,
+)
+from .priors import inflow_prior as inflow_prior
+from .priors import vein_prior as vein_prior
+from .regions import (
+    aspects_regions as aspects_regions,
+)
+from .regions import (
+    measure_regions as measure_regions,
+)
+from .regions import (
+    territories as territories,
+)
+from .settings import PerfusionSettings as PerfusionSettings
+from .sources import Sources as Sources
+from .sources import find_sources as find_sources
+from .synthesis import (
+    Enhancement as Enhancement,
+)
+from .synthesis import (
+    PerfusionMaps as PerfusionMaps,
+)
+from .synthesis import (
+    asymmetry as asymmetry,
+)
+from .synthesis import (
+    enhance as enhance,
+)
+from .synthesis import (
+    subtract as subtract,
+)
+from .synthesis import (
+    synthesize as synthesize,
+)
+from .vessels import orientation_metric as orientation_metric
+from .vessels import vesselness as vesselness
+
+__all__ = [
+    'Enhancement',
+    'OcclusionFinding',
+    'PerfusionMaps',
+    'PerfusionSettings',
+    'Sources',
+    'aspects_regions',
+    'asymmetry',
+    'calibration',
+    'enhance',
+    'evidence',
+    'find_occlusion',
+    'find_sources',
+    'inflow_prior',
+    'measure_regions',
+    'orientation_metric',
+    'solve_eikonal',
+    'subtract',
+    'synthesize',
+    'territories',
+    'vein_prior',
+    'vesselness',
+]

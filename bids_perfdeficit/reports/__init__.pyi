@@ -1,0 +1,29 @@
+from .figures import (
+    draw_asymmetry as draw_asymmetry,
+)
+from .figures import (
+    draw_brain_outline as draw_brain_outline,
+)
+from .figures import (
+    draw_flicker as draw_flicker,
+)
+from .figures import (
+    draw_map_mosaic as draw_map_mosaic,
+)
+from .figures import (
+    draw_subtraction_mip as draw_subtraction_mip,
+)
+from .page import build_page as build_page
+from .participant import FIGURES as FIGURES
+from .participant import build_participant_report as build_participant_report
+
+__all__ = [
+    'FIGURES',
+    'build_page',
+    'build_participant_report',
+    'draw_asymmetry',
+    'draw_brain_outline',
+    'draw_flicker',
+    'draw_map_mosaic',
+    'draw_subtraction_mip',
+]
