@@ -109,3 +109,11 @@ def read_json(path: Path) -> dict[str, Any]:
             'holds no JSON object', fix='begin it with { and end it with }', path=path
         )
     return content
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds, empty where there is none or it is damaged."""
+    try:
+        return read_json(path)
+    except InputError:
+        return {}

@@ -19,7 +19,7 @@ from bids_perfdeficit.bids import (
     write_json,
     write_participants,
 )
-from bids_perfdeficit.bids.jsonfile import read_json
+from bids_perfdeficit.bids.jsonfile import read_facts, read_json
 from bids_perfdeficit.cli.logbook import LOGGER, Logbook, Outcome, read_crashes
 from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_SOME_FAILED
 from bids_perfdeficit.cli.resources import available_memory_gb, share_threads
@@ -42,7 +42,6 @@ from bids_perfdeficit.workflows.plan import (
     describe,
     make_plan,
     path_of,
-    read_facts,
     record_path,
 )
 

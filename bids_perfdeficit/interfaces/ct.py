@@ -14,6 +14,8 @@ from nipype.interfaces.base import (
 )
 
 from bids_perfdeficit import ct, pipeline
+from bids_perfdeficit.bids import sidecar_path
+from bids_perfdeficit.bids.jsonfile import read_facts
 from bids_perfdeficit.interfaces.files import hash_file, load_image, save_image
 
 
@@ -38,6 +40,7 @@ class ConformNCCT(SimpleInterface):
         self._results['out_file'] = save_image(conformed.image, runtime.cwd, 'ncct.nii')
         self._results['meta'] = {
             'SourceSHA256': hash_file(self.inputs.in_file),
+            'SliceThickness': round(conformed.slice_mm, 3),
             **conformed.provenance,
             'Notes': list(conformed.notes),
             'CoverageComplete': conformed.coverage.complete,
@@ -62,7 +65,9 @@ class ExtractBrain(SimpleInterface):
     output_spec = _BrainOutput
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        brain = ct.extract_brain(load_image(self.inputs.in_file))
+        # An image without a sidecar was not conformed by this app: its slices are as it shows.
+        thickness = read_facts(sidecar_path(Path(self.inputs.in_file))).get('SliceThickness')
+        brain = ct.extract_brain(load_image(self.inputs.in_file), slice_mm=float(thickness or 0.0))
         self._results['out_file'] = save_image(brain.mask, runtime.cwd, 'brain.nii')
         self._results['meta'] = {'BrainVolume': brain.volume_ml, 'Notes': list(brain.notes)}
         return runtime

@@ -43,7 +43,7 @@ _DEEP_VEIN_SHAPE = (1.0, 1.5)
 _SNAP = 12.0
 
 
-def inflow_prior(shape: tuple[int, int, int], affine: NDArray[np.floating]) -> NDArray[np.float32]:
+def inflow_prior(shape: tuple[int, ...], affine: NDArray[np.floating]) -> NDArray[np.float32]:
     """Where arteries enter: both supraclinoid carotids with their termini, and the basilar tip.
 
     Parameters
@@ -65,7 +65,7 @@ def inflow_prior(shape: tuple[int, int, int], affine: NDArray[np.floating]) -> N
 
 
 def vein_prior(
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     affine: NDArray[np.floating],
     brain_mask: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:

@@ -208,7 +208,7 @@ def prepare(
         the template is missing.
     """
     conformed = conform_ncct(ncct, spacing=spacing)
-    brain = ct.extract_brain(conformed.image)
+    brain = ct.extract_brain(conformed.image, slice_mm=conformed.slice_mm)
     rigid = align_cta(cta, conformed.image, brain.mask, seed=seed, work_dir=work_dir)
     warp = align_template(
         conformed.image, brain.mask, work_dir=work_dir, space=space, seed=seed, sloppy=sloppy

@@ -25,6 +25,7 @@ from bids_perfdeficit.bids.cohort import (
     find_cohort,
     item_mirror,
 )
+from bids_perfdeficit.bids.jsonfile import read_facts
 from bids_perfdeficit.bids.scores import table_files
 from bids_perfdeficit.deficit import DeficitFit, DeficitSettings, Item
 from bids_perfdeficit.deficit.rules import usable_items
@@ -33,7 +34,7 @@ from bids_perfdeficit.pipeline import check_grids
 from bids_perfdeficit.settings import MapKind, Settings
 from bids_perfdeficit.stages.record import Record, Stamp, digest
 from bids_perfdeficit.stages.task import PENDING, State, Task, examine
-from bids_perfdeficit.workflows.plan import read_facts, record_path
+from bids_perfdeficit.workflows.plan import record_path
 
 #: Versions of the stages, raised whenever results change, so that older ones are not mixed with
 #: newer ones.

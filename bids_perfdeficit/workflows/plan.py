@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from bids_perfdeficit.bids import ScanPair, output_path, sidecar_path
-from bids_perfdeficit.bids.jsonfile import read_json
+from bids_perfdeficit.bids.jsonfile import read_facts
 from bids_perfdeficit.bids.outputs import has_sidecar
-from bids_perfdeficit.errors import InputError, printable
+from bids_perfdeficit.errors import printable
 from bids_perfdeficit.settings import Level, Settings
 from bids_perfdeficit.stages.record import Stamp, sha256
 from bids_perfdeficit.stages.task import State, Task, examine
@@ -401,12 +401,3 @@ def _same(one: Path, other: Path) -> bool:
         return one.samefile(other)
     except OSError:
         return False
-
-
-def read_facts(path: Path) -> dict[str, Any]:
-    """Return a JSON object, empty where there is none or it is damaged."""
-    try:
-        content = read_json(path)
-    except InputError:
-        return {}
-    return content if isinstance(content, dict) else {}
