@@ -7,12 +7,12 @@ BIN := $(VENV)/bin
 JOBS ?= auto
 IMAGE ?= bids_perfdeficit:latest
 
-.PHONY: help setup demo test test-slow check format lock docs image image-test clean
+.PHONY: help setup demo test coverage test-slow check format lock docs image image-test clean
 
 help:
 	@echo 'setup  a virtual environment from the lock    demo  the main job on the built-in phantom'
 	@echo 'test   the quick suite                        test-slow  the rest of it'
-	@echo 'check  ruff, formatting and mypy              docs  the documentation    lock  pin anew'
+	@echo 'check  style, types, layers, doctests             docs  the documentation    lock  pin anew'
 	@echo 'image  the container image           image-test  run it as users do'
 
 setup: $(VENV)/.stamp
@@ -30,6 +30,10 @@ demo: setup
 test: setup
 	$(BIN)/pytest -n $(JOBS) -m 'not slow'
 
+# What the tests reach in this process; commands that they start are not counted.
+coverage: setup
+	$(BIN)/pytest -n $(JOBS) -m 'not slow' --cov bids_perfdeficit --cov-report term:skip-covered
+
 test-slow: setup
 	$(BIN)/pytest -n $(JOBS) -m slow
 
@@ -37,6 +41,9 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell
+	$(BIN)/pytest -q --doctest-modules --ignore bids_perfdeficit/perfusion/_kernels.py bids_perfdeficit
 
 format: setup
 	$(BIN)/ruff check --fix .

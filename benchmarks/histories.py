@@ -45,10 +45,10 @@ sys.exit(main(sys.argv[1:]))
 """
 #: Seconds after which a run is taken for one that hangs.
 HANGS_S = 900
-STAGES = {'participant': ['standard', 'metrics', 'cta'], 'group': ['cohort', 'fit']}
+STAGES = {'participant': ['metrics'], 'group': ['fit']}
 OPTIONS = {
     'participant': [
-        [], ['--random-seed', '3'], ['--arrival', 'anisotropic'], ['--self-contained-reports'],
+        [], ['--random-seed', '3'], ['--self-contained-reports'],
     ],
     'group': [
         ['--items', '5a', '9'], ['--items', '9', '5a'], ['--items', '5a'],
@@ -245,7 +245,7 @@ def live(level: str, data: Path, seed: int, clean: Clean, counts: Counter) -> li
                 kind = chance.choice(['ct', 'cta'])
                 world.scans[kind] = '02' if world.scans[kind] == '01' else '01'
             elif move == 'input':
-                world.edits = chance.randint(0, 3)
+                world.edits = chance.randint(0, 1)
             elif move == 'option':
                 world.options = chance.randrange(len(OPTIONS[level]))
             elif move == 'raise':

@@ -9,13 +9,13 @@ from pathlib import Path
 
 
 def printable(text: object) -> str:
-    """Return text on one line that a terminal displays and does not obey.
+    r"""Return text on one line that a terminal displays and does not obey.
 
     Names of files and values of tables are written by others. A line break in one can forge a
     line of the report, an escape sequence can clear the screen, and bytes that are not UTF-8
     cannot be printed at all. Whatever is not printable (control and format characters, line
-    separators, surrogates) is replaced by its escape sequence of Python, for example ``\\n``;
-    bytes that Python could not decode appear as bytes, for example ``\\xe9``.
+    separators, surrogates) is replaced by its escape sequence of Python, for example ``\n``;
+    bytes that Python could not decode appear as bytes, for example ``\xe9``.
 
     Parameters
     ----------

@@ -97,7 +97,9 @@ class ParticipantLevel(Level):
         from bids_perfdeficit.workflows.base import init_pair_wf
 
         pair = next(iter(self.plans.values())).pair
-        tasks = make_plan(pair, self.settings).tasks
+        # Of all stages, also of those that are taken from elsewhere now.
+        alone = replace(self.settings, inputs=replace(self.settings.inputs, derivatives=()))
+        tasks = make_plan(pair, alone).tasks
         fresh = Plan(pair, tasks, {name: State(False) for name in tasks}, {})
         return init_pair_wf(plan=fresh, settings=self.settings).visit_desc()
 

@@ -63,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_problems([str(error)])
         return EXIT_USAGE
     except (KeyboardInterrupt, signals.Terminated) as error:
-        number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
+        number = signals.last_signal()
+        if isinstance(error, KeyboardInterrupt):
+            number = signal.SIGINT
         signals.print_end(number)
         return 128 + number
     except OSError as error:

@@ -140,7 +140,7 @@ def _relax(
 
 
 def _kernels(device: torch.device) -> ModuleType | None:
-    """The compiled inner loop, where there is a compiler for the device."""
+    """Return the compiled inner loop, where there is a compiler for the device."""
     if device.type != 'cuda' or importlib.util.find_spec('triton') is None:
         return None
     from bids_perfdeficit.perfusion import _kernels
@@ -169,13 +169,13 @@ def _seen_from(changed: Tensor) -> Tensor:
 
 
 def _shift(here: Tensor, offset: tuple[int, int, int]) -> Tensor:
-    """The view of a block with halo that is moved by `offset` voxels, at most the halo."""
+    """Return the view of a block with halo that is moved by `offset` voxels, at most the halo."""
     spans = [slice(HALO + k, HALO + k + BLOCK) for k in offset]
     return here[:, spans[0], spans[1], spans[2]]
 
 
 def _upwind(here: Tensor, slow: Tensor, step: np.ndarray) -> Tensor:
-    """The second-order upwind rule of `_marching._upwind`, for whole blocks."""
+    """Return the second-order upwind rule of `_marching._upwind`, for whole blocks."""
     values, weights = [], []
     for axis in range(3):
         one = [0, 0, 0]
@@ -247,7 +247,7 @@ class _MetricRule:
         return torch.as_tensor(np.stack(rows, 1), device=device, dtype=torch.float32)
 
     def prepare(self, metric: Tensor, slow: Tensor) -> tuple[Tensor, ...]:
-        """What stays the same over sweeps: `D`, the stencil's Gram entries, slowness of paths."""
+        """Return what sweeps share: `D`, the stencil's Gram entries, slowness of paths."""
         form = metric.reshape(6, -1)
         identity = form.new_tensor([1.0, 1, 1, 0, 0, 0])[:, None]
         form = torch.where(form[:1] > 0, form, identity)

@@ -234,7 +234,7 @@ def _reseed(time, state, slow, strides, weight):  # type: ignore[no-untyped-def]
 
 
 def stencil() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The 26 neighbours and the 48 triangles that they make of a cube's surface.
+    """Return the 26 neighbours and the 48 triangles that they make of a cube's surface.
 
     A triangle joins the neighbour along a signed axis (a face of the cube), one that moves along a
     second axis too (an edge) and one that moves along all three (a corner).
@@ -476,7 +476,7 @@ def ball(step: np.ndarray) -> np.ndarray:
 def around_sources(
     speed: Tensor, sources: Tensor, mask: Tensor, metric: Tensor | None, step: np.ndarray
 ) -> Tensor:
-    """The arrival that `solve` starts from: 0 at sources, straight rays around, `inf` beyond."""
+    """Return where `solve` starts: 0 at sources, straight rays around, `inf` beyond."""
     shape, *_, time, _ = _start(speed, sources, mask, metric, step)
     return torch.from_numpy(time.reshape(shape)[2:-2, 2:-2, 2:-2].copy())
 

@@ -56,7 +56,7 @@ _CHUNK = 1 << 18
 
 @cache
 def calibration() -> dict[str, Any]:
-    """The fitted weights, with their provenance."""
+    """Return the fitted weights, with their provenance."""
     from bids_perfdeficit.data import load
 
     return dict(json.loads(load('perfusion_calibration.json').read_text(encoding='utf-8')))
@@ -186,7 +186,7 @@ def signs(
     mirror: Mirror | None = None,
     threads: int = 1,
 ) -> dict[str, Tensor]:
-    """The signs of late contrast.
+    """Return the signs of late contrast.
 
     Parameters
     ----------

@@ -118,7 +118,7 @@ def _positive_definite(metric: Tensor) -> bool:
 
 
 def bounding_box(mask: Tensor) -> tuple[slice, slice, slice]:
-    """The smallest box that holds a mask that is not empty."""
+    """Return the smallest box that holds a mask that is not empty."""
     spans = []
     for axis in range(3):
         others = tuple(a for a in range(3) if a != axis)

@@ -97,6 +97,7 @@ def vein_prior(
 
 
 def pair(path: Points) -> tuple[Points, Points]:
+    """Return a path and its left-right mirror image."""
     return path, [(-x, y, z) for x, y, z in path]
 
 

@@ -124,7 +124,7 @@ def find_sources(
 
 
 def _largest(score: np.ndarray, count: float) -> np.ndarray:
-    """The voxels with the `count` highest positive scores, at least one."""
+    """Return the voxels with the `count` highest positive scores, at least one."""
     keep = min(int((score > 0).sum()), max(1, round(count)))
     out = np.zeros(score.shape, bool)
     out.ravel()[np.argsort(score, axis=None, kind='stable')[-keep:]] = True
@@ -160,7 +160,7 @@ def _inflows(prior: np.ndarray, step: np.ndarray, middle: float) -> dict[str, np
 
 
 def _heaviest_piece(mask: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The connected piece with the most weight."""
+    """Return the connected piece with the most weight."""
     labels, count = ndimage.label(mask, np.ones((3, 3, 3)))
     if count < 2:
         return mask

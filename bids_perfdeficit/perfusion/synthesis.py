@@ -84,7 +84,7 @@ class Enhancement:
 def domain(
     ncct: Tensor, brain: Tensor, spacing: Sequence[float], settings: PerfusionSettings
 ) -> Tensor:
-    """The brain and the vessels on its surface: grown by `settings.dilation` mm, minus bone."""
+    """Return the brain, grown by `settings.dilation` mm for vessels on it, minus bone."""
     inside = brain.bool().cpu().numpy()
     margin = [math.ceil(settings.dilation / h) + 1 for h in spacing]
     (found,) = ndimage.find_objects(inside.astype(np.uint8))

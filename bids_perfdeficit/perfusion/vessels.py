@@ -149,7 +149,7 @@ def orientation_metric(
     share: float = 0.1,
     scales: Sequence[float] = SCALES,
 ) -> Tensor:
-    """The tensor field `D` of VTrails: unit determinant, long axis along the vessel.
+    """Return the tensor field `D` of VTrails: unit determinant, long axis along the vessel.
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ def orientation_metric(
 
 
 def _top_eigenvector(form: Tensor) -> Tensor:
-    """Unit eigenvector (N, 3) of the algebraically largest eigenvalue: a bright tube's axis."""
+    """Return the unit eigenvectors (N, 3) of the largest eigenvalue: a bright tube's axis."""
     zz, yy, xx, zy, zx, yx = form
     rows = torch.stack([zz, zy, zx, zy, yy, yx, zx, yx, xx], dim=-1).reshape(-1, 3, 3)
     return torch.linalg.eigh(rows).eigenvectors[:, :, 2]

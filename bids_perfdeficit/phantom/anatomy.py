@@ -91,7 +91,7 @@ class Head:
 
 
 def _on_grid(image, affine: NDArray[np.float64], shape: tuple[int, ...]) -> Array:  # type: ignore[no-untyped-def]
-    """A template map on the head's grid: by the block mean where the grid is coarser."""
+    """Return a template map on the head's grid: by the block mean where the grid is coarser."""
     data = np.asarray(image.dataobj, np.float32)
     step = affine[0, 0] / image.affine[0, 0]
     if step > 1.2:

@@ -235,7 +235,7 @@ def label(territory: int, side: str) -> int:
 
 
 def smooth_field(points: Points, rng: np.random.Generator, *, scale: float, sd: float) -> Points:
-    """A smooth random displacement, (N, 3) mm, of standard deviation `sd` and length `scale`."""
+    """Return a smooth random displacement, (N, 3) mm: standard deviation `sd`, length `scale`."""
     waves = rng.standard_normal((3, 24, 3)) / scale
     phases = rng.uniform(0, 2 * np.pi, (3, 24))
     out = [np.cos(points @ w.T + p).sum(1) for w, p in zip(waves, phases, strict=True)]
@@ -269,7 +269,7 @@ class _Surface:
 
 
 def _resample(points: Points, step: float = 1.6) -> Points:
-    """A polyline as a smooth curve with nodes about every `step` mm."""
+    """Return a polyline as a smooth curve with nodes about every `step` mm."""
     from scipy.interpolate import PchipInterpolator
 
     lengths = np.r_[0, np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))]
@@ -311,7 +311,7 @@ class _Builder:
         self.of[name] = nodes
 
     def nearest(self, name: str, place: float) -> int:
-        """The node at a share of the length of a trunk."""
+        """Return the node at a share of the length of a trunk."""
         nodes = self.of[name]
         return nodes[round(place * (len(nodes) - 1))]
 
@@ -436,7 +436,7 @@ def territory_of(points: Points, rng: np.random.Generator | None = None) -> Ints
 
 
 def _thin(points: Points, spacing: float, rng: np.random.Generator) -> Ints:
-    """Indices of a random subset with about one point per cube of `spacing` mm."""
+    """Return indices of a random subset with about one point per cube of `spacing` mm."""
     order = rng.permutation(len(points))
     cells = np.floor(points[order] / spacing + rng.random(3)).astype(np.int64)
     _, first = np.unique(cells, axis=0, return_index=True)

@@ -118,7 +118,7 @@ class Patient:
 
 @lru_cache(maxsize=1)
 def _template_grid() -> tuple[NDArray[np.float64], tuple[int, int, int]]:
-    """The 2 mm grid of MNI152NLin2009aSym as nilearn resamples it."""
+    """Return the 2 mm grid of MNI152NLin2009aSym as nilearn resamples it."""
     from nilearn.datasets import load_mni152_brain_mask
 
     image = load_mni152_brain_mask(resolution=2)
@@ -309,7 +309,7 @@ def _corners(warp: Warp, *, lowest: float) -> Floats:
 
 
 def _old_infarct(coarse: Head, rng: np.random.Generator) -> NDArray[np.float32]:
-    """A cortical or deep scar: share of the voxel lost."""
+    """Return a cortical or deep scar: share of the voxel lost."""
     inside = np.argwhere(coarse.grey > 0.5)
     centre = inside[rng.integers(len(inside))] * coarse.affine[0, 0]
     grid = np.indices(coarse.brain.shape, dtype=np.float32) * np.float32(coarse.affine[0, 0])

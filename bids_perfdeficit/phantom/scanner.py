@@ -35,7 +35,7 @@ class Grid:
 
 
 def make_grid(corners: Floats, spacing: float, thickness: float, *, tilt: float = 0.0) -> Grid:
-    """A grid of slices that holds the points `corners`, (N, 3) mm.
+    """Return a grid of slices that holds the points `corners`, (N, 3) mm.
 
     A gantry tilt, degrees, shears the slices along y; the affine says so.
     """
@@ -52,7 +52,7 @@ def make_grid(corners: Floats, spacing: float, thickness: float, *, tilt: float 
 
 
 def finer(grid: Grid, most: float = 1.25) -> tuple[Grid, int]:
-    """The grid with each slice cut into thin ones, and how many there are to a slice."""
+    """Return the grid with each slice cut into thin ones, and how many there are to a slice."""
     factor = int(np.ceil(grid.spacing[2] / most))
     affine = grid.affine.copy()
     affine[:3, 2] /= factor

@@ -69,7 +69,7 @@ def _exponential(velocity: NDArray[np.float32], steps: int = 6) -> NDArray[np.fl
 
 
 def rigid(angles: Floats, shift: Floats, centre: Floats) -> NDArray[np.float64]:
-    """A 4 x 4 rigid transform: rotations about x, y, z (degrees) around `centre`, then a shift."""
+    """Return a 4 x 4 rigid transform: turns about x, y, z (degrees) at `centre`, then a shift."""
     cx, cy, cz = np.cos(np.deg2rad(angles))
     sx, sy, sz = np.sin(np.deg2rad(angles))
     rx = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])

@@ -324,10 +324,10 @@ def test_no_derivatives_is_told(made, tmp_path, capsys):
 @pytest.mark.parametrize(
     ('options', 'piece'),
     [
-        (['--folds', '1'], '--folds 1: must be 0, or 2 and more'),
-        (['--resolution', '1'], '--resolution 1.0: must be 2 to 10 mm'),
-        (['--min-coverage', '5'], '--min-coverage 5.0: is a share'),
-        (['--permutations', '-1'], '--permutations -1: must not be negative'),
+        (['--folds', '1'], '--folds 1: must be 0 (none) or 2 to'),
+        (['--resolution', '1'], '--resolution 1: must be 2 to 10 mm'),
+        (['--min-coverage', '5'], '--min-coverage 5: must be 0 to below 1 (a share'),
+        (['--permutations', '-1'], '--permutations -1: must be 0 to'),
         (['--model', 'forest'], "--model: 'forest' is none of spatial, vae, ridge, voxelwise"),
         (['--scores', '/none.tsv'], '--scores /none.tsv: no such file'),
         (['--apply', '/none'], '--apply /none: no such folder'),

@@ -187,7 +187,7 @@ def test_what_is_no_nifti_is_told(tmp_path, content):
 
 
 def test_absent_file_is_told(tmp_path):
-    with pytest.raises(InputError, match='no such file'):
+    with pytest.raises(InputError, match='does not exist'):
         read_ct(tmp_path / 'sub-01_ct.nii.gz')
 
 

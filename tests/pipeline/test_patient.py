@@ -140,7 +140,7 @@ def test_mirror_of_a_patient_in_the_template_is_a_flip(patient, monkeypatch, tmp
         seen['mirror'] = mirror
         raise StopIteration
 
-    monkeypatch.setattr('bids_perfdeficit.perfusion.synthesis.synthesize', spy)
+    monkeypatch.setattr('bids_perfdeficit.perfusion.synthesize', spy)
     brain = template.brain_mask
     ncct = nib.Nifti1Image(values(template.pseudo_ct), brain.affine)
     cta = nib.Nifti1Image(values(template.pseudo_ct) + 200 * (values(brain) > 0), brain.affine)
@@ -161,7 +161,7 @@ def test_mirror_beyond_the_rim_has_the_value_of_the_rim(patient, monkeypatch):
         seen['mirror'] = mirror
         raise StopIteration
 
-    monkeypatch.setattr('bids_perfdeficit.perfusion.synthesis.synthesize', spy)
+    monkeypatch.setattr('bids_perfdeficit.perfusion.synthesize', spy)
     with pytest.raises(StopIteration):
         pipeline.compute_maps(patient)
     brain = values(patient.brain) > 0

@@ -241,7 +241,7 @@ def test_a_run_leaves_what_a_clean_run_leaves(moves):
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(MOVES, min_size=4, max_size=30))
 def test_a_run_leaves_what_a_clean_run_leaves_after_long_histories(moves):
     follow(moves)
