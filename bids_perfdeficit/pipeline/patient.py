@@ -607,6 +607,7 @@ def measure_images(
         'coverage_missing': ', '.join(missing) or 'none',
         'inflow_method': inflow.method,
         'inflow_voxels': len(inflow.points),
+        'unusual_contrast': ', '.join(inflow.unusual) or 'none',
         'arrival_left': hemisphere['arrival_left'],
         'arrival_right': hemisphere['arrival_right'],
     }

@@ -19,7 +19,7 @@ GOOD: dict[str, object] = {
     'side_agreement': 0.9, 'skull_dice': 0.93, 'template_dice': 0.97,
     'template_correlation': 0.7, 'enhancement': 4.0, 'subtraction_noise': 12.0,
     'vessel_contrast': 160.0, 'inflow_method': 'prior', 'inflow_voxels': 30,
-    'arrival_left': 100.0, 'arrival_right': 90.0,
+    'arrival_left': 100.0, 'arrival_right': 90.0, 'unusual_contrast': 'none',
 }  # fmt: skip
 
 
@@ -36,6 +36,7 @@ def test_the_table_limits_every_metric_that_the_example_names():
     ('metric', 'value', 'status', 'said'),
     [
         ('identical_share', 0.99, 'failed', 'same data'),
+        ('unusual_contrast', 'venous', 'doubtful', 'unlike any'),
         ('swapped_contrast', 76.0, 'failed', 'swapped'),
         ('arterial_contrast', 3.0, 'failed', 'no contrast'),
         ('arterial_contrast', 20.0, 'doubtful', 'no contrast'),
