@@ -51,9 +51,9 @@ class Row:
     link : str
         Page, relative to the index; empty when there is none.
     status : str
-        ``'complete'`` or ``'failed'``.
+        ``'complete'``, ``'doubtful'`` or ``'failed'``.
     reasons : tuple of str
-        Why it failed.
+        Why it is not complete.
     metrics : mapping of str to str or float
         As in ``desc-qc_metrics.tsv``.
     found : mapping of str to object
@@ -100,12 +100,14 @@ def build_index(
     shown = [k for k, entry in quality_limits().items() if 'short' in entry]
     pieces: Any = environment().get_template('cohort.html').module
     failed = [row for row in rows if row.status == 'failed']
-    doubtful = [row for row in rows if row.status != 'failed' and row.doubts]
+    doubtful = [row for row in rows if row.status == 'doubtful']
+    looked = [row for row in rows if row.status == 'complete' and row.doubts]
     facts = {
         'Participants or sessions': len(rows),
-        'Complete': len(rows) - len(failed),
+        'Complete': len(rows) - len(failed) - len(doubtful),
+        'Doubtful': len(doubtful),
         'Failed': len(failed),
-        'Complete, but with a value to look at': len(doubtful),
+        'Complete, but with a value to look at': len(looked),
     }
     group = output_path(output_dir, 'group_report')
     coverage = sorted(output_dir.glob('tpl-*/figures/tpl-*_desc-coverage_probseg.svg'))
@@ -115,6 +117,7 @@ def build_index(
         )),
         ('Participants', pieces.table(*_table(rows, shown))),
         ('Failures', pieces.failures(_failures(failed))),
+        *([('Doubts', pieces.failures(_failures(doubtful)))] if doubtful else []),
         ('Registration', pieces.registrations(
             [_outliers(rows, key) for key in REGISTRATIONS]
         )),
@@ -220,7 +223,7 @@ def _table(rows: Sequence[Row], shown: Sequence[str]) -> tuple[list[tuple[str, s
     cells = []
     for row in rows:
         doubts = set(row.doubts)
-        line = [(row.status, row.status == 'failed'), (tell(len(doubts)), False)]
+        line = [(row.status, row.status != 'complete'), (tell(len(doubts)), False)]
         line += [(tell(row.found.get(label)), False) for label in found]
         line += [(tell(row.metrics.get(k)), k in doubts) for k in shown]
         cells.append((row.name, row.link, line))
