@@ -19,6 +19,7 @@ from bids_perfdeficit.bids import (
     write_json,
     write_participants,
 )
+from bids_perfdeficit.bids.files import remove_leftovers
 from bids_perfdeficit.bids.jsonfile import read_facts, read_json
 from bids_perfdeficit.cli.logbook import LOGGER, Logbook, Outcome, read_crashes
 from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_SOME_FAILED
@@ -142,11 +143,12 @@ class ParticipantLevel(Level):
             self.output_dir, 'lock', participant=pair.participant, session=pair.session
         )
         images = self._path(pair, 'preproc_ct').parent
-        figures = self._path(pair, 'figure_brain').parent
-        return Unit(pair.prefix, lock, (images, figures), lock.parent, pair)
+        return Unit(pair.prefix, lock, (images,), lock.parent, pair)
 
     def plan(self, unit: Unit) -> str:
         recover(self.output_dir, unit.records)
+        # The sessions of a participant share this folder: another job may be writing there.
+        remove_leftovers(self._path(unit.content, 'figure_brain').parent)
         plan = make_plan(unit.content, self.settings)
         self.plans[unit.name] = plan
         if reason := plan.refusal or self._check_headers(plan):
