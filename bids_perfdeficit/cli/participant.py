@@ -24,7 +24,7 @@ from bids_perfdeficit.bids.jsonfile import read_facts, read_json
 from bids_perfdeficit.cli.logbook import LOGGER, Logbook, Outcome, read_crashes
 from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_SOME_FAILED
 from bids_perfdeficit.cli.resources import available_memory_gb, share_threads
-from bids_perfdeficit.cli.runner import Level, Unit, Work
+from bids_perfdeficit.cli.runner import Level, Unit, Work, explain
 from bids_perfdeficit.errors import InputError, printable
 from bids_perfdeficit.nifti import open_nifti
 from bids_perfdeficit.settings import Settings
@@ -225,9 +225,12 @@ class ParticipantLevel(Level):
                 Outcome(unit.name, 'failed', list(reasons)) if reasons else self._judged(plan)
             )
             outcome.seconds = book.progress.seconds.get(branch)
-            self._report(plan, outcome)
-            pair = plan.pair
-            self._write_verdict(pair.participant, pair.session, outcome)
+            try:
+                self._report(plan, outcome)
+                self._write_verdict(plan.pair.participant, plan.pair.session, outcome)
+            except OSError as error:
+                outcome.status = 'failed'
+                outcome.reasons.append(explain(error))
             outcomes.append(outcome)
         return outcomes
 
@@ -326,6 +329,8 @@ class ParticipantLevel(Level):
         except InputError as error:
             outcome.status = 'failed'
             outcome.reasons.append(str(error))
+        except OSError:
+            raise
         except Exception as error:  # one page must not take the others with it
             LOGGER.exception('the report of %s could not be made', plan.pair.prefix)
             outcome.status = 'failed'

@@ -207,6 +207,16 @@ def _execute(level: Level) -> int:
     return code
 
 
+def explain(error: Exception) -> str:
+    """Return what is wrong with a unit's files, and what to do, as a sentence."""
+    if isinstance(error, OSError):
+        return (
+            f'{error.filename or "OUTPUT_DIR"}: {error.strerror or error}; '
+            'make it readable and writable to you, and run the same command again.'
+        )
+    return str(error)
+
+
 def _work(level: Level, book: Logbook, units: Sequence[Unit], stack: ExitStack) -> None:
     """Lock, plan, compute and judge a batch of units."""
     settings = level.settings
@@ -215,13 +225,14 @@ def _work(level: Level, book: Logbook, units: Sequence[Unit], stack: ExitStack) 
     for unit in units:
         try:
             stack.enter_context(Lock(unit.lock, unit.name))
-        except InputError as error:
-            # Another run answers for its results: no page, no verdict, nothing removed.
-            book.add(Outcome(unit.name, 'failed', [str(error)]))
+            for folder in (*unit.folders, unit.records):
+                remove_leftovers(folder, whoever=True)
+            reason = level.plan(unit)
+        except (InputError, OSError) as error:
+            # Another run answers for its results, or its folder cannot be written: no page, no
+            # verdict, nothing removed.
+            book.add(Outcome(unit.name, 'failed', [explain(error)]))
             continue
-        for folder in (*unit.folders, unit.records):
-            remove_leftovers(folder, whoever=True)
-        reason = level.plan(unit)
         if reason:
             failed[unit.name] = reason
         ready.append(unit)

@@ -349,7 +349,10 @@ def _check_borrowed(
             if not isinstance(told, str):
                 continue
             if scan not in hashes:
-                hashes[scan] = sha256(getattr(pair, scan))
+                try:
+                    hashes[scan] = sha256(getattr(pair, scan))
+                except OSError as error:
+                    return f'{getattr(pair, scan)}: cannot be read ({error.strerror}).', ()
             compared += 1
             if told != hashes[scan]:
                 return (
