@@ -36,7 +36,7 @@ TEMPLATE_MM = 2.0
 #: Note on a number of the patient that lies outside those that the calibration was fitted on.
 _UNUSUAL = {
     name: f'the contrast of the {what} over that of the arteries is unlike any that the perfusion '
-    'map was calibrated on: do not trust it; no occlusion is told'
+    'map was calibrated on: do not use the map; no occlusion is reported'
     for name, what in (('tissue', 'brain tissue'), ('venous', 'sinuses'))
 }
 

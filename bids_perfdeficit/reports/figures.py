@@ -266,7 +266,7 @@ def draw_subtraction_mip(
         )
         left += width * scale + 2 * GUTTER
     body += _text(GUTTER, 2 * LINE + height + 17, '○', colour=SOURCE_COLOUR, size=20)
-    found = 'inflow from which arrival is reckoned' if len(points) else 'no inflow was marked'
+    found = 'inflow from which arrival is computed' if len(points) else 'no inflow was marked'
     body += _text(GUTTER + 16, 2 * LINE + height + 17, found)
     title = f'CTA − NCCT {_window_text(SUBTRACTION_WINDOW)}, maximum-intensity projections'
     return _save(out, title, body, height + 2 * LINE)

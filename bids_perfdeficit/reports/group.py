@@ -460,7 +460,7 @@ class _Page:
                     ),
                     'Every map in three planes. Click into a plane, or use the sliders, to move. '
                     'A map opens at its highest value. The white line bounds what the model '
-                    'declares. Maps are interpolated for display; the value that is told is that '
+                    'declares. Maps are interpolated for display; the value that is shown is that '
                     'of the voxel.',
                 ),
             )
