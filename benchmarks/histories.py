@@ -121,14 +121,17 @@ class World:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 
-def tree(out: Path) -> dict[str, str]:
-    """Return the hash of each file; of records without the times of this machine."""
+def tree(out: Path, raw: Path) -> dict[str, str]:
+    """Return the hash of each file; of records without the times of this machine.
+
+    Where the dataset lies is left out: a clean run serves all histories that reach its state.
+    """
     found = {}
     for path in sorted(out.rglob('*')):
         name = path.relative_to(out).as_posix()
         if not path.is_file() or name.startswith('logs/'):
             continue
-        content = path.read_bytes()
+        content = path.read_bytes().replace(raw.as_uri().encode(), b'RAW')
         if name.endswith('_record.json'):
             record = json.loads(content)
             for one in record['Inputs'].values():
@@ -147,7 +150,7 @@ class Clean:
         self._making: dict[str, Lock] = {}
 
     def of(self, world: World) -> dict[str, str]:
-        """Return what a clean run leaves at the same place as the history."""
+        """Return what a clean run leaves."""
         state = world.state()
         with self._lock:
             making = self._making.setdefault(state, Lock())
@@ -160,7 +163,7 @@ class Clean:
                 )  # fmt: skip
                 if done.returncode:
                     raise RuntimeError(f'a clean run failed: {done.stdout}{done.stderr[-2000:]}')
-                self._known[state] = tree(out)
+                self._known[state] = tree(out, world.raw)
                 shutil.rmtree(out)
             return self._known[state]
 
@@ -272,7 +275,7 @@ def check(world: World, chance: random.Random, clean: Clean) -> list[str]:
     code = run(world, chance)
     if code:
         return [f'exit code {code}']
-    want, have = clean.of(world), tree(world.out)
+    want, have = clean.of(world), tree(world.out, world.raw)
     return [name for name in sorted({*want, *have}) if want.get(name) != have.get(name)]
 
 
