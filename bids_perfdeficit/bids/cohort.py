@@ -464,7 +464,7 @@ def contrast_label(item: str) -> str:
     """Return the name of a score as a BIDS label: letters and digits only."""
     text = unicodedata.normalize('NFKD', item)
     label = re.sub(r'[^A-Za-z0-9]', '', text)
-    # a name without any such letter is told from others by its hash
+    # names without any such letter differ by their hashes
     return label or f'score{hashlib.sha256(item.encode()).hexdigest()[:8]}'
 
 
@@ -496,8 +496,8 @@ def _tell(dropped: Mapping[str, str]) -> str:
 
 def _concerns(note: str, names: Sequence[str]) -> bool:
     """Tell whether a note is about an item that was asked for, or about none."""
-    told = set(re.findall(r'nihss_\d+[abc]?', note))
-    return not names or not told or bool(told & set(names))
+    named = set(re.findall(r'nihss_\d+[abc]?', note))
+    return not names or not named or bool(named & set(names))
 
 
 def _keep(tables: Iterator[Table], kept: list[Table]) -> Iterator[Table]:

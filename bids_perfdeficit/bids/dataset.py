@@ -153,10 +153,10 @@ def _read_verdicts(folder: Path) -> tuple[str, str]:
         (*folder.glob('records/*_verdict.json'), *folder.glob('ses-*/records/*_verdict.json'))
     ):
         with contextlib.suppress(InputError):
-            told = read_json(path)
+            verdict = read_json(path)
             session = path.name.removesuffix('_verdict.json').partition('_')[2]
-            reasons = '; '.join(map(str, told.get('Reasons', [])))
-            found.append((session, str(told.get('Status', '')), ' '.join(reasons.split())))
+            reasons = '; '.join(map(str, verdict.get('Reasons', [])))
+            found.append((session, str(verdict.get('Status', '')), ' '.join(reasons.split())))
     if len(found) == 1:
         return found[0][1:]
     return (

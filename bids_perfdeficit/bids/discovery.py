@@ -151,9 +151,9 @@ def discover(
     notes += about_filters
     wanted = [label.removeprefix('sub-') for label in participant_labels]
     spoilt = [p for p in listed.problems if not wanted or p.participant in wanted]
-    told = listed.labels | {p.participant for p in spoilt if p.participant is not None}
-    told |= {label for name in listed.flat if (label := parse_name(name).get('subject'))}
-    problems = [*spoilt, *_unknown_labels(wanted, told, 'participant', 'sub-')]
+    known = listed.labels | {p.participant for p in spoilt if p.participant is not None}
+    known |= {label for name in listed.flat if (label := parse_name(name).get('subject'))}
+    problems = [*spoilt, *_unknown_labels(wanted, known, 'participant', 'sub-')]
     participants = listed.labels & set(wanted) if wanted else listed.labels
     notes += _tell_collisions(participants)
 
@@ -351,7 +351,7 @@ class _Participant:
         self.problems += unusable
         if unusable:
             return
-        told = [note for choice in chosen.values() for note in choice.notes]
+        notes = [note for choice in chosen.values() for note in choice.notes]
         doubts = [doubt for choice in chosen.values() for doubt in choice.doubts] + list(doubts)
         self.pairs.append(
             ScanPair(
@@ -359,7 +359,7 @@ class _Participant:
                 session,
                 ncct=chosen['ncct'].file.path,
                 cta=chosen['cta'].file.path,
-                notes=tuple(printable(note) for note in told),
+                notes=tuple(printable(note) for note in notes),
                 doubts=tuple(printable(doubt) for doubt in doubts),
             )
         )

@@ -383,9 +383,9 @@ def read_item(
         if wrong.any():
             listed = shorten(f'{who} ({cells[who]})' for who in cells.index[wrong])
             notes.append(f'{item}: {reason}, taken as missing: {listed}')
-    told = absent & (text != 'n/a')
-    if told.any():
-        notes.append(f'{item}: taken as missing: {count_cells(cells[told])}')
+    stated = absent & (text != 'n/a')
+    if stated.any():
+        notes.append(f'{item}: taken as missing: {count_cells(cells[stated])}')
     return numbers.where(readable & ~outside), untestable & allowed
 
 

@@ -72,11 +72,11 @@ def judge(metrics: Mapping[str, object]) -> Verdict:
         if name not in metrics or 'reason' not in entry:
             continue
         value = metrics[name]
-        told = f'{entry["reason"]} ({name} {_short(value)})'
+        reason = f'{entry["reason"]} ({name} {_short(value)})'
         if _fails(value, entry):
-            failures.append(told)
+            failures.append(reason)
         elif _is_doubtful(value, entry):
-            doubts.append(told)
+            doubts.append(reason)
     status: Status = 'failed' if failures else 'doubtful' if doubts else 'complete'
     return Verdict(status, (*failures, *doubts))
 

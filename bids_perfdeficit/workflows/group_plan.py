@@ -238,11 +238,11 @@ def find_unproven(entries: Sequence[Entry], *, include_doubtful: bool = False) -
 def _speaks_against(root: Path, pair: ScanPair, entry: Entry, include_doubtful: bool) -> str:
     path = output_path(root, 'verdict', participant=pair.participant, session=pair.session)
     verdict = read_facts(path)
-    told = '; '.join(map(str, verdict.get('Reasons', [])))
+    reasons = '; '.join(map(str, verdict.get('Reasons', [])))
     if verdict.get('Status') == 'failed':
-        return f'its participant level failed: {told}'
+        return f'its participant level failed: {reasons}'
     if verdict.get('Status') == 'doubtful' and not include_doubtful:
-        return f'its results are doubtful: {told} (--include-doubtful takes it)'
+        return f'its results are doubtful: {reasons} (--include-doubtful takes it)'
     paths = {stage: record_path(root, pair, stage) for stage in _READ}
     if not paths['standard'].parent.is_dir():
         return ''
@@ -286,7 +286,7 @@ def find_models(settings: Settings) -> tuple[dict[str, Path], dict[str, Any]]:
     for path in found:
         try:
             content = json.loads(sidecar_path(path).read_text(encoding='utf-8'))
-            told = {name: content[name] for name in ('Model', 'Space', 'VoxelSize', 'MapKind')}
+            fitted = {name: content[name] for name in ('Model', 'Space', 'VoxelSize', 'MapKind')}
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
                 'has no sidecar that names what it was fitted on',
@@ -298,15 +298,15 @@ def find_models(settings: Settings) -> tuple[dict[str, Path], dict[str, Any]]:
             ('VoxelSize', settings.group.resolution, '--resolution'),
             ('MapKind', str(settings.group.map_kind), '--map-kind'),
         ):
-            if told[name] != here:
+            if fitted[name] != here:
                 raise InputError(
-                    f'was fitted with {option} {told[name]}, this run has {here}',
-                    fix=f'give {option} {told[name]}',
+                    f'was fitted with {option} {fitted[name]}, this run has {here}',
+                    fix=f'give {option} {fitted[name]}',
                     path=path,
                 )
         _check_record(path)
         _check_items(path, content)
-        models[told['Model']] = path
+        models[fitted['Model']] = path
         if facts and content.get('Covariates', []) != facts['Covariates']:
             raise InputError(
                 f'was fitted with other covariates than {next(iter(models))}',

@@ -345,8 +345,8 @@ def _check_borrowed(
     for folder in sorted(folders):
         for scan, ending in (('ncct', '_desc-preproc_ct.json'), ('cta', '_desc-preproc_cta.json')):
             path = folder / f'{pair.prefix}{"_space-ct" if scan == "cta" else ""}{ending}'
-            told = read_facts(path).get('SourceSHA256')
-            if not isinstance(told, str):
+            recorded = read_facts(path).get('SourceSHA256')
+            if not isinstance(recorded, str):
                 continue
             if scan not in hashes:
                 try:
@@ -354,7 +354,7 @@ def _check_borrowed(
                 except OSError as error:
                     return f'{getattr(pair, scan)}: cannot be read ({error.strerror}).', ()
             compared += 1
-            if told != hashes[scan]:
+            if recorded != hashes[scan]:
                 return (
                     f'the --derivatives in {folder} were made from another {scan.upper()} than '
                     f'{getattr(pair, scan).name} (the SHA-256 in {path.name} differs); name '

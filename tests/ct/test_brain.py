@@ -117,12 +117,11 @@ DIRECTIONS = {'right': (1, 0.1, 0.3), 'front': (0.3, 1, 0.5), 'vertex': (0.4, -0
               'back': (-0.3, -1, 0.2), 'both sides': (0, 0.8, 0.6)}  # fmt: skip
 
 
-@pytest.mark.parametrize('radius', [7, 20, 40, 60])
 @pytest.mark.parametrize('where', DIRECTIONS)
-@pytest.mark.parametrize('fill', [40.0, -1000.0], ids=['soft tissue', 'air'])
+@pytest.mark.parametrize(
+    ('fill', 'radius'), [(40.0, 7), (40.0, 20), (40.0, 40), (40.0, 60), (-1000.0, 40)]
+)
 def test_a_hole_in_the_skull_costs_no_brain(patient, closed, where, radius, fill):
-    if fill < 0 and radius != 40:
-        pytest.skip('one radius is enough')
     spoilt = with_hole(floats(patient.ncct), DIRECTIONS[where], radius, fill)
     lost, left, _, overlap, found = losses(spoilt, patient)
     assert lost - closed[0] < 0.03
