@@ -194,6 +194,37 @@ def read_ct(path: str | Path, *, role: str = 'NCCT', max_gb: float = MAX_GB) -> 
     )
 
 
+def read_map(
+    path: str | Path, *, role: str = 'reference', max_gb: float = MAX_GB
+) -> nib.Nifti1Image:
+    """Read one volume that is no CT, such as a map of CT perfusion, with its place in the head.
+
+    Parameters
+    ----------
+    path : path
+        NIfTI file.
+    role : str
+        What it should be, for the messages.
+    max_gb : float
+        GB of memory that reading may take.
+
+    Returns
+    -------
+    Nifti1Image
+        float32, (X, Y, Z), as stored.
+
+    Raises
+    ------
+    InputError
+        When the file is damaged, is not one volume, or does not say which side is left.
+    """
+    path = Path(path)
+    image, values = read_nifti(path, memory=max_gb * 1e9)
+    values = _one_volume(np.asarray(values, dtype=np.float32), path)
+    affine, _, _ = _find_sides(image, values.shape, path, role)
+    return nib.Nifti1Image(values, affine)
+
+
 def _one_volume(values: np.ndarray, path: Path) -> np.ndarray:
     """Drop trailing axes of one voxel."""
     while values.ndim > 3 and values.shape[-1] == 1:
