@@ -72,7 +72,7 @@ class Artefacts:
     specks_ml : float
         Their volume together, mL.
     outside_ml : float
-        Volume above `DEFICIT_S` outside the brain, mL.
+        Volume above `DEFICIT_S` away from the brain, mL.
     """
 
     zero_share: float
@@ -215,6 +215,8 @@ def find_artefacts(
     delay: NDArray[np.floating],
     brain: NDArray[np.bool_],
     voxel_ml: float,
+    *,
+    away: NDArray[np.bool_] | None = None,
 ) -> Artefacts:
     """Find what cannot be tissue's delay in a reference, on its own grid.
 
@@ -226,11 +228,14 @@ def find_artefacts(
         The patient's brain, as far as the reference covers it.
     voxel_ml : float
         Volume of a voxel, mL.
+    away : ndarray of bool, (X, Y, Z), optional
+        What is certainly not brain; all but `brain` by default.
 
     Returns
     -------
     Artefacts
     """
+    away = ~brain if away is None else away
     known = np.isfinite(delay)
     inside = delay[brain & known]
     top = float(inside.max()) if inside.size else float('nan')
@@ -244,7 +249,7 @@ def find_artefacts(
         top=top,
         specks=len(small),
         specks_ml=float(small.sum()),
-        outside_ml=float(np.count_nonzero(late & ~brain) * voxel_ml),
+        outside_ml=float(np.count_nonzero(late & away) * voxel_ml),
     )
 
 

@@ -51,7 +51,7 @@ _FEW_NEGATIVE = 0.001
 #: mm over which voxels without a value count as known: single zeros between values are delays of
 #: 0, larger holes are cerebrospinal fluid and what the perfusion software left out.
 _HOLE_MM = 3.0
-#: mm about the brain in which values do not speak against a fit.
+#: mm about the brain in which values neither speak against a fit nor are artefacts.
 _RIM_MM = 5.0
 #: mL of the brain that a reference must cover.
 _LEAST_ML = 10.0
@@ -78,12 +78,15 @@ class Reference:
         Share of the brain where it is known.
     notes : tuple of str
         What a reader must know of it, a sentence each.
+    doubts : tuple of str
+        Why it may not be this patient's, a sentence each.
     """
 
     delay: nib.Nifti1Image
     artefacts: agreement.Artefacts
     covered: float
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,14 @@ class Evaluation:
         Volumes (mL), their overlap, sides, sites, coverage and artefacts; None where not known.
     notes : tuple of str
         What a reader must know, a sentence each.
+    doubts : tuple of str
+        Those of the reference.
     """
 
     maps: pd.DataFrame
     patient: dict[str, object]
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
 
 def read_reference(path: Path, brain: nib.Nifti1Image) -> Reference:
@@ -146,16 +152,19 @@ def read_reference(path: Path, brain: nib.Nifti1Image) -> Reference:
         )
     _check_unit(values, path)
     support = _close(seen & (np.nan_to_num(near) > 0), brain)
-    notes = _check_fit(support, inside, brain, path)
+    sizes = nib.affines.voxel_sizes(brain.affine)
+    rim = ndimage.distance_transform_edt(~inside, sampling=sizes) <= _RIM_MM
+    doubts = _check_fit(support, inside, rim, path)
     levels = support.any((0, 1))
-    found = agreement.find_artefacts(near, inside & levels, voxel_ml)
+    found = agreement.find_artefacts(near, inside & levels, voxel_ml, away=~rim)
     known = inside & support & np.isfinite(linear)
     delay = np.where(known, np.maximum(np.nan_to_num(linear), 0), np.float32(np.nan))
     return Reference(
         nib.Nifti1Image(delay.astype(np.float32), brain.affine),
         found,
         float(known.sum() / inside.sum()),
-        (*notes, *agreement.describe_artefacts(found)),
+        agreement.describe_artefacts(found),
+        doubts,
     )
 
 
@@ -213,12 +222,10 @@ def _box(mask: np.ndarray, margin: list[int]) -> tuple[slice, ...]:
 
 
 def _check_fit(
-    support: np.ndarray, brain: np.ndarray, image: nib.Nifti1Image, path: Path
+    support: np.ndarray, brain: np.ndarray, rim: np.ndarray, path: Path
 ) -> tuple[str, ...]:
     """Compare where the reference has values with the brain, in the slices that it covers."""
-    sizes = nib.affines.voxel_sizes(image.affine)
-    near = ndimage.distance_transform_edt(~brain, sampling=sizes) <= _RIM_MM
-    inside = float((support & near).sum() / support.sum())
+    inside = float((support & rim).sum() / support.sum())
     here = brain & support.any((0, 1))
     filled = float((support & here).sum() / here.sum())
     told = (
@@ -327,7 +334,7 @@ def evaluate_patient(
         'reference_site_side': side,
         **asdict(reference.artefacts),
     }
-    return Evaluation(pd.DataFrame(rows), measures, (*reference.notes, *notes))
+    return Evaluation(pd.DataFrame(rows), measures, (*reference.notes, *notes), reference.doubts)
 
 
 def _all_maps(

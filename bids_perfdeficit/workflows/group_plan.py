@@ -34,6 +34,7 @@ from bids_perfdeficit.pipeline import check_grids
 from bids_perfdeficit.settings import MapKind, Settings
 from bids_perfdeficit.stages.record import Record, Stamp, digest
 from bids_perfdeficit.stages.task import PENDING, State, Task, examine
+from bids_perfdeficit.workflows.plan import file_uri as _uri
 from bids_perfdeficit.workflows.plan import record_path
 
 #: Versions of the stages, raised whenever results change, so that older ones are not mixed with
@@ -471,17 +472,6 @@ def _inputs(cohort: Cohort, settings: Settings) -> dict[str, Path]:
     if cohort.source is not None or cohort.covariates.size:
         paths += [path for source in _tables(settings) for path in table_files(source)]
     return {_uri(path, settings): path.absolute() for path in dict.fromkeys(paths)}
-
-
-def _uri(path: Path, settings: Settings) -> str:
-    path = path.absolute()
-    for scheme, root in (
-        ('bids::', settings.inputs.output_dir.absolute()),
-        ('bids:raw:', settings.inputs.bids_dir.absolute()),
-    ):
-        if path.is_relative_to(root):
-            return f'{scheme}{path.relative_to(root).as_posix()}'
-    return path.as_uri()
 
 
 def _record(settings: Settings, stage: str, model: str = '') -> Path:
