@@ -20,6 +20,7 @@ from bids_perfdeficit.bids import (
 )
 from bids_perfdeficit.bids.files import remove_leftovers
 from bids_perfdeficit.bids.jsonfile import read_facts
+from bids_perfdeficit.bids.listing import natural
 from bids_perfdeficit.cli.logbook import LOGGER, Logbook, Outcome, read_crashes
 from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_SOME_FAILED
 from bids_perfdeficit.cli.resources import share_threads
@@ -252,7 +253,8 @@ class EvaluateLevel(Level):
 
     @staticmethod
     def _participants(book: Logbook) -> list[Outcome]:
-        return [outcome for name, outcome in book.outcomes.items() if name.startswith('sub-')]
+        names = sorted((n for n in book.outcomes if n.startswith('sub-')), key=natural)
+        return [book.outcomes[name] for name in names]
 
     def _person(self, outcome: Outcome, done: Mapping[str, Case]) -> dict[str, Any]:
         """Return what the table says of a participant before anything is measured."""
