@@ -6,13 +6,14 @@ two runs at once, and runs. After every run that ends well OUTPUT_DIR must hold 
 with the inputs and options of that moment leaves, byte for byte. Logs, and the times of this
 machine in the records, are left out. Clean runs are made once for each state.
 
-Run: python benchmarks/histories.py PHANTOM [--histories 200] [--seed 1] [--jobs 2]
+Run: python benchmarks/histories.py PHANTOM [--histories 200] [--seed 1] [--jobs 2] [--keep FOLDER]
 PHANTOM is a folder of `bids_perfdeficit-phantom --participants 2 --cohort 24 --spacing 4`.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import hashlib
 import json
 import os
@@ -65,6 +66,7 @@ class World:
     level: str
     data: Path
     root: Path
+    plugin: Path | None = None
     options: int = 0
     raised: dict[str, int] = field(default_factory=dict)
     scans: dict[str, str] = field(default_factory=lambda: {'ct': '01', 'cta': '01'})
@@ -104,6 +106,8 @@ class World:
     def command(self, out: Path, *more: str) -> list[str]:
         words = [sys.executable, '-c', RUN, str(self.raw), str(out), self.level, '--sloppy',
                  '--nprocs', '1', '--omp-nthreads', '1']  # fmt: skip
+        if self.plugin and '-w' in more:
+            words += ['--use-plugin', str(self.plugin)]
         if self.level == 'group':
             words += ['-d', str(self.cohort), '--model', 'ridge', '--resolution', '8']
             if '--folds' not in OPTIONS['group'][self.options]:
@@ -143,10 +147,18 @@ def tree(out: Path, raw: Path) -> dict[str, str]:
 
 
 class Clean:
-    """Clean runs, each made once."""
+    """Clean runs, each made once.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self._known, self._lock = folder, {}, Lock()
+    Parameters
+    ----------
+    folder : Path
+        Where they, and the histories, are made.
+    keep : Path or None
+        Where files that differ are kept, beside those of the clean run.
+    """
+
+    def __init__(self, folder: Path, keep: Path | None = None) -> None:
+        self.folder, self.keep, self._known, self._lock = folder, keep, {}, Lock()
         self._making: dict[str, Lock] = {}
 
     def of(self, world: World) -> dict[str, str]:
@@ -164,8 +176,42 @@ class Clean:
                 if done.returncode:
                     raise RuntimeError(f'a clean run failed: {done.stdout}{done.stderr[-2000:]}')
                 self._known[state] = tree(out, world.raw)
-                shutil.rmtree(out)
             return self._known[state]
+
+    def differing(self, world: World) -> list[str]:
+        """Return the files that are not what a clean run leaves, and keep them if asked to."""
+        want, have = self.of(world), tree(world.out, world.raw)
+        names = [name for name in sorted({*want, *have}) if want.get(name) != have.get(name)]
+        clean = self.folder / world.state()
+        for name in names if self.keep else []:
+            for kind, out in (('clean', clean), ('history', world.out)):
+                target = self.keep / world.root.name / kind / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if (out / name).exists():
+                    shutil.copy(out / name, target)
+        return [f'{name} {compare(clean / name, world.out / name)}' for name in names]
+
+
+def compare(clean: Path, history: Path) -> str:
+    """Return in words how a file of a history differs from that of a clean run."""
+    if not history.exists():
+        return 'is missing'
+    if not clean.exists():
+        return 'should not be there'
+    pair = [clean.read_bytes(), history.read_bytes()]
+    words = 'differs'
+    if clean.suffix == '.gz':
+        words, pair = 'differs (unpacked)', [gzip.decompress(content) for content in pair]
+        if pair[0] == pair[1]:
+            return 'holds the same, packed otherwise'
+    places = [i for i, (a, b) in enumerate(zip(*pair, strict=False)) if a != b]
+    if not places:
+        return f'{words}: {len(pair[1])} bytes, clean {len(pair[0])}'
+    around = [content[max(places[0] - 20, 0) : places[0] + 40] for content in pair]
+    return (
+        f'{words}: {len(places)} of {len(pair[0])} bytes, from {places[0]} to {places[-1]}: '
+        f'{around[1]!r}, clean {around[0]!r}'
+    )
 
 
 def run(world: World, chance: random.Random) -> int:
@@ -230,12 +276,14 @@ def damage(world: World, chance: random.Random) -> str:
     return f'{how} {path.name}'
 
 
-def live(level: str, data: Path, seed: int, clean: Clean, counts: Counter) -> list[str]:
+def live(
+    level: str, data: Path, seed: int, clean: Clean, counts: Counter, plugin: Path | None = None
+) -> list[str]:
     """Live through one history; return what differs from clean runs."""
     chance = random.Random(seed)
     root = Path(tempfile.mkdtemp(prefix=f'history-{level}-', dir=clean.folder))
-    world, told, wrong = World(level, data, root), [], []
-    seconds = {'participant': 30.0, 'group': 15.0}[level]
+    world, told, wrong = World(level, data, root, plugin), [], []
+    seconds = {'participant': 30.0, 'group': 15.0}[level] * (4 if plugin else 1)
     try:
         world.prepare()
         for _ in range(chance.randint(2, 5)):
@@ -275,8 +323,7 @@ def check(world: World, chance: random.Random, clean: Clean) -> list[str]:
     code = run(world, chance)
     if code:
         return [f'exit code {code}']
-    want, have = clean.of(world), tree(world.out, world.raw)
-    return [name for name in sorted({*want, *have}) if want.get(name) != have.get(name)]
+    return clean.differing(world)
 
 
 def main() -> None:
@@ -287,21 +334,23 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=1)
     parser.add_argument('--jobs', type=int, default=2)
     parser.add_argument('--levels', nargs='+', default=['participant', 'group'])
+    parser.add_argument('--use-plugin', type=Path, help='for the runs with a working folder')
+    parser.add_argument('--keep', type=Path, help='folder for the files that differ')
     options = parser.parse_args()
     data = options.phantom.absolute()
     print('| level | histories | differ | moves | minutes |')
     print('|---|---|---|---|---|')
     failed = []
     with tempfile.TemporaryDirectory(prefix='histories-') as folder:
-        clean = Clean(Path(folder))
+        clean = Clean(Path(folder), options.keep)
         for level in options.levels:
             counts: Counter = Counter()
             begun = time.monotonic()
             number = options.histories // len(options.levels)
             seeds = range(options.seed * 10000, options.seed * 10000 + number)
             with ThreadPoolExecutor(options.jobs) as pool:
-                found = list(pool.map(lambda s, n=level, c=counts: live(n, data, s, clean, c),
-                                      seeds))  # fmt: skip
+                found = list(pool.map(lambda s, n=level, c=counts: live(
+                    n, data, s, clean, c, options.use_plugin), seeds))  # fmt: skip
             wrong = [lines for lines in found if lines]
             failed += [line for lines in wrong for line in lines]
             moves = ', '.join(f'{count} {move}' for move, count in sorted(counts.items()))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import string
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -109,6 +110,44 @@ def output_path(
             raise ValueError(f'{key.removesuffix(_SIDECAR)!r} has no sidecar')
         path = sidecar_path(path)
     return path
+
+
+def find_outputs(root: str | os.PathLike[str], level: str, folder: Path) -> list[Path]:
+    """Return the files in a folder that are named as outputs of a level, sidecars among them.
+
+    Parameters
+    ----------
+    root : path
+        OUTPUT_DIR.
+    level : str
+        As in `output_keys`.
+    folder : Path
+        Below `root`.
+
+    Returns
+    -------
+    list of Path
+        In order; none where there is no folder.
+    """
+    patterns = [_name_pattern(key) for key in output_keys(level)]
+    patterns += [_name_pattern(key, sidecar=True) for key in output_keys(level)]
+    return sorted(
+        path
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if any(p.fullmatch(path.relative_to(root).as_posix()) for p in patterns)
+    )
+
+
+@functools.cache
+def _name_pattern(key: str, sidecar: bool = False) -> re.Pattern[str]:
+    """Return what the path of an output, or of its sidecar, looks like with any labels."""
+    pattern = _entry(key)['path']
+    if sidecar:
+        pattern = sidecar_path(Path(pattern)).as_posix()
+    pieces = string.Formatter().parse(pattern)
+    return re.compile(
+        ''.join(re.escape(text) + ('[^/]+' if name else '') for text, name, _, _ in pieces)
+    )
 
 
 def resolution_label(resolution: float) -> str:

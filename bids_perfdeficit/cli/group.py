@@ -15,6 +15,7 @@ from bids_perfdeficit.bids import (
     write_dataset_files,
     write_phenotype,
 )
+from bids_perfdeficit.bids.outputs import find_outputs
 from bids_perfdeficit.cli.logbook import LOGGER, Logbook, Outcome, read_crashes
 from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE
 from bids_perfdeficit.cli.runner import Level, Unit, Work
@@ -24,6 +25,7 @@ from bids_perfdeficit.stages.record import Record, digest
 from bids_perfdeficit.stages.task import (
     Task,
     examine,
+    find_unlisted,
     publish,
     recover,
     refresh,
@@ -101,7 +103,7 @@ class GroupLevel(Level):
         return (
             plan.busy
             or self.settings.outputs.reports_only
-            or bool(self._foreign())
+            or bool(self._foreign() or self._unlisted())
             or not (applied or examine(self._page_task(plan.model_names, ())).done)
         )
 
@@ -139,11 +141,21 @@ class GroupLevel(Level):
             if record is None or record.requires.get('cohort', mark) != mark
         ]
 
+    def _unlisted(self) -> list[Path]:
+        """Return results whose record is lost; those of other items would stay for good."""
+        folder = group_path(self.settings, 'group_lock').parent
+        images = group_path(self.settings, 'group_mask').parent
+        files = find_outputs(self.output_dir, 'group', images)
+        return find_unlisted(self.output_dir, folder, files)
+
     def plan(self, unit: Unit) -> str:
         recover(self.output_dir, unit.records)
         self._plan = self.planned.examined(verify=self.settings.outputs.verify)
         if self.settings.outputs.reports_only:
             return ''
+        for path in self._unlisted():
+            LOGGER.info('%s has no record and is removed', path)
+            path.unlink()
         for task in self.planned.stale:
             withdraw(task)
         return ''

@@ -31,12 +31,14 @@ from bids_perfdeficit.bids import (
     write_nifti,
 )
 from bids_perfdeficit.bids.outputs import has_sidecar
+from bids_perfdeficit.stages.lock import Holder
 from bids_perfdeficit.stages.task import Task, Writer, publish
 
 
 class _SinkInput(DynamicTraitedSpec):
     task = traits.Instance(Task, mandatory=True, nohash=True, desc='the stage that is published')
     seen = traits.Dict(nohash=True, desc='stamps of its inputs when the run was planned')
+    holder = traits.Instance(Holder, nohash=True, desc='the run, by the lock that it holds')
     participant = traits.Str(mandatory=True)
     session = traits.Either(None, traits.Str, default=None, usedefault=True)
     space = traits.Str(mandatory=True)
@@ -88,13 +90,19 @@ class DerivativesSink(SimpleInterface):
                 writers[_relative(sidecar_path(target), task)] = partial(write_json, content)
             writers[_relative(target, task)] = write_file(Path(getattr(inputs, key)), target)
             self._results[key] = str(target)
-        publish(task, writers, seen=inputs.seen if isdefined(inputs.seen) else None)
+        publish(
+            task,
+            writers,
+            seen=inputs.seen if isdefined(inputs.seen) else None,
+            holder=inputs.holder if isdefined(inputs.holder) else None,
+        )
         return runtime
 
 
 class _GroupSinkInput(BaseInterfaceInputSpec):
     task = traits.Instance(Task, mandatory=True, nohash=True, desc='the stage that is published')
     seen = traits.Dict(nohash=True, desc='stamps of its inputs when the run was planned')
+    holder = traits.Instance(Holder, nohash=True, desc='the run, by the lock that it holds')
     space = traits.Str(mandatory=True)
     res = traits.Str(mandatory=True, desc='label of the resolution')
     resolution = traits.Float(mandatory=True, desc='mm')
@@ -136,7 +144,12 @@ class GroupSink(SimpleInterface):
             content = sidecar(file['key'], sources=sources, space=inputs.space, **meta)
             writers[_relative(sidecar_path(target), task)] = partial(write_json, content)
             writers[_relative(target, task)] = write_file(folder / file['name'], target)
-        publish(task, writers, seen=inputs.seen if isdefined(inputs.seen) else None)
+        publish(
+            task,
+            writers,
+            seen=inputs.seen if isdefined(inputs.seen) else None,
+            holder=inputs.holder if isdefined(inputs.holder) else None,
+        )
         self._results['out_files'] = [str(t) for t in targets]
         return runtime
 

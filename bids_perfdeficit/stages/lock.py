@@ -13,7 +13,9 @@ import json
 import os
 import socket
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +34,46 @@ _held: set[str] = set()
 
 class Busy(InputError):
     """Another run holds the lock."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The run that holds a lock, for those of its steps that are jobs of their own.
+
+    Such jobs outlive a run that is killed. They may finish what they do until another run takes
+    the lock; then what they would write belongs to nobody.
+
+    Parameters
+    ----------
+    path : Path
+        The lock file.
+    owner : mapping
+        What it says while this run holds it.
+    """
+
+    path: Path
+    owner: Mapping[str, Any]
+
+    @classmethod
+    def current(cls, path: Path) -> Holder | None:
+        """Return this process as the holder, None if it does not hold the lock."""
+        return cls(path, _read(path)) if str(path) in _held else None
+
+    def check(self) -> None:
+        """See that no other run has taken the lock.
+
+        Raises
+        ------
+        Busy
+            When the run has ended or been replaced by another.
+        """
+        if _read(self.path) != self.owner:
+            raise Busy(
+                f'the run that asked for these results ({_tell(dict(self.owner))}) has ended, and '
+                'they were not written',
+                fix='run the same command again',
+                path=self.path,
+            )
 
 
 class Lock:

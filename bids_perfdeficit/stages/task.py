@@ -18,6 +18,7 @@ from typing import Any
 from bids_perfdeficit import __version__
 from bids_perfdeficit.bids.files import write_json
 from bids_perfdeficit.errors import InputError
+from bids_perfdeficit.stages.lock import Holder
 from bids_perfdeficit.stages.record import (
     Input,
     Output,
@@ -174,7 +175,11 @@ def _compare_files(task: Task, record: Record, verify: bool) -> State:
 
 
 def publish(
-    task: Task, writers: Mapping[str, Writer], *, seen: Mapping[str, Stamp | None] | None = None
+    task: Task,
+    writers: Mapping[str, Writer],
+    *,
+    seen: Mapping[str, Stamp | None] | None = None,
+    holder: Holder | None = None,
 ) -> Record:
     """Write the results of a task, and their record after all of them.
 
@@ -190,6 +195,8 @@ def publish(
         path and writes the file in one step.
     seen : mapping of str to Stamp, optional
         Stamps of the inputs when the computation was planned.
+    holder : Holder, optional
+        The run that planned it, which must hold the lock of the unit still.
 
     Returns
     -------
@@ -199,8 +206,8 @@ def publish(
     Raises
     ------
     InputError
-        When an input changed while the results were computed, or a stage that is required has no
-        record.
+        When an input changed while the results were computed, a stage that is required has no
+        record, or another run has taken the lock.
     """
     inputs = {
         name: _read_input(path, (seen or {}).get(name)) for name, path in task.inputs.items()
@@ -216,6 +223,8 @@ def publish(
             )
         requires[one.stage] = before.fingerprint
     old = _listed(task)
+    if holder is not None:
+        holder.check()
     write_json({'Outputs': sorted({*old, *writers})}, task.pending)
     task.record.unlink(missing_ok=True)
     outputs = {}
@@ -277,6 +286,33 @@ def stray_records(folder: Path, tasks: Iterable[Task]) -> list[Path]:
     """Return the records in a folder that belong to none of the tasks."""
     known = {task.record for task in tasks}
     return [path for path in sorted(folder.glob('*_record.json')) if path not in known]
+
+
+def find_unlisted(root: Path, folder: Path, files: Iterable[Path]) -> list[Path]:
+    """Return the files that no record in a folder lists.
+
+    Parameters
+    ----------
+    root : Path
+        The dataset.
+    folder : Path
+        Where its records lie.
+    files : iterable of Path
+        Below `root`, named as results are. Whether those without a record still hold cannot be
+        known: their record is lost.
+
+    Returns
+    -------
+    list of Path
+        In order.
+    """
+    listed: set[str] = set()
+    for path in folder.glob('*_record.json'):
+        record = Record.read(path)
+        listed |= set() if record is None else set(record.outputs)
+    for path in folder.glob(f'*{PENDING}'):
+        listed |= _read_pending(path)
+    return sorted(path for path in files if path.relative_to(root).as_posix() not in listed)
 
 
 def _listed(task: Task) -> set[str]:

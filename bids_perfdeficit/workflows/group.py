@@ -30,6 +30,7 @@ from bids_perfdeficit.interfaces.group import (
     StackMaps,
 )
 from bids_perfdeficit.settings import MapKind, Settings
+from bids_perfdeficit.stages.lock import Holder
 from bids_perfdeficit.workflows.group_plan import GroupPlan, group_path
 from bids_perfdeficit.workflows.outputs import SMALL_GB
 
@@ -368,6 +369,7 @@ def _sink(
         GroupSink(
             task=plan.tasks[stage, model],
             seen=dict(plan.seen),
+            holder=Holder.current(group_path(settings, 'group_lock')),
             space=settings.processing.output_spaces[0],
             res=resolution_label(plan.resolution),
             resolution=plan.resolution,

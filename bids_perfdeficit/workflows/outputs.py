@@ -8,9 +8,11 @@ from typing import Any
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
+from bids_perfdeficit.bids import output_path
 from bids_perfdeficit.interfaces.derivatives import DerivativesSink
 from bids_perfdeficit.interfaces.reports import DrawFigures
 from bids_perfdeficit.settings import Settings
+from bids_perfdeficit.stages.lock import Holder
 from bids_perfdeficit.workflows.plan import STAGES, Plan, stages_of, uri
 
 #: GB of a step that only moves files.
@@ -61,13 +63,16 @@ def connect_stage(
         buffer.inputs.trait_set(**{key: str(plan.existing[key]) for key in definition.keys})
         workflow.add_nodes([buffer])
         return buffer
+    pair, root = plan.pair, plan.tasks[stage].root
+    lock = output_path(root, 'lock', participant=pair.participant, session=pair.session)
     sink = pe.Node(
         DerivativesSink(
             keys=definition.keys,
             task=plan.tasks[stage],
             seen=dict(plan.seen),
-            participant=plan.pair.participant,
-            session=plan.pair.session,
+            holder=Holder.current(lock),
+            participant=pair.participant,
+            session=pair.session,
             space=settings.processing.output_spaces[0],
             sources=list(sources),
             facts={'Sloppy': settings.processing.sloppy, **(facts or {})},

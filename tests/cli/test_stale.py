@@ -223,6 +223,21 @@ def test_maps_of_other_items_and_kinds_do_not_stay_beside_the_new_ones(cohort, t
     assert tree(out) == tree(clean)
 
 
+@pytest.mark.parametrize('lost', ['deleted', 'emptied'])
+def test_maps_whose_record_is_lost_do_not_stay_beside_those_of_other_items(cohort, tmp_path, lost):
+    out, clean = tmp_path / 'out', tmp_path / 'clean'
+    group(cohort, out, '--items', '5a', '9')
+    (record,) = out.rglob('*stage-fit_record.json')
+    record.unlink() if lost == 'deleted' else record.write_bytes(b'')
+    own = out / f'tpl-{DEFAULT_SPACE}/ct/tpl-{DEFAULT_SPACE}_of-the_user.nii.gz'
+    own.write_bytes(b'not ours')
+    group(cohort, out, '--items', '5a')
+    assert own.read_bytes() == b'not ours'
+    own.unlink()
+    group(cohort, clean, '--items', '5a')
+    assert tree(out) == tree(clean)
+
+
 def test_the_page_is_that_of_the_last_run(cohort, tmp_path):
     out = tmp_path / 'out'
     for model in ('ridge', 'voxelwise', 'ridge'):

@@ -23,7 +23,14 @@ from hypothesis import strategies as st
 
 from bids_perfdeficit.bids.files import remove_leftovers, write_bytes
 from bids_perfdeficit.stages.lock import Busy, Lock
-from bids_perfdeficit.stages.task import Task, examine, publish, recover, withdraw
+from bids_perfdeficit.stages.task import (
+    Task,
+    examine,
+    find_unlisted,
+    publish,
+    recover,
+    withdraw,
+)
 
 
 class Killed(BaseException):
@@ -80,6 +87,8 @@ def run(world: World, out: Path) -> None:
         for folder in (out, out / 'deep', out / 'records'):
             remove_leftovers(folder, whoever=True)
         recover(out, out / 'records')
+        for path in find_unlisted(out, out / 'records', (out / 'deep').glob('*')):
+            path.unlink()
         tasks = world.tasks(out)
         known: dict = {}
         for task in tasks.values():
@@ -235,6 +244,7 @@ def follow(moves: list[tuple]) -> None:
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @example([('run',), ('replace', 'one'), ('run',)])
 @example([('run',), ('option', 'files', 4), ('kill', 9), ('option', 'files', 0), ('run',)])
+@example([('run',), ('option', 'files', 0), ('delete', 0), ('delete', 6)])
 @given(st.lists(MOVES, max_size=14))
 def test_a_run_leaves_what_a_clean_run_leaves(moves):
     follow(moves)

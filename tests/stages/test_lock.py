@@ -13,7 +13,8 @@ import time
 
 import pytest
 
-from bids_perfdeficit.stages.lock import Busy, Lock
+from bids_perfdeficit.stages.lock import Busy, Holder, Lock
+from bids_perfdeficit.stages.task import Task, publish
 
 HOLD = (
     'import sys, time; from pathlib import Path; from bids_perfdeficit.stages.lock import Lock; '
@@ -85,3 +86,32 @@ def test_without_locks_of_the_kernel_the_owner_is_looked_for(tmp_path, monkeypat
     else:
         with pytest.raises(Busy, match='another'):
             lock.acquire()
+
+
+def test_a_step_of_a_run_that_was_replaced_writes_nothing(holder, tmp_path):
+    """A job on a cluster outlives its run, and ends while the next run is at work."""
+    task = Task('stage', 1, tmp_path, tmp_path / 'record.json', {})
+    writers = {'result.txt': lambda path: path.write_text('old')}
+    orphan = Holder(tmp_path / 'lock', json.loads((tmp_path / 'lock').read_text()))
+    holder.kill()
+    holder.wait()
+    publish(task, writers, holder=orphan)  # no other run has begun: the results hold
+    assert (tmp_path / 'result.txt').read_text() == 'old'
+    with Lock(tmp_path / 'lock', 'it'):
+        (tmp_path / 'result.txt').write_text('new')
+        before = (tmp_path / 'record.json').read_bytes()
+        with pytest.raises(Busy, match=f'process {holder.pid} .* has ended, and they were not'):
+            publish(task, writers, holder=orphan)
+        assert (tmp_path / 'result.txt').read_text() == 'new'
+        assert (tmp_path / 'record.json').read_bytes() == before
+        assert not task.pending.exists()
+        publish(task, writers, holder=Holder.current(tmp_path / 'lock'))
+    with pytest.raises(Busy):  # the run has given the lock back
+        publish(task, writers, holder=orphan)
+
+
+def test_only_who_holds_a_lock_is_its_holder(holder, tmp_path):
+    assert Holder.current(tmp_path / 'lock') is None
+    assert Holder.current(tmp_path / 'none') is None
+    with Lock(tmp_path / 'mine', 'it'):
+        assert Holder.current(tmp_path / 'mine').owner['process'] == os.getpid()
