@@ -27,6 +27,8 @@ TMAX = '**/*[tT][mM][aA][xX].nii*'
 DEFAULT_PATTERN = f'derivatives/{TMAX}'
 #: Masks of the occlusion beside a reference: ``*_space-ncct_lvo-msk.nii.gz`` in ISLES'24.
 _CLOT = '*[lL][vV][oO]*.nii*'
+#: Copies of references that an evaluation leaves, also in an OUTPUT_DIR of another run.
+_OURS = '_desc-reference_tmax.nii.gz'
 #: mm by which the positions of two grids may differ that are one.
 _SAME_MM = 1e-2
 
@@ -85,6 +87,8 @@ def find_references(
     files, nameless = [], []
     for path in sorted(dict.fromkeys(paths), key=lambda path: natural(str(path))):
         if output_dir is not None and path.is_relative_to(output_dir):
+            continue
+        if path.name.endswith(_OURS):
             continue
         participant, session = (_label(path, prefix) for prefix in ('sub', 'ses'))
         if participant:

@@ -60,7 +60,8 @@ _NAME = 'the evaluation'
 class EvaluateLevel(Level):
     """From computed maps and references to measures of agreement, tables and a page."""
 
-    units = 'participants'
+    # Not "participants": what became of those is the word of the participant level.
+    units = 'evaluations'
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -190,6 +191,8 @@ class EvaluateLevel(Level):
         return path_of(self.output_dir, case.pair, key, space)
 
     def finish(self, book: Logbook) -> None:
+        from bids_perfdeficit.reports.cohort import build_index
+
         lock = evaluation_path(self.settings, 'evaluation_lock')
         try:
             with Lock(lock, _NAME):
@@ -197,6 +200,7 @@ class EvaluateLevel(Level):
                     remove_leftovers(folder, whoever=True)
                 recover(self.output_dir, lock.parent)
                 self._write_tables(book)
+            build_index(self.output_dir, {})  # it leads to the page
         except (InputError, OSError) as error:
             book.add(Outcome('report', 'failed', [explain(error)]))
         except Exception as error:

@@ -38,6 +38,9 @@ EXIT_INTERNAL = 70
 
 _USAGE = 'bids_perfdeficit BIDS_DIR OUTPUT_DIR {participant,group,evaluate} [options]'
 
+#: Levels, as a sentence lists them.
+_LEVELS = f'{", ".join(list(AnalysisLevel)[:-1])} or {list(AnalysisLevel)[-1]}'
+
 #: Options of other BIDS Apps that scripts carry over: how many values each has (as argparse
 #: counts them), and what to do instead. They are read with their values, so that these are not
 #: taken for BIDS_DIR.
@@ -262,8 +265,8 @@ def build_parser() -> argparse.ArgumentParser:
     evaluation.add_argument(
         '--reference', nargs='+', metavar='PATTERN',
         help='maps of Tmax in seconds, registered to the NCCT: files, folders or quoted patterns, '
-        'relative to BIDS_DIR or absolute; each must name its participant (default: '
-        "'derivatives/**/*_tmax.nii.gz', as in ISLES'24)",
+        'relative to BIDS_DIR or absolute; each must name its participant (default: all that '
+        "are called tmax in BIDS_DIR/derivatives, as in ISLES'24)",
     )  # fmt: skip
 
     resources = parser.add_argument_group('what to use')
@@ -394,7 +397,7 @@ def _name_missing(given: dict[str, Any]) -> list[str]:
     names = {
         'bids_dir': 'BIDS_DIR',
         'output_dir': 'OUTPUT_DIR',
-        'analysis_level': f'the analysis level ({" or ".join(AnalysisLevel)})',
+        'analysis_level': f'the analysis level ({_LEVELS})',
     }
     missing = [name for key, name in names.items() if given.get(key) is None]
     if not missing:
@@ -446,7 +449,7 @@ def _merge(given: dict[str, Any], problems: list[str]) -> Settings:
             tables.setdefault(table, {})[key] = coerce(value, hint)
         except ValueError as error:
             problems.append(
-                f'invalid analysis level {value!r} (choose {" or ".join(AnalysisLevel)})'
+                f'invalid analysis level {value!r} (choose {_LEVELS})'
                 if key == 'analysis_level'
                 else f'{_name_option(key)}: {error}'
             )

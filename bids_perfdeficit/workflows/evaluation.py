@@ -9,12 +9,14 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow
 
 from bids_perfdeficit import __version__
+from bids_perfdeficit.bids import output_path
 from bids_perfdeficit.errors import InputError
 from bids_perfdeficit.interfaces.derivatives import DerivativesSink
 from bids_perfdeficit.interfaces.evaluation import EvaluateMaps
 from bids_perfdeficit.nifti import open_nifti
 from bids_perfdeficit.perfusion.agreement import DEFICIT_S
 from bids_perfdeficit.settings import Settings
+from bids_perfdeficit.stages.lock import Holder
 from bids_perfdeficit.stages.record import digest
 from bids_perfdeficit.workflows.base import estimate_memory
 from bids_perfdeficit.workflows.evaluation_plan import LEFT, READ, Case
@@ -110,14 +112,17 @@ def init_case_wf(
         mem_gb=estimate_memory(case.pair, _spacing(case))['perfusion'],
         n_procs=omp_nthreads,
     )
+    pair = case.pair
+    lock = output_path(case.task.root, 'lock', participant=pair.participant, session=pair.session)
     sources = [case.reference, *([case.clot] if case.clot else []), *case.files.values()]
     sink = pe.Node(
         DerivativesSink(
             keys=LEFT,
             task=case.task,
             seen=dict(case.seen),
-            participant=case.pair.participant,
-            session=case.pair.session,
+            holder=Holder.current(lock),
+            participant=pair.participant,
+            session=pair.session,
             space=space,
             sources=[file_uri(path, settings) for path in sources],
         ),

@@ -245,11 +245,12 @@ def _speaks_against(root: Path, pair: ScanPair, entry: Entry, include_doubtful: 
     if verdict.get('Status') == 'doubtful' and not include_doubtful:
         return f'its results are doubtful: {reasons} (--include-doubtful takes it)'
     paths = {stage: record_path(root, pair, stage) for stage in _READ}
-    if not verdict and not any(path.exists() for path in paths.values()):
+    pending = any(p.with_name(p.name + PENDING).exists() for p in paths.values())
+    if not verdict and not pending and not any(path.exists() for path in paths.values()):
         return ''  # another program's, or given by users
     records = {stage: Record.read(path) for stage, path in paths.items()}
     last = records['standard']
-    if last is None or any(p.with_name(p.name + PENDING).exists() for p in paths.values()):
+    if last is None or pending:
         return 'its maps have no record: the participant level was not finished'
     for stage, record in records.items():
         for name, mark in (record.requires if record else {}).items():

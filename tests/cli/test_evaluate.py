@@ -162,6 +162,11 @@ def test_each_participant_with_a_reference_is_compared(evaluated):
     assert told['sub-stroke0004_ses-01'] == 'skipped: there is no reference'
     assert '3 of 3 complete' in done.stdout
     people = read(output_path(out, 'evaluation_participants'))
+    (log,) = (out / 'logs').iterdir()
+    status = json.loads((log / 'status.json').read_text())
+    assert status['exit_code'] == 0
+    assert [e['status'] for e in status['evaluations'].values()].count('complete') == 3
+    assert '@blandaltman' in (log / 'methods.md').read_text()
     assert list(people['status']) == ['evaluated'] * 3 + ['left out']
     assert people['reference'][0].startswith('bids:raw:derivatives/sub-stroke0001/ses-01/perf')
     for key in ('evaluation_participants', 'evaluation_metrics'):
