@@ -133,7 +133,7 @@ def _label(path: Path, prefix: str) -> str:
 
 def match_references(
     entries: Sequence[Entry], files: Sequence[ReferenceFile]
-) -> tuple[dict[tuple[str, str], Path], dict[tuple[str, str], str]]:
+) -> tuple[dict[tuple[str, str], Path], dict[tuple[str, str], str], dict[tuple[str, str], str]]:
     """Give each participant and session the one reference of its name.
 
     Parameters
@@ -147,11 +147,14 @@ def match_references(
     -------
     matched : dict of (str, str) to Path
         By participant and session.
-    reasons : dict of (str, str) to str
-        Why others have none: a sentence for each.
+    absent : dict of (str, str) to str
+        Why others have none, in a clause for each.
+    several : dict of (str, str) to str
+        Those that have more than one, with a sentence for each.
     """
     matched: dict[tuple[str, str], Path] = {}
-    reasons: dict[tuple[str, str], str] = {}
+    absent: dict[tuple[str, str], str] = {}
+    several: dict[tuple[str, str], str] = {}
     for entry in entries:
         key = entry.participant, entry.session
         own = [file for file in files if file.participant == entry.participant]
@@ -163,13 +166,13 @@ def match_references(
             matched[key] = chosen[0].path
         elif chosen:
             names = shorten(file.path.name for file in chosen)
-            reasons[key] = f'{len(chosen)} references match ({names}): narrow --reference to one'
+            several[key] = f'{len(chosen)} references match ({names}): narrow --reference to one.'
         elif own:
             sessions = shorten(f'ses-{file.session}' for file in own)
-            reasons[key] = f'its references are of other sessions ({sessions})'
+            absent[key] = f'its references are of other sessions ({sessions})'
         else:
-            reasons[key] = 'there is no reference'
-    return matched, reasons
+            absent[key] = 'there is no reference'
+    return matched, absent, several
 
 
 def _same_session(one: str, other: str) -> bool:

@@ -105,7 +105,7 @@ class EvaluateLevel(Level):
         )
         for note in (*notes, *self.planned.notes):
             LOGGER.info(note)
-        book.add(*(Outcome(n, 'failed', [why]) for n, why in self.planned.undecided.items()))
+        book.add(*(Outcome(n, 'failed', [why]) for n, why in self.planned.unusable.items()))
         book.add(*(Outcome(n, 'skipped', [why]) for n, why in self.planned.left_out.items()))
         for case in self.cases.values():
             if not self._has_work(case):

@@ -99,8 +99,9 @@ class EvaluationPlan:
     ----------
     cases : mapping of str to Case
         By name, in natural order.
-    undecided : mapping of str to str
-        Participants with more than one reference, with the reason.
+    unusable : mapping of str to str
+        Participants with more than one reference, or who were asked for and have no results, each
+        with a sentence.
     left_out : mapping of str to str
         Participants who have no reference, or no results that count, with the reason.
     notes : tuple of str
@@ -108,7 +109,7 @@ class EvaluationPlan:
     """
 
     cases: Mapping[str, Case]
-    undecided: Mapping[str, str]
+    unusable: Mapping[str, str]
     left_out: Mapping[str, str]
     notes: tuple[str, ...] = ()
 
@@ -116,7 +117,7 @@ class EvaluationPlan:
     def problems(self) -> tuple[str, ...]:
         """One sentence for each participant whose reference cannot be used."""
         refused = [case.refusal for case in self.cases.values() if case.refusal]
-        return (*self.undecided.values(), *refused)
+        return (*self.unusable.values(), *refused)
 
 
 def evaluation_path(settings: Settings, key: str, **entities: str) -> Path:
@@ -134,19 +135,15 @@ def make_evaluation_plan(settings: Settings) -> EvaluationPlan:
     """
     inputs = settings.inputs
     root = inputs.output_dir.absolute()
-    entries, left_out = _find_entries(settings)
+    entries, left_out, unusable = _find_entries(settings)
     files, notes = find_references(
         inputs.bids_dir.absolute(), settings.evaluation.reference, output_dir=root
     )
     names = {(e.participant, e.session): _pair(e).prefix for e in entries}
-    matched, reasons = match_references(entries, files)
-    undecided = {}
-    for key, reason in reasons.items():
-        # More than one is for the user to decide; to have none is not an error.
-        if 'narrow' in reason:
-            undecided[names[key]] = f'{names[key]}: {reason}.'
-        else:
-            left_out[names[key]] = reason
+    matched, absent, several = match_references(entries, files)
+    left_out |= {names[key]: reason for key, reason in absent.items()}
+    # More than one is for the user to decide; to have none is not an error.
+    unusable |= {names[key]: f'{names[key]}: {reason}' for key, reason in several.items()}
     references = {names[key]: path for key, path in matched.items()}
     scans = {}
     for entry in entries:
@@ -164,7 +161,7 @@ def make_evaluation_plan(settings: Settings) -> EvaluationPlan:
         name = names[entry.participant, entry.session]
         if name in references:
             cases[name] = _case(_pair(entry), references[name], settings, refused.get(name, ''))
-    return EvaluationPlan(cases, undecided, left_out, notes)
+    return EvaluationPlan(cases, unusable, left_out, notes)
 
 
 def _has(entries: list[Entry], participant: str) -> bool:
@@ -175,14 +172,21 @@ def _pair(entry: Entry) -> ScanPair:
     return ScanPair(entry.participant, entry.session or None, Path(), Path())
 
 
-def _find_entries(settings: Settings) -> tuple[list[Entry], dict[str, str]]:
-    """Return whose maps can be compared, and why those of others cannot."""
+def _find_entries(
+    settings: Settings,
+) -> tuple[list[Entry], dict[str, str], dict[str, str]]:
+    """Return whose maps can be compared, why those of others cannot, and who is not there."""
     inputs, space = settings.inputs, settings.processing.output_spaces[0]
     root = inputs.output_dir.absolute()
     wanted = {label.removeprefix('sub-') for label in inputs.participant_label}
     sessions = {label.removeprefix('ses-') for label in inputs.session_label}
     labels = [p.name.removeprefix('sub-') for p in root.glob('sub-*') if p.is_dir()]
-    left_out = {f'sub-{label}': 'has no results in OUTPUT_DIR' for label in wanted - set(labels)}
+    unusable = {
+        f'sub-{label}': f'sub-{label}: has no results in OUTPUT_DIR; run the participant level '
+        'for it first.'
+        for label in sorted(wanted - set(labels))
+    }
+    left_out: dict[str, str] = {}
     entries = []
     for label in sorted(labels, key=natural):
         if wanted and label not in wanted:
@@ -210,13 +214,14 @@ def _find_entries(settings: Settings) -> tuple[list[Entry], dict[str, str]]:
             else:
                 entries.append(entry)
     if not entries:
-        told = '; '.join(f'{name}: {why}' for name, why in list(left_out.items())[:3])
+        known = {**left_out, **unusable}
+        told = '; '.join(f'{name}: {why}' for name, why in list(known.items())[:3])
         raise InputError(
             'no participant has a finished perfusion map' + (f' ({told})' if told else ''),
             fix='run the participant level first, with the same --output-spaces',
             path=root,
         )
-    return entries, left_out
+    return entries, left_out, unusable
 
 
 def _raw_scan(entry: Entry, settings: Settings) -> Path | None:

@@ -95,17 +95,18 @@ def test_each_session_gets_its_own_and_ambiguity_is_left_to_the_user(touch):
         entry('1', '0001'), entry('1', '02'), entry('2'), entry('3', '01'), entry('4', '1'),
         entry('5'), entry('6'),
     ]  # fmt: skip
-    matched, reasons = match_references(entries, files)
+    matched, absent, several = match_references(entries, files)
     assert {key: path.name for key, path in matched.items()} == {
         ('1', '0001'): 'sub-1_ses-01_tmax.nii',
         ('1', '02'): 'sub-1_ses-02_tmax.nii',
         ('3', '01'): 'sub-3_tmax.nii',
         ('5', ''): 'sub-5_ses-9_tmax.nii',
     }
-    assert '2 references match' in reasons['2', '']
-    assert 'narrow --reference' in reasons['2', '']
-    assert reasons['4', '1'] == 'its references are of other sessions (ses-9)'
-    assert reasons['6', ''] == 'there is no reference'
+    assert set(several) == {('2', '')}
+    assert '2 references match' in several['2', '']
+    assert 'narrow --reference' in several['2', '']
+    assert absent['4', '1'] == 'its references are of other sessions (ses-9)'
+    assert absent['6', ''] == 'there is no reference'
 
 
 def test_the_mask_of_the_occlusion_lies_beside_or_above(touch):

@@ -301,8 +301,11 @@ def test_later_names_folders_and_raw_data_are_understood(mapped, tmp_path):
     reference = add(mapped, tmp_path, 1, delay, NEW)
     add(mapped, tmp_path, 2, noisy(delay, 1), NEW)
     out = tmp_path / 'out'
-    done = run(tmp_path / 'raw_data', out, 'evaluate', '--participant-label', 'strokecase0001')
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = run(
+        tmp_path / 'raw_data', out, 'evaluate', '--participant-label', 'strokecase0001', 'absent'
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert 'has no results in OUTPUT_DIR' in lines(done)['sub-absent']
     assert lines(done)['sub-strokecase0001_ses-0001'] == 'complete'
     assert 'strokecase0002' not in done.stdout
     assert table(out, 1, 'agreement_metrics', NEW).shape[0] == 6

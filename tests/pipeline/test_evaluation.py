@@ -67,6 +67,17 @@ def test_a_reference_on_another_grid_lies_in_the_same_place(read):
     assert np.corrcoef(delay[known], DELAY[known])[0, 1] > 0.97
 
 
+def test_two_thick_slices_are_a_reference_too(read):
+    affine = AFFINE.copy()
+    affine[2, 2] = 10
+    affine[2, 3] += 2 * 30
+    found = read(DELAY[:, :, [30, 35]], affine)
+    known = np.isfinite(found.delay.get_fdata())
+    assert 0.2 < found.covered < 0.3
+    assert Z[known].min() > -6
+    assert Z[known].max() < 16
+
+
 def test_single_zeros_are_delays_and_holes_are_not(read):
     values = DELAY.copy()
     truncated = BRAIN & (np.random.default_rng(1).random(SHAPE) < 0.05)
