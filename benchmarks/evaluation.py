@@ -4,7 +4,7 @@ Patients are drawn as in `perfusion.py`, and go through the commands that users 
 compared twice: with the true delay, for which the figures must be those of `perfusion.py`, and
 with a Tmax as software for CT perfusion computes it from that delay: with noise, cut off at 0 and
 12 s, in slices of 5 mm of a slab, with islands of late values in and outside the brain. The mask
-of the occlusion is that of the clot's arteries.
+of the occlusion is that of the clot's arteries. Then each reference is given to each other patient.
 
 Run: python benchmarks/evaluation.py FOLDER [--patients 8] [--seed 1000] [--spacing 2]
      [--names new] [--sloppy]; a second run in the same folder goes on.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import nibabel as nib
@@ -24,8 +25,10 @@ from perfusion import draw
 from scipy import ndimage
 
 from bids_perfdeficit.bids import output_path
+from bids_perfdeficit.bids.references import find_strangers
+from bids_perfdeficit.errors import InputError
 from bids_perfdeficit.phantom.patient import Patient
-from bids_perfdeficit.pipeline import MAPS, MEASURES
+from bids_perfdeficit.pipeline import MAPS, MEASURES, read_reference
 
 #: Names of participants and sessions in the releases.
 NAMES = {'old': ('sub-stroke{:04d}', 'ses-01'), 'new': ('sub-strokecase{:04d}', 'ses-0001')}
@@ -135,6 +138,32 @@ def summary(out: Path) -> str:
     return '\n'.join(lines)
 
 
+def exchange(root: Path, out: Path) -> str:
+    """Return what becomes of references that were given to each other patient, in Markdown."""
+    scans = {p.parent.parent.name: p for p in root.glob('raw_data/*/*/*_ncct.nii.gz')}
+    brains = {p.name.split('_')[0]: p for p in out.glob('sub-*/*/ct/*_desc-brain_mask.nii.gz')}
+    maps = {p.name.split('_')[0]: p for p in (root / 'truth').glob('*_delay.nii.gz')}
+    counts: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
+    for name, brain in brains.items():
+        image = nib.load(brain)
+        for other, path in maps.items():
+            found = counts[name == other]
+            found['all'] += 1
+            found['another grid'] += bool(find_strangers({name: path}, scans))
+            try:
+                found['doubtful'] += bool(read_reference(path, image).doubts)
+            except InputError:
+                found['refused'] += 1
+    lines = ['| reference | pairs | refused by the grid | refused by the fit | doubtful by it |',
+             '|---|---|---|---|---|']  # fmt: skip
+    for own, title in ((True, 'own'), (False, "another patient's")):
+        c = counts[own]
+        lines.append(
+            f'| {title} | {c["all"]} | {c["another grid"]} | {c["refused"]} | {c["doubtful"]} |'
+        )
+    return '\n'.join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('folder', type=Path)
@@ -155,6 +184,7 @@ def main() -> None:
     ):
         run(root, out, 'evaluate', '--include-doubtful', *words)
         print(f'\n### {title}\n\n{summary(out)}\n')
+    print(f'\n### References of other patients\n\n{exchange(root, out)}')
 
 
 if __name__ == '__main__':

@@ -57,7 +57,7 @@ _RIM_MM = 5.0
 _LEAST_ML = 10.0
 #: A reference of this patient either has most of its values in the brain, or gives most of the
 #: brain a value: shares below which it is refused, and below which it is doubtful.
-_FITS, _FITS_WELL = 0.7, 0.85
+_FITS, _FITS_WELL = 0.7, 0.95
 #: mL that a deficit must have before ranks inside it and detection are measured.
 LEAST_DEFICIT_ML = 1.0
 #: mm from the course of an artery beyond which a clot's site is not known.
