@@ -4,7 +4,8 @@ Patients are drawn as in `perfusion.py`, and go through the commands that users 
 compared twice: with the true delay, for which the figures must be those of `perfusion.py`, and
 with a Tmax as software for CT perfusion computes it from that delay: with noise, cut off at 0 and
 12 s, in slices of 5 mm of a slab, with islands of late values in and outside the brain. The mask
-of the occlusion is that of the clot's arteries. Then each reference is given to each other patient.
+of the occlusion is that of the clot's arteries. Then each reference is given to each other
+patient.
 
 Run: python benchmarks/evaluation.py FOLDER [--patients 8] [--seed 1000] [--spacing 2]
      [--names new] [--sloppy]; a second run in the same folder goes on.
