@@ -53,6 +53,11 @@ BATCH = 48
 PAGE_VERSION = 1
 #: Tables of the settings that shape the results of this level.
 SHAPING = ('processing', 'evaluation')
+#: Why a page cannot be made of a participant.
+_NOTHING = (
+    'its evaluation is not complete, so that there is nothing to report; run without '
+    '--reports-only.'
+)
 #: What the lock of tables and page is called.
 _NAME = 'the evaluation'
 
@@ -111,6 +116,8 @@ class EvaluateLevel(Level):
             if not self._has_work(case):
                 refresh(case.task, case.state)
                 book.add(self._judged(case))
+            elif self.settings.outputs.reports_only:
+                book.add(Outcome(case.name, 'failed', [case.refusal or _NOTHING]))
 
     @staticmethod
     def _has_work(case: Case) -> bool:
@@ -232,7 +239,7 @@ class EvaluateLevel(Level):
         task = cohort_task(plan, people, self.settings)
         page = self._page_task(task)
         if not done:
-            for gone in (page, task):
+            for gone in () if self.settings.outputs.reports_only else (page, task):
                 withdraw(gone)
             return
         if not examine(task).done:

@@ -306,13 +306,13 @@ def evaluate_patient(
 
     late = delay > DEFICIT_S
     least = max(agreement.LEAST_VOXELS, round(LEAST_DEFICIT_ML / voxel_ml))
+    enough = late.sum() >= least
     rows = []
     for name, given in values.items():
         measured = agreement.measure_agreement(given, delay, values['distance'], least=least)
         row: dict[str, object] = {'map': name, **asdict(measured)}
         if name == 'distance':
             row['partial'] = np.nan  # nothing is left of it
-        enough = late.sum() >= least
         chosen = agreement.highest(given, int(late.sum()))
         row['side'] = agreement.later_side(*volumes(chosen)) if enough else None
         rows.append(row)
@@ -325,7 +325,7 @@ def evaluate_patient(
         'covered': reference.covered,
         'found_ml': sum(volumes(ill)),
         'reference_ml': sum(volumes(late)),
-        'dice': agreement.dice(ill, late),
+        'dice': agreement.dice(ill, late) if enough else np.nan,
         'found_side': agreement.later_side(*volumes(ill)),
         'reference_side': agreement.later_side(*volumes(late)),
         'found_site': known.get('occlusion_site'),

@@ -337,7 +337,7 @@ class _Page:
         figure = evaluation_figures.draw_volumes(
             found,
             true,
-            list(self.patients),
+            self._short_names(),
             self.report.path('evaluation_figure', figure='volumes'),
             bias=bias,
             limits=(low, high),
@@ -373,6 +373,16 @@ class _Page:
                     ))
                 )  # fmt: skip
         return parts
+
+    def _short_names(self) -> list[str]:
+        """Return names for plots: labels of participants, with the session where it is needed."""
+        labels = [pair.participant for pair in self.report.pairs]
+        return [
+            pair.participant
+            if labels.count(pair.participant) == 1
+            else f'{pair.participant} {pair.session}'
+            for pair in self.report.pairs
+        ]
 
     def _confusion(self, found: str, true: str) -> tuple[list[str], list[list[str]]] | None:
         pairs = [
@@ -478,7 +488,7 @@ class _Page:
             _part(
                 'What is to be said of the references',
                 (
-                    self.own.rows(['Participant', 'Note'], notes) if notes else '',
+                    self.common.notes(['Participant', 'Note'], notes) if notes else '',
                     'Software for CT perfusion leaves artefacts: values that were cut off, '
                     'isolated specks, delays outside the brain.',
                 ),
@@ -486,7 +496,7 @@ class _Page:
             _part(
                 'Who was not compared, and why',
                 (
-                    self.own.rows(['Participant', 'Status', 'Reason'], failures)
+                    self.common.notes(['Participant', 'Status', 'Reason'], failures)
                     if failures
                     else '',
                     '',

@@ -87,8 +87,11 @@ def draw_volumes(
         title='Differences', xlabel='mean of the two, mL', ylabel='computed minus reference, mL'
     )
     for place in np.argsort(-np.abs(difference))[: min(3, len(x))]:
-        for axis, at in ((left, (x[place], y[place])), (right, (mean[place], difference[place]))):
-            axis.annotate(names[place], at, (6, 4), textcoords='offset points', fontsize=8)
+        beyond = mean[place] > mean.max() / 2  # its name would leave the plot
+        right.annotate(
+            names[place], (mean[place], difference[place]), (-7 if beyond else 7, -3),
+            textcoords='offset points', fontsize=8, ha='right' if beyond else 'left',
+        )  # fmt: skip
     for axis in (left, right):
         axis.spines[['top', 'right']].set_visible(False)
     return save_plot(figure, out, 'Volumes of hypoperfusion against the reference')

@@ -246,6 +246,9 @@ def test_a_second_run_does_nothing_and_a_changed_reference_is_compared_again(eva
     path = next(root.glob('derivatives/sub-stroke0002/*/perfusion-maps/*tmax.nii.gz'))
     image = nib.load(path)
     nib.save(nib.Nifti1Image(image.get_fdata() * 1.1, image.affine), path)
+    only = run(root, out, 'evaluate', '--reports-only')
+    assert only.returncode == 1
+    assert 'run without --reports-only' in lines(only)['sub-stroke0002_ses-01']
     dry = run(root, out, 'evaluate', '--dry-run')
     assert 'sub-stroke0001_ses-01: complete, nothing to do' in dry.stdout
     assert re.search(r'sub-stroke0002_ses-01: evaluation \(.*tmax.nii.gz has changed', dry.stdout)
