@@ -34,7 +34,7 @@ from bids_perfdeficit.pipeline import check_grids
 from bids_perfdeficit.settings import MapKind, Settings
 from bids_perfdeficit.stages.record import Record, Stamp, digest
 from bids_perfdeficit.stages.task import PENDING, State, Task, examine
-from bids_perfdeficit.workflows.plan import record_path
+from bids_perfdeficit.workflows.plan import record_path, template_inputs
 
 #: Versions of the stages, raised whenever results change, so that older ones are not mixed with
 #: newer ones.
@@ -470,7 +470,8 @@ def _inputs(cohort: Cohort, settings: Settings) -> dict[str, Path]:
     paths = [p for e in cohort.entries for p in (e.map, e.mask)]
     if cohort.source is not None or cohort.covariates.size:
         paths += [path for source in _tables(settings) for path in table_files(source)]
-    return {_uri(path, settings): path.absolute() for path in dict.fromkeys(paths)}
+    template = template_inputs(settings.processing.output_spaces[0])
+    return {_uri(path, settings): path.absolute() for path in dict.fromkeys(paths)} | template
 
 
 def _uri(path: Path, settings: Settings) -> str:
