@@ -28,8 +28,9 @@ from bids_perfdeficit.errors import InputError
 PATIENCE_S = 3.0
 #: What file systems without locks answer.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-#: Locks that this process holds: the kernel grants a process its own lock twice.
-_held: set[str] = set()
+#: Locks that this process holds, and what their files say. The kernel grants a process its own
+#: lock twice, and takes it away when the process closes the file after only reading it.
+_held: dict[str, dict[str, Any]] = {}
 
 
 class Busy(InputError):
@@ -57,7 +58,7 @@ class Holder:
     @classmethod
     def current(cls, path: Path) -> Holder | None:
         """Return this process as the holder, None if it does not hold the lock."""
-        return cls(path, _read(path)) if str(path) in _held else None
+        return cls(path, _held[str(path)]) if str(path) in _held else None
 
     def check(self) -> None:
         """See that no other run has taken the lock.
@@ -67,7 +68,8 @@ class Holder:
         Busy
             When the run has ended or been replaced by another.
         """
-        if _read(self.path) != self.owner:
+        own = self.owner.get('process') == os.getpid() and str(self.path) in _held
+        if (_held[str(self.path)] if own else _read(self.path)) != self.owner:
             raise Busy(
                 f'the run that asked for these results ({_tell(dict(self.owner))}) has ended, and '
                 'they were not written',
@@ -121,7 +123,7 @@ class Lock:
         self.path.unlink(missing_ok=True)  # while it is held, so that no other owner loses his
         self._stream.close()
         self._stream = None
-        _held.discard(str(self.path))
+        _held.pop(str(self.path), None)
 
     def __enter__(self) -> Lock:
         return self.acquire()
@@ -152,13 +154,14 @@ class Lock:
                 stream.close()
                 return False
             stream.truncate(0)
-            json.dump(_owner(), stream)
+            owner = _owner()
+            json.dump(owner, stream)
             stream.flush()
         except BaseException:
             stream.close()
             raise
         self._stream = stream
-        _held.add(str(self.path))
+        _held[str(self.path)] = owner
         return True
 
 
