@@ -376,7 +376,21 @@ def parse_settings(argv: Sequence[str] | None = None) -> Settings:
             [printable(problem) for problem in problems],
             f'usage: {_USAGE}; all options: bids_perfdeficit --help' if missing else '',
         )
+    if note := _name_idle(settings, given):
+        print(f'bids_perfdeficit: note: {note}', file=sys.stderr)
     return settings
+
+
+def _name_idle(settings: Settings, given: dict[str, Any]) -> str:
+    """Return the sentence about options that do nothing at this level, empty if there are none."""
+    if settings.inputs.analysis_level is not AnalysisLevel.PARTICIPANT:
+        return ''
+    names = [
+        _name_option(key)
+        for key, value in given.items()
+        if value is not None and _TABLES.get(key) == 'group'
+    ]
+    return f'{", ".join(names)}: of the group level, without effect here' if names else ''
 
 
 def _name_missing(given: dict[str, Any]) -> list[str]:
