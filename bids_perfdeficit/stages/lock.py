@@ -1,7 +1,7 @@
 """One run at a time works on a unit of work or in a working folder.
 
-The kernel holds the lock and releases it when its owner ends, however it ends; the file tells
-people who the owner is. Where a file system has no locks, the owner is looked for among the
+The kernel holds the lock and releases it when its owner ends, however it ends; the file
+names the owner for people. Where a file system has no locks, the owner is looked for among the
 processes of this machine instead. Must not know what is locked.
 """
 
@@ -71,8 +71,8 @@ class Holder:
         own = self.owner.get('process') == os.getpid() and str(self.path) in _held
         if (_held[str(self.path)] if own else _read(self.path)) != self.owner:
             raise Busy(
-                f'the run that asked for these results ({_tell(dict(self.owner))}) has ended, and '
-                'they were not written',
+                f'the run that asked for these results ({_describe(dict(self.owner))}) has ended, '
+                'and they were not written',
                 fix='run the same command again',
                 path=self.path,
             )
@@ -108,7 +108,7 @@ class Lock:
         while not self._try():
             if time.monotonic() > until:
                 raise Busy(
-                    f'another run works on {self.what} ({_tell(_read(self.path))})',
+                    f'another run works on {self.what} ({_describe(_read(self.path))})',
                     fix='wait until it has ended, or end it; a lock whose owner is gone is '
                     'released by itself',
                     path=self.path,
@@ -183,7 +183,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _alive(owner: dict[str, Any]) -> bool:
-    """Tell whether a process is there still; of other machines, nobody here can tell: yes."""
+    """Return whether a process still exists; on other machines this is not known: True."""
     if not owner:
         return False
     if owner.get('host') != socket.gethostname():
@@ -192,7 +192,7 @@ def _alive(owner: dict[str, Any]) -> bool:
     return isinstance(number, int) and process_start(number) == owner.get('started')
 
 
-def _tell(owner: dict[str, Any]) -> str:
+def _describe(owner: dict[str, Any]) -> str:
     if not owner:
         return 'whose process is not known'
     return f'process {owner.get("process")} on {owner.get("host")}, since {owner.get("since")}'
