@@ -29,11 +29,10 @@ import pandas as pd
 import torch
 from nibabel.processing import resample_from_to
 from scipy import ndimage
-from scipy.stats import rankdata
-from sklearn.metrics import roc_auc_score
 
 from bids_perfdeficit import ct, perfusion
 from bids_perfdeficit.perfusion import PerfusionSettings
+from bids_perfdeficit.perfusion.agreement import concordance, dice, measure_agreement
 from bids_perfdeficit.perfusion.combination import Mirror
 from bids_perfdeficit.phantom.patient import HYPOPERFUSED, Patient, make_patient
 from bids_perfdeficit.phantom.settings import Occlusion, ScannerSettings
@@ -176,14 +175,6 @@ def compute(
     )  # fmt: skip
 
 
-def correlations(x: np.ndarray, y: np.ndarray, control: np.ndarray) -> tuple[float, float]:
-    """Spearman of x and y, plain and without the control."""
-    matrix = np.corrcoef([rankdata(k) for k in (x, y, control)])
-    xy, xc, yc = matrix[0, 1], matrix[0, 2], matrix[1, 2]
-    with np.errstate(invalid='ignore', divide='ignore'):
-        return float(xy), float((xy - xc * yc) / np.sqrt((1 - xc**2) * (1 - yc**2)))
-
-
 def wrong_sources(found: perfusion.Sources, patient: Patient, grid: nib.Nifti1Image) -> float:
     """Share of the sources' voxels without an artery within 3 mm."""
     artery = array(resample_from_to(patient.truth.artery, grid, order=1)) > 0.1
@@ -214,11 +205,10 @@ def finding(
     ill = perfusion.calibration()['threshold'] < maps.hypoperfused.numpy().T
     late = (delay > HYPOPERFUSED) & truth
     voxel = abs(np.linalg.det(affine[:3, :3])) / 1000
-    both = 2 * np.count_nonzero(ill & late)
     return {
         'found volume': voxel * np.count_nonzero(ill),
         'true volume': voxel * np.count_nonzero(late),
-        'dice': both / max(np.count_nonzero(ill) + np.count_nonzero(late), 1),
+        'dice': np.nan_to_num(dice(ill, late)),
         'told site': told.site,
         'told side': told.side,
         'confidence': told.confidence,
@@ -230,10 +220,8 @@ def score(
 ) -> dict[str, float]:
     """Agreement of one map with the true delay, where both are known."""
     x, d = (k.numpy().T[inside] for k in (values, control))
-    late = delay[inside] > HYPOPERFUSED
-    plain, partial = correlations(x, delay[inside], d)
-    area = roc_auc_score(late, x) if late.sum() > 50 else np.nan
-    return {'rho': plain, 'partial': partial, 'auc': float(area)}
+    found = measure_agreement(x, delay[inside], d)
+    return {'rho': found.spearman, 'partial': found.partial, 'auc': found.auc}
 
 
 def measure(
@@ -300,12 +288,7 @@ def summary(rows: pd.DataFrame) -> str:
         lines.append(f'| {name} less default, paired | | {change[0]:+.3f} | | {change[1]:+.3f} |')
     large = rows[rows['true volume'] > 20]
     lines += ['', '| hypoperfusion, site and sources | |', '|---|---|']
-    x, y = rows['found volume'], rows['true volume']
-    agreement = (
-        2
-        * np.cov(x, y, bias=True)[0, 1]
-        / (x.var(ddof=0) + y.var(ddof=0) + (x.mean() - y.mean()) ** 2)
-    )
+    agreement = concordance(rows['found volume'], rows['true volume'])
     shut = rows[rows.site != 'none']
     lateral = shut[shut.site != 'BA']
     side = lateral['told side'] == lateral.side.map({'L': 'left', 'R': 'right'})

@@ -39,10 +39,11 @@ MANY = 1_000_000
 
 
 class AnalysisLevel(StrEnum):
-    """The two levels of a BIDS App."""
+    """The two levels of a BIDS App, and the comparison with reference maps."""
 
     PARTICIPANT = 'participant'
     GROUP = 'group'
+    EVALUATE = 'evaluate'
 
 
 class Level(StrEnum):
@@ -121,6 +122,14 @@ class GroupSettings:
 
 
 @dataclass(frozen=True)
+class EvaluationSettings:
+    """What computed maps are compared with."""
+
+    #: Files, folders or patterns of Tmax maps; none means those of ISLES'24, by name.
+    reference: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ResourceSettings:
     """What the run may use."""
 
@@ -168,6 +177,7 @@ class Settings:
     processing: ProcessingSettings = field(default_factory=ProcessingSettings)
     perfusion: PerfusionSettings = field(default_factory=PerfusionSettings)
     group: GroupSettings = field(default_factory=GroupSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     resources: ResourceSettings = field(default_factory=ResourceSettings)
     outputs: OutputSettings = field(default_factory=OutputSettings)
 

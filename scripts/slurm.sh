@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Run both levels on a SLURM cluster: a job array, one participant a task, then the group.
+# Run the levels on a SLURM cluster: a job array, one participant a task, then the group and, where
+# it is asked for, the comparison with CT perfusion.
 #
 #   scripts/slurm.sh BIDS_DIR OUTPUT_DIR [options of the participant level]
 #
@@ -8,7 +9,10 @@
 #                  'apptainer run --containall -B /data -B /scratch bids_perfdeficit.sif'
 #   SBATCH         options of sbatch for a participant (default: 2 cores, 8 GB, 30 minutes)
 #   SBATCH_GROUP   the same for the group (default: 2 cores, 16 GB, 2 hours)
+#   SBATCH_EVALUATE   the same for the comparison (default: 2 cores, 8 GB, 2 hours)
 #   GROUP          options of the group level, for example '--model spatial ridge'; 'no' for none
+#   EVALUATE       options of the level evaluate, for example '--reference derivatives/*/*_tmax.nii.gz';
+#                  a blank for none of them; unset, nothing is compared
 #   AT_ONCE        participants at once (default: as many as the cluster gives)
 set -euo pipefail
 
@@ -38,14 +42,23 @@ if [[ -z "${PERFDEFICIT_TASK:-}" ]]; then # on the login node: submit
             ${SBATCH_GROUP:---cpus-per-task=2 --mem=16G --time=02:00:00} "$0" ${GROUP:-})"
         echo "group: job $group"
     fi
+    if [[ -n "${EVALUATE:-}" ]]; then
+        # Patterns are for the app: `set -f` keeps the shell from expanding them.
+        set -f
+        # shellcheck disable=SC2086
+        evaluate="$(PERFDEFICIT_TASK=evaluate sbatch --parsable --job-name perfdeficit-evaluate \
+            --dependency "afterany:${array%%;*}" --output "$logs/evaluate.txt" \
+            ${SBATCH_EVALUATE:---cpus-per-task=2 --mem=8G --time=02:00:00} "$0" $EVALUATE)"
+        echo "evaluate: job $evaluate"
+    fi
     exit 0
 fi
 
 # In a job. `exec`, so that the signal with which SLURM announces the end reaches the app itself.
 # shellcheck disable=SC2206
 app=(${APP:-bids_perfdeficit})
-if [[ "$PERFDEFICIT_TASK" == group ]]; then
-    exec "${app[@]}" "$PERFDEFICIT_BIDS" "$PERFDEFICIT_OUT" group "$@"
+if [[ "$PERFDEFICIT_TASK" == group || "$PERFDEFICIT_TASK" == evaluate ]]; then
+    exec "${app[@]}" "$PERFDEFICIT_BIDS" "$PERFDEFICIT_OUT" "$PERFDEFICIT_TASK" "$@"
 fi
 label="$(sed -n "${SLURM_ARRAY_TASK_ID}p" "$PERFDEFICIT_LIST")"
 exec "${app[@]}" "$PERFDEFICIT_BIDS" "$PERFDEFICIT_OUT" participant --participant-label "$label" "$@"

@@ -99,7 +99,9 @@ def main() -> int:
     run('/data', '/out', 'nonsense', expect=2)
     run('/data', '/out', 'participant', '--sloppy', '--participant-label', '01')
     run(cohort, '/out', 'group', '-d', cohort, '--sloppy', *group)
-    for name in ('sub-01.html', 'group.html'):
+    truth = 'derivatives/phantom-truth/*/*_desc-delay.nii.gz'
+    run('/data', '/out', 'evaluate', '--include-doubtful', '--reference', truth)
+    for name in ('sub-01.html', 'group.html', 'evaluation.html'):
         if not (out / name).is_file():
             failures.append(f'{name} was not written')
     bare = aside / 'bare'

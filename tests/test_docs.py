@@ -38,10 +38,12 @@ def commands() -> list[tuple[str, str]]:
             r'^ *(?:\$ )?((?:bids_perfdeficit|docker run|apptainer run).*)', whole, re.M
         )
         inline = re.findall(
-            r'``(bids_perfdeficit (?:[^`]* )?(?:participant|group)\b[^`]*)``', whole
+            r'``(bids_perfdeficit (?:[^`]* )?(?:participant|group|evaluate)\b[^`]*)``', whole
         )
         found += [
-            (name, line) for line in lines + inline if re.search(r' (participant|group)\b', line)
+            (name, line)
+            for line in lines + inline
+            if re.search(r' (participant|group|evaluate)\b', line)
         ]
     return found
 

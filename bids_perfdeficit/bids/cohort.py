@@ -222,7 +222,9 @@ def find_cohort(
     for label in sorted(folders, key=natural):
         if wanted and label not in wanted:
             continue
-        found = next(filter(None, (_sessions(r, label, key, space) for r in folders[label])), [])
+        found = next(
+            filter(None, (list_entries(r, label, key, space) for r in folders[label])), []
+        )
         if session is not None:
             wanted_key = session_key(session)
             exact = [e for e in found if e.session == session.removeprefix('ses-')]
@@ -468,7 +470,8 @@ def contrast_label(item: str) -> str:
     return label or f'score{hashlib.sha256(item.encode()).hexdigest()[:8]}'
 
 
-def _sessions(root: Path, label: str, key: str, space: str) -> list[Entry]:
+def list_entries(root: Path, label: str, key: str, space: str) -> list[Entry]:
+    """Return the maps of all sessions of a participant; `key` as for `find_cohort`."""
     folder = root / f'sub-{label}'
     sessions = [None, *(p.name.removeprefix('ses-') for p in sorted(folder.glob('ses-*')))]
     entries = []

@@ -169,7 +169,7 @@ class Logbook:
                 'memory_gb': resources.mem or 0.95 * available_memory_gb(),
                 'raise_insufficient': False,
                 'status_callback': progress,
-                'preload': PRELOAD if self.units == 'participants' else (),
+                'preload': () if self.units == 'models' else PRELOAD,
             })  # fmt: skip
         # The dictionary and not the parser of Nipype's configuration: that one interprets "%".
         workflow.config['execution']['crashdump_dir'] = str(self.folder)
@@ -297,7 +297,7 @@ class Progress:
     Parameters
     ----------
     units : str
-        What the branches of the workflow are; those of 'participants' are counted.
+        What the branches of the workflow are; all but 'models' are counted.
     note : callable, optional
         Called with the name of a unit and ``'running'``, ``'computed'`` or ``'failed'``.
     """
@@ -371,7 +371,7 @@ class Progress:
                 '%s: %s %s in %.0f s (step %d of %d%s)',
                 called, step, verb, took, self.done, self.total, self._left(),
             )  # fmt: skip
-        if self.units == 'participants' and self._open[branch] == 0:
+        if self.units != 'models' and self._open[branch] == 0:
             ended = sum(not count for count in self._open.values())
             verb = 'failed' if branch in self._failed else 'done'
             LOGGER.info(

@@ -36,7 +36,10 @@ EXIT_SOME_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERNAL = 70
 
-_USAGE = 'bids_perfdeficit BIDS_DIR OUTPUT_DIR {participant,group} [options]'
+_USAGE = 'bids_perfdeficit BIDS_DIR OUTPUT_DIR {participant,group,evaluate} [options]'
+
+#: Levels, as a sentence lists them.
+_LEVELS = f'{", ".join(list(AnalysisLevel)[:-1])} or {list(AnalysisLevel)[-1]}'
 
 #: Options of other BIDS Apps that scripts carry over: how many values each has (as argparse
 #: counts them), and what to do instead. They are read with their values, so that these are not
@@ -121,8 +124,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         'analysis_level',
         nargs='?',
-        metavar='{participant,group}',
-        help='"participant" computes perfusion maps; "group" relates them to NIHSS scores',
+        metavar='{participant,group,evaluate}',
+        help='"participant" computes perfusion maps; "group" relates them to NIHSS scores; '
+        '"evaluate" compares them with reference maps of CT perfusion',
     )
 
     data = parser.add_argument_group('which data')
@@ -249,11 +253,20 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     group.add_argument(
         '--include-doubtful', action='store_true',
-        help='also take participants whose results were judged doubtful (default: leave them out)',
+        help='also take participants whose results were judged doubtful (default: leave them '
+        'out); at the level evaluate too',
     )  # fmt: skip
     group.add_argument(
         '--apply', metavar='MODEL_DIR',
         help='predict scores with the models of an earlier group run; nothing is fitted',
+    )  # fmt: skip
+
+    evaluation = parser.add_argument_group('the level evaluate')
+    evaluation.add_argument(
+        '--reference', nargs='+', metavar='PATTERN',
+        help='maps of Tmax in seconds, registered to the NCCT: files, folders or quoted patterns, '
+        'relative to BIDS_DIR or absolute; each must name its participant (default: all that '
+        "are called tmax in BIDS_DIR/derivatives, as in ISLES'24)",
     )  # fmt: skip
 
     resources = parser.add_argument_group('what to use')
@@ -398,7 +411,7 @@ def _name_missing(given: dict[str, Any]) -> list[str]:
     names = {
         'bids_dir': 'BIDS_DIR',
         'output_dir': 'OUTPUT_DIR',
-        'analysis_level': f'the analysis level ({" or ".join(AnalysisLevel)})',
+        'analysis_level': f'the analysis level ({_LEVELS})',
     }
     missing = [name for key, name in names.items() if given.get(key) is None]
     if not missing:
@@ -450,7 +463,7 @@ def _merge(given: dict[str, Any], problems: list[str]) -> Settings:
             tables.setdefault(table, {})[key] = coerce(value, hint)
         except ValueError as error:
             problems.append(
-                f'invalid analysis level {value!r} (choose {" or ".join(AnalysisLevel)})'
+                f'invalid analysis level {value!r} (choose {_LEVELS})'
                 if key == 'analysis_level'
                 else f'{_name_option(key)}: {error}'
             )

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bids_perfdeficit.cli import signals
 from bids_perfdeficit.cli.parser import (
@@ -22,7 +22,10 @@ from bids_perfdeficit.cli.parser import (
     print_problems,
 )
 from bids_perfdeficit.errors import InputError
-from bids_perfdeficit.settings import AnalysisLevel
+from bids_perfdeficit.settings import AnalysisLevel, Settings
+
+if TYPE_CHECKING:
+    from bids_perfdeficit.cli.runner import Level
 
 #: What a run cannot mend and its user can: no defect of ours, so no trace back and no code 70.
 _SURROUNDINGS = {
@@ -45,14 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Late: what follows imports pybids, Nipype and more, which takes seconds.
         from bids_perfdeficit.cli.runner import run_level
 
-        if settings.inputs.analysis_level is AnalysisLevel.GROUP:
-            from bids_perfdeficit.cli.group import GroupLevel
-
-            code = run_level(GroupLevel(settings))
-        else:
-            from bids_perfdeficit.cli.participant import ParticipantLevel
-
-            code = run_level(ParticipantLevel(settings))
+        code = run_level(_level(settings))
         if code != EXIT_OK:
             signals.reraise_signal()
         return code
@@ -80,6 +76,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except Exception as error:
         return _internal(error)
+
+
+def _level(settings: Settings) -> Level:
+    """Return the hooks of the level that was asked for; each imports what it needs alone."""
+    if settings.inputs.analysis_level is AnalysisLevel.GROUP:
+        from bids_perfdeficit.cli.group import GroupLevel
+
+        return GroupLevel(settings)
+    if settings.inputs.analysis_level is AnalysisLevel.EVALUATE:
+        from bids_perfdeficit.cli.evaluate import EvaluateLevel
+
+        return EvaluateLevel(settings)
+    from bids_perfdeficit.cli.participant import ParticipantLevel
+
+    return ParticipantLevel(settings)
 
 
 def _absolute(table: Any) -> Any:

@@ -28,6 +28,7 @@ from .quality import (
 from .reading import CTVolume as CTVolume
 from .reading import Geometry as Geometry
 from .reading import read_ct as read_ct
+from .reading import read_map as read_map
 from .registration import (
     RigidResult as RigidResult,
 )
@@ -92,6 +93,7 @@ __all__ = [
     'measure_pair',
     'measure_quality',
     'read_ct',
+    'read_map',
     'read_rigid',
     'read_transform',
     'register_cta',

@@ -28,6 +28,8 @@ MIN_VOXELS = 8
 VOXEL_MM = (0.1, 15.0)
 #: mm; a head is no smaller and no larger than this along any axis, table and padding included.
 FIELD_MM = (60.0, 2200.0)
+#: mm; CT perfusion of older scanners covers two slices of 10 mm, and no map is thinner than one.
+SLAB_MM = 4.0
 #: GB (10^9 bytes) that reading one scan may take: 600 million voxels of int16, twice the largest
 #: head and neck CTA (512 x 512 x 1000).
 MAX_GB = 8.0
@@ -194,7 +196,38 @@ def read_ct(path: str | Path, *, role: str = 'NCCT', max_gb: float = MAX_GB) -> 
     )
 
 
-def _one_volume(values: np.ndarray, path: Path) -> np.ndarray:
+def read_map(
+    path: str | Path, *, role: str = 'reference', max_gb: float = MAX_GB
+) -> nib.Nifti1Image:
+    """Read one volume that is no CT, such as a map of CT perfusion, with its place in the head.
+
+    Parameters
+    ----------
+    path : path
+        NIfTI file.
+    role : str
+        What it should be, for the messages.
+    max_gb : float
+        GB of memory that reading may take.
+
+    Returns
+    -------
+    Nifti1Image
+        float32, (X, Y, Z), as stored.
+
+    Raises
+    ------
+    InputError
+        When the file is damaged, is not one volume, or does not say which side is left.
+    """
+    path = Path(path)
+    image, values = read_nifti(path, memory=max_gb * 1e9)
+    values = _one_volume(np.asarray(values, dtype=np.float32), path, least=1)
+    affine, _, _ = _find_sides(image, values.shape, path, role, least_mm=SLAB_MM)
+    return nib.Nifti1Image(values, affine)
+
+
+def _one_volume(values: np.ndarray, path: Path, *, least: int = MIN_VOXELS) -> np.ndarray:
     """Drop trailing axes of one voxel."""
     while values.ndim > 3 and values.shape[-1] == 1:
         values = values[..., 0]
@@ -205,7 +238,7 @@ def _one_volume(values: np.ndarray, path: Path) -> np.ndarray:
             fix='give a single volume',
             path=path,
         )
-    if min(values.shape) < MIN_VOXELS:
+    if min(values.shape) < least:
         raise InputError(
             f'has only {" x ".join(map(str, values.shape))} voxels; it looks like a scout',
             fix='give the axial series',
@@ -215,7 +248,12 @@ def _one_volume(values: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _find_sides(
-    image: nib.Nifti1Image, shape: tuple[int, ...], path: Path, role: str
+    image: nib.Nifti1Image,
+    shape: tuple[int, ...],
+    path: Path,
+    role: str,
+    *,
+    least_mm: float = FIELD_MM[0] / 2,
 ) -> tuple[np.ndarray, Geometry, list[str]]:
     """Return the affine, where it was read from, and notes."""
     header: Any = image.header
@@ -240,7 +278,7 @@ def _find_sides(
         affine, geometry = qform, Geometry('qform', codes[1])
         if codes[0]:
             notes.append(f'{role}: the sform cannot be used; the qform was used')
-    affine = _check_affine(affine, shape, path)
+    affine = _check_affine(affine, shape, path, least_mm)
     if geometry.source == 'qform' or not codes[1] or not _is_usable(qform):
         return affine, geometry, notes
     axes, other = (m[:3, :3] / np.linalg.norm(m[:3, :3], axis=0) for m in (sform, qform))
@@ -345,7 +383,9 @@ def _compare_slices(values: np.ndarray, affine: np.ndarray) -> tuple[float, int]
     return float(max(jumps, default=0.0)), repeated
 
 
-def _check_affine(affine: np.ndarray, shape: tuple[int, ...], path: Path) -> np.ndarray:
+def _check_affine(
+    affine: np.ndarray, shape: tuple[int, ...], path: Path, least_mm: float
+) -> np.ndarray:
     fix = 'convert the scan again from DICOM with dcm2niix'
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise InputError('has no usable affine', fix=fix, path=path)
@@ -355,7 +395,7 @@ def _check_affine(affine: np.ndarray, shape: tuple[int, ...], path: Path) -> np.
         raise InputError(
             f'has voxels of {" x ".join(f"{s:.3g}" for s in sizes)} mm', fix=fix, path=path
         )
-    if extent.min() < FIELD_MM[0] / 2 or extent.max() > FIELD_MM[1]:
+    if extent.min() < least_mm or extent.max() > FIELD_MM[1]:
         raise InputError(
             f'spans {" x ".join(f"{e:.0f}" for e in extent)} mm, which is no head',
             fix=fix,

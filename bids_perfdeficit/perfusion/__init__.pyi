@@ -1,3 +1,12 @@
+from .agreement import (
+    Agreement as Agreement,
+)
+from .agreement import (
+    Artefacts as Artefacts,
+)
+from .agreement import (
+    measure_agreement as measure_agreement,
+)
 from .combination import calibration as calibration
 from .eikonal import solve_eikonal as solve_eikonal
 from .occlusion import (
@@ -8,6 +17,9 @@ from .occlusion import (
 )
 from .occlusion import (
     find_occlusion as find_occlusion,
+)
+from .occlusion import (
+    nearest_site as nearest_site,
 )
 from .priors import inflow_prior as inflow_prior
 from .priors import vein_prior as vein_prior
@@ -45,6 +57,8 @@ from .vessels import orientation_metric as orientation_metric
 from .vessels import vesselness as vesselness
 
 __all__ = [
+    'Agreement',
+    'Artefacts',
     'Enhancement',
     'OcclusionFinding',
     'PerfusionMaps',
@@ -58,7 +72,9 @@ __all__ = [
     'find_occlusion',
     'find_sources',
     'inflow_prior',
+    'measure_agreement',
     'measure_regions',
+    'nearest_site',
     'orientation_metric',
     'solve_eikonal',
     'subtract',

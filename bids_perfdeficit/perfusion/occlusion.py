@@ -10,6 +10,7 @@ know files or registration.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -171,3 +172,47 @@ def find_occlusion(measured: np.ndarray) -> OcclusionFinding:
         *OUTCOMES[second],
         float(probability[second]),
     )
+
+
+#: What the finder calls the artery of each trunk.
+_SITES = {
+    'ICA': 'ICA', 'M1': 'M1', 'M2 superior': 'M2', 'M2 inferior': 'M2', 'A2': 'ACA',
+    'P1': 'PCA', 'P2': 'PCA',
+}  # fmt: skip
+
+
+def nearest_site(points: np.ndarray) -> tuple[str, str, float]:
+    """Name the artery that a clot lies in: the one whose course is nearest to it on average.
+
+    Parameters
+    ----------
+    points : ndarray, (N, 3)
+        Voxels of the clot, MNI mm.
+
+    Returns
+    -------
+    site, side : str
+        One of `SIDED` and ``'left'`` or ``'right'``, or ``'BA'`` and ``'n/a'``.
+    distance : float
+        Mean distance to that course, mm.
+    """
+    away = {('BA', 'n/a'): _distance(points, _BASILAR)}
+    for trunk, course in _TRUNKS.items():
+        for side, path in zip(('right', 'left'), pair(course), strict=True):
+            outcome = (_SITES[trunk], side)
+            away[outcome] = min(away.get(outcome, np.inf), _distance(points, path))
+    site, side = min(away, key=lambda outcome: away[outcome])
+    return site, side, away[site, side]
+
+
+def _distance(points: np.ndarray, path: Points) -> float:
+    """Mean distance in mm of points (N, 3) from a course of straight pieces."""
+    course = np.asarray(path, float)
+    nearest = np.full(len(points), np.inf)
+    for start, end in pairwise(course):
+        along = end - start
+        part = np.clip((points - start) @ along / (along @ along), 0, 1)
+        nearest = np.minimum(
+            nearest, np.linalg.norm(points - start - part[:, None] * along, axis=1)
+        )
+    return float(nearest.mean())

@@ -70,6 +70,27 @@ from .cohort import (
 from .cohort import (
     validation_outputs as validation_outputs,
 )
+from .evaluation import (
+    MAPS as MAPS,
+)
+from .evaluation import (
+    MEASURES as MEASURES,
+)
+from .evaluation import (
+    Evaluation as Evaluation,
+)
+from .evaluation import (
+    Reference as Reference,
+)
+from .evaluation import (
+    evaluate_patient as evaluate_patient,
+)
+from .evaluation import (
+    read_reference as read_reference,
+)
+from .evaluation import (
+    summarize_cohort as summarize_cohort,
+)
 from .patient import (
     TEMPLATE_MM as TEMPLATE_MM,
 )
@@ -120,15 +141,19 @@ from .patient import (
 )
 
 __all__ = [
+    'MAPS',
     'MAP_SPACING',
+    'MEASURES',
     'RECIPE',
     'TEMPLATE_MM',
     'CohortData',
+    'Evaluation',
     'GroupOutput',
     'Inflow',
     'Maps',
     'Measurements',
     'Prepared',
+    'Reference',
     'StandardMaps',
     'add_territories',
     'align_cta',
@@ -141,6 +166,7 @@ __all__ = [
     'cohort_table',
     'compute_maps',
     'conform_ncct',
+    'evaluate_patient',
     'fit_model',
     'fit_outputs',
     'fit_resampled',
@@ -154,8 +180,10 @@ __all__ = [
     'one_thread',
     'prepare',
     'prepare_cohort',
+    'read_reference',
     'stability_outputs',
     'stack_cohort',
+    'summarize_cohort',
     'to_template',
     'validate_fold',
     'validate_model',

@@ -116,6 +116,9 @@ class Maps:
         Where the front started.
     notes : tuple of str
         What makes the maps doubtful, a sentence each.
+    controls : mapping of str to Nifti1Image
+        With `diagnostics` of `compute_maps`: the ``distance`` from the inflow in mm, and the maps
+        of `perfusion.PerfusionMaps.signs`, by name. Empty otherwise.
     """
 
     subtraction: nib.Nifti1Image
@@ -125,6 +128,7 @@ class Maps:
     hypoperfused: nib.Nifti1Image
     inflow: Inflow
     notes: tuple[str, ...] = ()
+    controls: Mapping[str, nib.Nifti1Image] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -287,6 +291,7 @@ def compute_maps(
     settings: PerfusionSettings | None = None,
     device: str = 'cpu',
     threads: int = 1,
+    diagnostics: bool = False,
 ) -> Maps:
     """Compute arrival and perfusion of a prepared patient.
 
@@ -300,6 +305,8 @@ def compute_maps(
         Of torch: ``'cpu'`` or ``'cuda:N'``.
     threads : int
         Threads on the CPU; the maps do not depend on them.
+    diagnostics : bool
+        Return also `Maps.controls`, which the maps themselves do not need.
 
     Returns
     -------
@@ -315,11 +322,13 @@ def compute_maps(
     import torch  # noqa: F401
 
     with one_thread():
-        return _compute_maps(patient, settings or PerfusionSettings(), device, threads)
+        return _compute_maps(
+            patient, settings or PerfusionSettings(), device, threads, diagnostics
+        )
 
 
 def _compute_maps(
-    patient: Prepared, settings: PerfusionSettings, device: str, threads: int
+    patient: Prepared, settings: PerfusionSettings, device: str, threads: int, diagnostics: bool
 ) -> Maps:
     import torch
 
@@ -381,9 +390,12 @@ def _compute_maps(
         mirror=mirror,
         enhancement=enhancement,
         settings=settings,
-        diagnostics=False,
+        diagnostics=diagnostics,
         threads=pieces,
     )
+    controls = {name: values for name, values in maps.signs.items() if values.ndim}
+    if maps.distance is not None:
+        controls['distance'] = maps.distance
     points = torch.nonzero(sources.mask).flip(1).cpu().numpy()
     points = np.round(nib.affines.apply_affine(affine, points), 1).tolist()
     return Maps(
@@ -394,6 +406,7 @@ def _compute_maps(
         image(maps.hypoperfused),
         Inflow(sources.method, points, maps.unusual),
         (*sources.notes, *(_UNUSUAL[name] for name in maps.unusual)),
+        {name: image(values) for name, values in controls.items()},
     )
 
 

@@ -109,12 +109,17 @@ def build_index(
         'Failed': len(failed),
         'Complete, but with a value to look at': len(looked),
     }
-    group = output_path(output_dir, 'group_report')
+    others = [
+        (path.name, title)
+        for key, title in (
+            ('group_report', 'Report of the group'),
+            ('evaluation_report', 'Comparison with CT perfusion'),
+        )
+        if (path := output_path(output_dir, key)).is_file()
+    ]
     coverage = sorted(output_dir.glob('tpl-*/figures/tpl-*_desc-coverage_probseg.svg'))
     sections = [
-        ('Summary', pieces.summary(
-            [(k, tell(v)) for k, v in facts.items()], group.name if group.is_file() else ''
-        )),
+        ('Summary', pieces.summary([(k, tell(v)) for k, v in facts.items()], others)),
         ('Participants', pieces.table(*_table(rows, shown))),
         ('Failures', pieces.failures(_failures(failed))),
         *([('Doubts', pieces.failures(_failures(doubtful)))] if doubtful else []),

@@ -411,6 +411,85 @@ def draw_asymmetry(
     )
 
 
+def draw_side_by_side(
+    maps: Sequence[tuple[SpatialImage, SpatialImage, str, tuple[float, float]]],
+    brain: SpatialImage,
+    background: SpatialImage,
+    out: Path,
+    *,
+    title: str,
+    cmap: str = 'viridis',
+    ends: tuple[str, str] = ('earlier', 'later'),
+) -> Path:
+    """Draw several maps of one brain below each other, on the same axial slices.
+
+    Parameters
+    ----------
+    maps : sequence of (SpatialImage, SpatialImage, str, (float, float))
+        Each with the mask that is outlined on it, its heading, and the values at the ends of its
+        colours. What is not finite shows the background.
+    brain : SpatialImage
+        Mask: maps are drawn inside, the background outside.
+    background : SpatialImage
+        NCCT in HU on the same grid.
+    out : Path
+        SVG to write.
+    title : str
+        The heading of it all.
+    cmap : str
+        A perceptually uniform colour map of matplotlib.
+    ends : tuple of str
+        What low and high values mean.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    ValueError
+        If an image is not 3-D or the grids differ.
+    """
+    mask, head, *volumes = _volumes(
+        brain, background, *(image for one in maps for image in one[:2])
+    )
+    view = _look(mask > 0, brain, margin=4)
+    slices = view.spread(2, 12)
+    rows = [(2, slices[1:-2])]
+    colours = colormaps[cmap]
+    body, down = '', LINE
+    for k, (_, _, heading, (low, high)) in enumerate(maps):
+        values, outline = volumes[2 * k], volumes[2 * k + 1]
+        inside = (mask > 0) & np.isfinite(values)
+
+        def paint(
+            axis: int,
+            index: int,
+            values: np.ndarray = values,
+            inside: np.ndarray = inside,
+            low: float = low,
+            high: float = high,
+        ) -> np.ndarray:
+            grey = _grey(view.plane(head, axis, index), STROKE_WINDOW)
+            part = (view.plane(values, axis, index) - low) / (high - low)
+            colour = colours(np.nan_to_num(part))[..., :3] * 255
+            return np.where(view.plane(inside, axis, index)[..., None], colour, grey)
+
+        lines, height = _marks(view, rows, outline, halo=True)
+        body += (
+            f'<g transform="translate(0 {down:.1f})">{_tiles(view, rows, paint)}{lines}'
+            f'{_text(GUTTER, LINE - 7, heading)}</g>'
+        )
+        down += height + LINE
+    ramp = colours(np.linspace(0, 1, 256))[None, :, :3] * 255
+    left, width, top = WIDTH / 2 - 200, 400.0, down + 8
+    body += _image(ramp, (left, top, width, 12))
+    body += _text(left - 14, top + 10, ends[0], anchor='end')
+    body += _text(left + width + 14, top + 10, ends[1])
+    return _save(out, title, body, down + LINE)
+
+
 def _volumes(*images: SpatialImage) -> list[np.ndarray]:
     """Return the voxels of images on one grid, axes turned to (X, Y, Z) in RAS."""
     first = nib.as_closest_canonical(images[0])

@@ -229,7 +229,7 @@ def draw_calibration(
     handles, labels = axes[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc='outside upper right', ncols=len(labels), fontsize=9)
-    return _save_plot(figure, out, 'Calibration of held-out predictions')
+    return save_plot(figure, out, 'Calibration of held-out predictions')
 
 
 def draw_gain(
@@ -273,10 +273,11 @@ def draw_gain(
                     '(right of 0 is better)')  # fmt: skip
     axis.spines[['top', 'right']].set_visible(False)
     figure.legend(loc='outside upper right', ncols=len(predictors), fontsize=9)
-    return _save_plot(figure, out, 'Held-out performance')
+    return save_plot(figure, out, 'Held-out performance')
 
 
-def _save_plot(figure: Figure, out: Path, title: str) -> Path:
+def save_plot(figure: Figure, out: Path, title: str) -> Path:
+    """Write a plot as SVG, the same byte for byte on every run."""
     stream = io.StringIO()
     with mpl.rc_context({'svg.hashsalt': title, 'svg.fonttype': 'none',
                          'font.family': ['Helvetica', 'Arial', 'Liberation Sans',

@@ -34,7 +34,7 @@ from bids_perfdeficit.pipeline import check_grids
 from bids_perfdeficit.settings import MapKind, Settings
 from bids_perfdeficit.stages.record import Record, Stamp, digest
 from bids_perfdeficit.stages.task import PENDING, State, Task, examine
-from bids_perfdeficit.workflows.plan import record_path, template_inputs
+from bids_perfdeficit.workflows.plan import file_uri, record_path, template_inputs
 
 #: Versions of the stages, raised whenever results change, so that older ones are not mixed with
 #: newer ones.
@@ -244,11 +244,12 @@ def _speaks_against(root: Path, pair: ScanPair, entry: Entry, include_doubtful: 
     if verdict.get('Status') == 'doubtful' and not include_doubtful:
         return f'its results are doubtful: {reasons} (--include-doubtful takes it)'
     paths = {stage: record_path(root, pair, stage) for stage in _READ}
-    if not paths['standard'].parent.is_dir():
-        return ''
+    pending = any(p.with_name(p.name + PENDING).exists() for p in paths.values())
+    if not verdict and not pending and not any(path.exists() for path in paths.values()):
+        return ''  # another program's, or given by users
     records = {stage: Record.read(path) for stage, path in paths.items()}
     last = records['standard']
-    if last is None or any(p.with_name(p.name + PENDING).exists() for p in paths.values()):
+    if last is None or pending:
         return 'its maps have no record: the participant level was not finished'
     for stage, record in records.items():
         for name, mark in (record.requires if record else {}).items():
@@ -390,7 +391,7 @@ def _plan_apply(
             root,
             _record(settings, 'apply', model),
             _options(cohort, settings) | {'model': model},
-            {**inputs, _uri(path, settings): path, _uri(sidecar_path(path), settings):
+            {**inputs, file_uri(path, settings): path, file_uri(sidecar_path(path), settings):
              sidecar_path(path)},
         )
         for model, path in models.items()
@@ -471,18 +472,7 @@ def _inputs(cohort: Cohort, settings: Settings) -> dict[str, Path]:
     if cohort.source is not None or cohort.covariates.size:
         paths += [path for source in _tables(settings) for path in table_files(source)]
     template = template_inputs(settings.processing.output_spaces[0])
-    return {_uri(path, settings): path.absolute() for path in dict.fromkeys(paths)} | template
-
-
-def _uri(path: Path, settings: Settings) -> str:
-    path = path.absolute()
-    for scheme, root in (
-        ('bids::', settings.inputs.output_dir.absolute()),
-        ('bids:raw:', settings.inputs.bids_dir.absolute()),
-    ):
-        if path.is_relative_to(root):
-            return f'{scheme}{path.relative_to(root).as_posix()}'
-    return path.as_uri()
+    return {file_uri(path, settings): path.absolute() for path in dict.fromkeys(paths)} | template
 
 
 def _record(settings: Settings, stage: str, model: str = '') -> Path:

@@ -403,6 +403,18 @@ def uri(pair: ScanPair, key: str, settings: Settings) -> str:
     return f'bids::{path.relative_to(root).as_posix()}'
 
 
+def file_uri(path: Path, settings: Settings) -> str:
+    """Return the BIDS URI of a file in OUTPUT_DIR or BIDS_DIR, of others the address."""
+    path = path.absolute()
+    for scheme, root in (
+        ('bids::', settings.inputs.output_dir.absolute()),
+        ('bids:raw:', settings.inputs.bids_dir.absolute()),
+    ):
+        if path.is_relative_to(root):
+            return f'{scheme}{path.relative_to(root).as_posix()}'
+    return path.as_uri()
+
+
 def describe(plans: Sequence[Plan]) -> str:
     """Return the lines of `--dry-run`: who, from which files, and which stages would run."""
     lines = []

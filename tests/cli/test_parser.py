@@ -111,17 +111,21 @@ def test_a_command_without_arguments_gives_three_lines_and_points_to_the_help():
     assert run.returncode == 2
     assert run.stderr.splitlines() == [
         'bids_perfdeficit: 1 problem:',
-        '  - BIDS_DIR, OUTPUT_DIR and the analysis level (participant or group) are missing',
-        'usage: bids_perfdeficit BIDS_DIR OUTPUT_DIR {participant,group} [options]; all options: '
-        'bids_perfdeficit --help',
+        '  - BIDS_DIR, OUTPUT_DIR and the analysis level (participant, group or evaluate) are '
+        'missing',
+        'usage: bids_perfdeficit BIDS_DIR OUTPUT_DIR {participant,group,evaluate} [options]; '
+        'all options: bids_perfdeficit --help',
     ]
 
 
 def test_what_is_missing_is_named(folders):
     assert problems_of(folders[:1]) == (
-        'OUTPUT_DIR and the analysis level (participant or group) are missing'
+        'OUTPUT_DIR and the analysis level (participant, group or evaluate) are missing'
     )
-    assert problems_of(folders[:2]) == 'the analysis level (participant or group) is missing'
+    assert (
+        problems_of(folders[:2])
+        == 'the analysis level (participant, group or evaluate) is missing'
+    )
 
 
 def test_an_option_that_swallowed_the_folders_is_named(folders):
@@ -415,4 +419,7 @@ def test_usage_errors_exit_with_2_and_a_list():
     )
     assert run.returncode == 2
     assert run.stderr.startswith('bids_perfdeficit: 2 problems:')
-    assert "invalid analysis level 'participants' (choose participant or group)" in run.stderr
+    assert (
+        "invalid analysis level 'participants' (choose participant, group or evaluate)"
+        in run.stderr
+    )

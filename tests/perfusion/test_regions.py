@@ -11,6 +11,7 @@ from bids_perfdeficit.perfusion import (
     evidence,
     find_occlusion,
     measure_regions,
+    nearest_site,
     territories,
 )
 from bids_perfdeficit.perfusion.occlusion import MIDLINE, OUTCOMES, SIDED, log_odds
@@ -101,3 +102,20 @@ def test_open_arteries_are_told_as_such():
     found = find_occlusion(patient(0))
     assert (found.site, found.side) == ('none', 'n/a')
     assert found.occluded < find_occlusion(patient(1)).occluded
+
+
+@pytest.mark.parametrize(
+    ('centre', 'site', 'side'),
+    [
+        ((-22, 5, -16), 'M1', 'left'),
+        ((12, 3, -21), 'ICA', 'right'),
+        ((-40, -12, -1), 'M2', 'left'),
+        ((4, 30, 3), 'ACA', 'right'),
+        ((-16, -22, -15), 'PCA', 'left'),
+        ((1, -15, -28), 'BA', 'n/a'),
+    ],
+)
+def test_a_clot_is_named_by_the_artery_that_it_lies_in(centre, site, side):
+    points = np.asarray(centre) + np.random.default_rng(1).normal(0, 1.0, (40, 3))
+    assert nearest_site(points)[:2] == (site, side)
+    assert nearest_site(points)[2] < 4

@@ -1,16 +1,19 @@
-"""Small pages of a group, from tables and maps that are made here."""
+"""Small pages of a group and of an evaluation, from tables and maps that are made here."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 
-from bids_perfdeficit.bids import sidecar_path, write_nifti, write_tsv
+from bids_perfdeficit.bids import ScanPair, sidecar_path, write_json, write_nifti, write_tsv
 from bids_perfdeficit.ct import load_template
+from bids_perfdeficit.pipeline import MAPS, summarize_cohort
+from bids_perfdeficit.reports.evaluation import EvaluationReport
 from bids_perfdeficit.reports.group import GroupReport
 from bids_perfdeficit.settings import DEFAULT_SPACE
 
@@ -87,4 +90,62 @@ def report(tmp_path) -> GroupReport:
     )
     null = pd.DataFrame({'item': [ITEM], 'shuffles': [20], 'nothing_declared': [0.8]})
     write_tsv(null, report.path('group_null', model='spatial'))
+    return report
+
+
+#: AUC of the computed map of the made participants of an evaluation; the last has no deficit.
+AREAS = {'01': 0.97, '02': 0.91, '03': 0.62, '04': np.nan}
+
+
+@pytest.fixture
+def evaluation(tmp_path) -> EvaluationReport:
+    """Return a report of four participants with references, one of which failed beside them."""
+    root = tmp_path / 'evaluation-out'
+    pairs = tuple(ScanPair(label, None, Path(), Path()) for label in AREAS)
+    report = EvaluationReport(
+        root, DEFAULT_SPACE, pairs, methods='Compared by concordance [@lin].', settings='a = 1\n',
+        versions={'numpy': '1'}, fingerprints={'sub-01': 'abc'},
+    )  # fmt: skip
+    brain = load_template(DEFAULT_SPACE, spacing=8.0).brain_mask
+    inside = np.asarray(brain.dataobj) > 0
+    people, maps, patients = [], [], []
+    for number, (pair, area) in enumerate(zip(pairs, AREAS.values(), strict=True)):
+        late = np.asarray(ball((-40, -10, 10), 30).dataobj) * (number < 3)
+        images = {
+            'preproc_ct': 35.0 * inside,
+            'brain_mask': inside,
+            'perfusion': 0.3 * inside + late / 2,
+            'hypoperfused': late,
+            'reference_tmax': np.where(inside, 2 + 8 * late, np.nan),
+        }
+        for key, values in images.items():
+            path = report.of(pair, key)
+            write_nifti(nib.Nifti1Image(values.astype(np.float32), brain.affine), path)
+        told = {'Notes': ['the reference ends at 12 s'], 'Doubts': []} if number == 1 else {}
+        write_json(told, sidecar_path(report.of(pair, 'reference_metrics')))
+        rows = pd.DataFrame({
+            'map': list(MAPS), 'spearman': [0.8 - 0.1 * n for n in range(6)],
+            'partial': [0.7 - 0.1 * n for n in range(5)] + [np.nan], 'spearman_deficit': 0.4,
+            'auc': area, 'dice_matched': 0.6, 'side': 'left',
+        })  # fmt: skip
+        one = {
+            'covered': 0.8, 'found_ml': 30.0 + number, 'reference_ml': 25.0 * (number < 3),
+            'dice': 0.7, 'found_side': 'left', 'reference_side': 'left', 'found_site': 'M1',
+            'found_site_side': 'left', 'reference_site': 'ICA', 'reference_site_side': 'left',
+            'zero_share': 0.0, 'top_share': 0.01, 'top': 12.0, 'specks': 1, 'specks_ml': 0.1,
+            'outside_ml': 0.0,
+        }  # fmt: skip
+        write_tsv(rows, report.of(pair, 'agreement_metrics'))
+        write_tsv(pd.DataFrame([one]), report.of(pair, 'reference_metrics'))
+        (root / f'{pair.prefix}.html').write_text('')
+        maps.append(rows.assign(participant_id=pair.prefix))
+        patients.append({'participant_id': pair.prefix, **one})
+        people.append({'participant_id': pair.prefix, 'status': 'evaluated', 'reason': None})
+    people.append({
+        'participant_id': 'sub-05', 'status': 'failed', 'reason': '/d/<b>tmax</b>.nii: is cut',
+    })  # fmt: skip
+    summary = summarize_cohort(pd.concat(maps), pd.DataFrame(patients), seed=1)
+    write_tsv(pd.DataFrame(people), report.path('evaluation_participants'))
+    write_tsv(summary, report.path('evaluation_metrics'))
+    (root / 'index.html').write_text('')
     return report

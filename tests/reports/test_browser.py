@@ -20,6 +20,7 @@ from bids_perfdeficit.reports import (
     draw_flicker,
 )
 from bids_perfdeficit.reports.cohort import build_index
+from bids_perfdeficit.reports.evaluation import build_evaluation_page
 from bids_perfdeficit.reports.group import build_group_page
 from tests.reports.test_participant import WHOLE
 
@@ -167,7 +168,7 @@ def cohort_page(out_dir: Path, count: int) -> Path:
 
 
 @pytest.fixture
-def pages(tmp_path, report):
+def pages(tmp_path, report, evaluation):
     """Return each kind of page, made by the same calls as in a run."""
     alone = tmp_path / 'alone'
     alone.mkdir()
@@ -176,9 +177,13 @@ def pages(tmp_path, report):
     shutil.rmtree(alone / 'sub-01')
     group = build_group_page(replace(report, self_contained=True))
     made['group'] = Path(shutil.copy(group, alone / 'group.html'))
+    compared = build_evaluation_page(replace(evaluation, self_contained=True))
+    made['evaluation'] = Path(shutil.copy(compared, alone / 'evaluation.html'))
     return {
         'alone-participant': made['participant'],
         'alone-group': made['group'],
+        'alone-evaluation': made['evaluation'],
+        'evaluation': build_evaluation_page(evaluation),
         'group': build_group_page(report),
         'participant': participant_page(tmp_path),
         'cohort': cohort_page(tmp_path / 'many', 40),
@@ -186,8 +191,10 @@ def pages(tmp_path, report):
 
 
 @pytest.mark.parametrize(
-    'kind', ['participant', 'group', 'cohort', 'alone-participant', 'alone-group']
-)
+    'kind',
+    ['participant', 'group', 'cohort', 'evaluation', 'alone-participant', 'alone-group',
+     'alone-evaluation'],
+)  # fmt: skip
 def test_a_page_is_quiet_whole_and_stays_in_its_folder(visit, pages, kind):
     page = pages[kind]
     seen = visit(page)
@@ -210,7 +217,7 @@ def test_a_page_is_quiet_whole_and_stays_in_its_folder(visit, pages, kind):
         assert seen.files == [page.as_uri()]
 
 
-@pytest.mark.parametrize('kind', ['participant', 'group', 'cohort'])
+@pytest.mark.parametrize('kind', ['participant', 'group', 'cohort', 'evaluation'])
 @pytest.mark.parametrize('width', [1440, 1280])
 def test_a_page_has_what_screen_readers_need_and_fits_the_screen(visit, pages, kind, width):
     seen = visit(pages[kind], width=width)
@@ -224,7 +231,7 @@ def test_no_column_of_the_table_of_all_participants_is_cut_off(visit, pages, wid
     assert seen.tab.locator('.tall').evaluate('box => box.scrollWidth - box.clientWidth') == 0
 
 
-@pytest.mark.parametrize('kind', ['participant', 'group', 'cohort'])
+@pytest.mark.parametrize('kind', ['participant', 'group', 'cohort', 'evaluation'])
 def test_the_first_key_leads_past_the_navigation(visit, pages, kind):
     seen = visit(pages[kind])
     assert seen.focused('Tab') == 'A skip'

@@ -1,0 +1,141 @@
+"""The workflow of an evaluation: one branch per participant, that fails or finishes alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow
+
+from bids_perfdeficit import __version__
+from bids_perfdeficit.bids import output_path
+from bids_perfdeficit.errors import InputError
+from bids_perfdeficit.interfaces.derivatives import DerivativesSink
+from bids_perfdeficit.interfaces.evaluation import EvaluateMaps
+from bids_perfdeficit.nifti import open_nifti
+from bids_perfdeficit.perfusion.agreement import DEFICIT_S
+from bids_perfdeficit.settings import Settings
+from bids_perfdeficit.stages.lock import Holder
+from bids_perfdeficit.stages.record import digest
+from bids_perfdeficit.workflows.base import estimate_memory
+from bids_perfdeficit.workflows.evaluation_plan import LEFT, READ, Case
+from bids_perfdeficit.workflows.outputs import SMALL_GB
+from bids_perfdeficit.workflows.plan import file_uri
+
+_METHODS = f"""\
+Computed maps were compared with maps of Tmax from CT perfusion by *bids_perfdeficit*
+{__version__}, which is based on *Nipype* [@nipype].
+
+Each reference was resampled linearly to the grid of the non-contrast CT. Over the voxels of the
+brain for which it has a value, the agreement with Tmax was measured by Spearman's rank
+correlation, plain, partial (without the distance from the arterial inflow) and inside the deficit
+(Tmax above {DEFICIT_S:g} s [@olivot]); by the area under the ROC curve for the deficit; and by the
+Dice coefficient of the deficit and as many of the map's highest voxels. The same was measured for
+four controls: the distance from the inflow, the asymmetry of the tissue's enhancement, the arrival
+by the published recipe [@perfusion; @vtrails], and the mean of the ranks of arrival, of missing
+enhancement and of its asymmetry, for which nothing was fitted. Volumes above the threshold of the
+probability of hypoperfusion were compared with those above {DEFICIT_S:g} s of Tmax by Lin's
+concordance correlation coefficient [@lin] and limits of agreement [@blandaltman]. Intervals are
+95 % percentile intervals over 2,000 resamples of the participants. The site of an occlusion was
+compared with the artery whose course is nearest to the mask of the occlusion, where there is one.
+
+"""
+
+
+def describe_methods() -> str:
+    """Return the methods text, with citations as ``[@key]``."""
+    return _METHODS
+
+
+def branch_name(case: Case) -> str:
+    """Return the name of a participant's branch, and so of its working folder."""
+    readable = re.sub(r'[^A-Za-z0-9]', '_', case.name)
+    return f'{readable}_{digest(case.name, case.task.work_key, str(case.task.root))[:10]}_wf'
+
+
+def init_evaluation_wf(
+    *,
+    cases: Sequence[Case],
+    settings: Settings,
+    device: str = 'cpu',
+    omp_nthreads: int = 1,
+    name: str = 'evaluation_wf',
+) -> LiterateWorkflow:
+    """Build what compares participants with their references.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+        What is compared.
+    settings : Settings
+        Of the run.
+    device : str
+        Where tensors are computed.
+    omp_nthreads : int
+        Threads of one step.
+
+    Returns
+    -------
+    LiterateWorkflow
+        Without a working directory; the caller sets ``base_dir``.
+    """
+    workflow = LiterateWorkflow(name=name)
+    workflow.__desc__ = describe_methods()
+    workflow.add_nodes([
+        init_case_wf(
+            case=case, settings=settings, device=device, omp_nthreads=omp_nthreads,
+            name=branch_name(case),
+        )
+        for case in cases
+    ])  # fmt: skip
+    return workflow
+
+
+def init_case_wf(
+    *, case: Case, settings: Settings, device: str, omp_nthreads: int, name: str = 'case_wf'
+) -> LiterateWorkflow:
+    """Build the evaluation of one participant."""
+    workflow = LiterateWorkflow(name=name)
+    space = settings.processing.output_spaces[0]
+    evaluate = pe.Node(
+        EvaluateMaps(
+            **{key: str(case.files[key]) for key in READ},
+            reference=str(case.reference),
+            clot=str(case.clot or ''),
+            space=space,
+            device=device,
+            num_threads=omp_nthreads,
+            use_gpu=device != 'cpu',
+        ),
+        name='evaluate',
+        mem_gb=estimate_memory(case.pair, _spacing(case))['perfusion'],
+        n_procs=omp_nthreads,
+    )
+    pair = case.pair
+    lock = output_path(case.task.root, 'lock', participant=pair.participant, session=pair.session)
+    sources = [case.reference, *([case.clot] if case.clot else []), *case.files.values()]
+    sink = pe.Node(
+        DerivativesSink(
+            keys=LEFT,
+            task=case.task,
+            seen=dict(case.seen),
+            holder=Holder.current(lock),
+            participant=pair.participant,
+            session=pair.session,
+            space=space,
+            sources=[file_uri(path, settings) for path in sources],
+        ),
+        name='ds_evaluation',
+        mem_gb=SMALL_GB,
+    )
+    workflow.connect([(evaluate, sink, [(key, key) for key in (*LEFT, 'meta')])])
+    return workflow
+
+
+def _spacing(case: Case) -> float:
+    """Return the mm of the maps' voxels; what cannot be read is reported by the step."""
+    try:
+        return float(open_nifti(case.files['brain_mask']).header.get_zooms()[0])
+    except InputError:
+        return 1.0
