@@ -36,6 +36,7 @@ from bids_perfdeficit.reports.words import (
     embed,
     environment,
     tell,
+    words_for,
 )
 
 #: Correlation with coverage from which a map may be vascular bias.
@@ -140,7 +141,7 @@ def build_group_page(report: GroupReport) -> Path:
         environment()
         .get_template('page.html')
         .render(
-            title='Perfusion-deficit maps of the group',
+            title=page.words.title,
             header=[own.style()],
             navbar=[common.up(index.name)] if neighbours else [],
             footer=[own.script((DATA / 'viewer.js').read_text(encoding='utf-8'))],
@@ -165,6 +166,7 @@ class _Page:
     def __init__(self, report: GroupReport, common: Any, own: Any) -> None:
         self.report, self.common, self.own = report, common, own
         self.people = report.table('group_cohort')
+        self.words = words_for(_read_json(sidecar_path(report.path('group_cohort'))))
         #: Contrast, model, title, map and declared mask of each map that was drawn.
         self.seen: list[tuple[str, str, str, Path, Path]] = []
         self.summaries = {m: report.table('group_summary', m) for m in report.models}
@@ -215,7 +217,7 @@ class _Page:
                 if len(alike):
                     told.append(
                         f'{model}: the maps of {_listed(alike["item"])} look much like the places '
-                        'that are often ill anyway (vascular bias); see Trust.'
+                        f'that are often {self.words.affected} anyway (vascular bias); see Trust.'
                     )
         for model, null in self.nulls.items():
             if len(null):
@@ -231,8 +233,8 @@ class _Page:
                 poor = own[own['gain_high'] < 0]
                 if len(poor):
                     told.append(
-                        f'{model}: held-out prediction is worse than by the volume of the deficit '
-                        f'alone for {_listed(poor["item"])}.'
+                        f'{model}: held-out prediction is worse than by the volume of the '
+                        f'{self.words.size} alone for {_listed(poor["item"])}.'
                     )
         return told
 
@@ -260,15 +262,16 @@ class _Page:
                 (
                     self.common.figure(
                         figure.name, self.report.link(figure), self._named(figure),
-                        'Share of participants with a deficit in each voxel',
+                        f'Share of participants {self.words.among} in each voxel',
                     ),
-                    'Share of the participants with a deficit in each voxel. Nothing can be said '
-                    'about places that are rarely ill. The outline is the group mask.',
+                    f'Share of the participants {self.words.among} in each voxel. Nothing can be '
+                    f'said about places that are rarely {self.words.affected}. The outline is the '
+                    'group mask.',
                 ),
             )
             if figure
             else _part(''),
-            _part('Largest deficits', self._outliers()),
+            _part(f'Largest volumes of the {self.words.size}', self._outliers()),
         ]  # fmt: skip
 
     def _coverage(self) -> Path | None:
@@ -282,7 +285,7 @@ class _Page:
         t1 = _template(self.report.space)
         return group_figures.draw_deficit(
             _on(path, t1), _on(mask, t1, binary=True), t1, out,
-            title='Coverage: share of participants with a deficit', ends=('none', 'many'),
+            title=f'Coverage: share of participants {self.words.among}', ends=('none', 'many'),
             cmap='viridis', outlined='white line: group mask',
         )  # fmt: skip
 
@@ -325,10 +328,10 @@ class _Page:
                 (
                     self.own.index([(contrast_label(i), _name(i)) for i in self.items]),
                     'The white line bounds what a model declares by its own rule; where there is '
-                    'none, the colours are a tendency and no finding. A map shows where perfusion '
-                    'goes together with the score over patients; places that always fall ill '
-                    f'together cannot be told apart. Maps were computed at {self._resolution}; '
-                    'they are interpolated for display only.',
+                    'none, the colours are a tendency and no finding. A map shows where '
+                    f'{self.words.subject} goes together with the score over patients; places '
+                    f'that always {self.words.fall} together cannot be told apart. Maps were '
+                    f'computed at {self._resolution}; they are interpolated for display only.',
                 ),
             )
         ]
@@ -360,7 +363,7 @@ class _Page:
             return self.report.path('group_figure', model=model, contrast=contrast, figure=name)
 
         drawing = get_model(model).drawing
-        stat, meaning = drawing.statistic, drawing.meaning
+        stat, meaning = drawing.statistic, drawing.meaning.format(more=self.words.more)
         if not all(statmap(s).is_file() for s in (stat, 'threshold')):
             return [(self.common.no_figure(f'{model} {item}'), '')]
         t1 = _template(self.report.space)
@@ -420,7 +423,8 @@ class _Page:
                 for c in clusters.itertuples()
             ]  # fmt: skip
             columns = ['Cluster', 'mL', 'Peak, mm (x right, y front, z up)',
-                       'Side and arterial territory', 'Peak effect']  # fmt: skip
+                       'Side and arterial territory',
+                       'Peak t' if get_model(model).offers.t else 'Peak effect']  # fmt: skip
             found.append(self.own.rows(columns, _words(table)))
         return found
 
@@ -494,7 +498,9 @@ class _Page:
                 f'it predicts {_compare(held_out)} volume alone, so do not interpret the place'
             )
         if row['coverage_resemblance'] > _RESEMBLES:
-            told.append('the map looks much like the places that are often ill anyway')
+            told.append(
+                f'the map looks much like the places that are often {self.words.affected} anyway'
+            )
         null = self.nulls[model]
         null = null[null['item'] == item] if len(null) else null
         if len(null) and null.iloc[0]['nothing_declared'] < _CLEAN:
@@ -519,6 +525,7 @@ class _Page:
             [(r['item'], r['predictor'], r['gain'], r['gain_low'], r['gain_high']) for r in rows],
             folder / f'tpl-{self.report.space}_desc-gain_metrics.svg',
             names=names,
+            size=self.words.size,
         )
         curves = {
             m: _read_json(sidecar_path(self.report.path('group_metrics', model=m))).get(
@@ -544,13 +551,13 @@ class _Page:
         link = self.report.link
         return [
             _part(
-                'Is the map worth more than the size of the deficit?',
+                f'Is the map worth more than the volume of the {self.words.size}?',
                 (
                     _plain_figure(link(gain), 'Gain over the volume baseline'),
                     'Every participant was predicted by models that had not seen them. Baselines: '
-                    'volume (mean perfusion of the brain), coverage (weighted by how often a '
-                    'place is ill) and frequency (how often each score occurs). Bars are 95 % '
-                    'intervals over participants.',
+                    f'volume ({self.words.mean}), coverage (weighted by how often a '
+                    f'place is {self.words.affected}) and frequency (how often each score '
+                    'occurs). Bars are 95 % intervals over participants.',
                 ),
             ),
             _part(
@@ -600,10 +607,10 @@ class _Page:
                 'Models side by side',
                 (
                     self.own.rows(columns, _words(table)),
-                    'Likeness to coverage is the rank correlation of the map with the mean '
-                    'perfusion map: near 1, it may show where strokes are, not what they do; '
-                    'about 0, the two have nothing to do with each other; below 0, the map is '
-                    'strongest where deficits are rare, which is no fault of it. '
+                    'Likeness to coverage is the rank correlation of the map with the '
+                    f'{self.words.mean_map}: near 1, it may show where strokes are, not what they '
+                    'do; about 0, the two have nothing to do with each other; below 0, the map is '
+                    'strongest where deficits are rare, which is not an error. '
                     'Shuffled scores have no substrate: nothing should be declared in 95 % of '
                     'them or more.',
                 ),
