@@ -8,7 +8,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bids_perfdeficit.ct import load_template
 from bids_perfdeficit.deficit import stack
 from bids_perfdeficit.errors import InputError
 from bids_perfdeficit.pipeline import check_given, make_lattice
