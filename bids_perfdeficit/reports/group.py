@@ -26,6 +26,7 @@ from scipy import ndimage
 
 from bids_perfdeficit.bids import output_path, sidecar_path, write_text
 from bids_perfdeficit.bids.cohort import contrast_label
+from bids_perfdeficit.bids.nihss import ITEMS
 from bids_perfdeficit.data import load
 from bids_perfdeficit.deficit import get_model
 from bids_perfdeficit.reports import group_figures
@@ -45,6 +46,8 @@ _RESEMBLES = 0.7
 _CLEAN = 0.95
 #: Legend of the outline on the maps of all models.
 _DECLARED = 'white line: declared'
+#: Brightness of what was not analysed, of what was, and its legend.
+_DIM, _DIMMED = 0.4, '; dark: not analysed'
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,8 @@ class _Page:
     def __init__(self, report: GroupReport, common: Any, own: Any) -> None:
         self.report, self.common, self.own = report, common, own
         self.people = report.table('group_cohort')
-        self.words = words_for(_read_json(sidecar_path(report.path('group_cohort'))))
+        self.facts = _read_json(sidecar_path(report.path('group_cohort')))
+        self.words = words_for(self.facts)
         #: Contrast, model, title, map and declared mask of each map that was drawn.
         self.seen: list[tuple[str, str, str, Path, Path]] = []
         self.summaries = {m: report.table('group_summary', m) for m in report.models}
@@ -266,7 +270,7 @@ class _Page:
                     ),
                     f'Share of the participants {self.words.among} in each voxel. Nothing can be '
                     f'said about places that are rarely {self.words.affected}. The outline is the '
-                    'group mask.',
+                    f'group mask{self.least}.',
                 ),
             )
             if figure
@@ -330,7 +334,7 @@ class _Page:
                     'The white line bounds what a model declares by its own rule; where there is '
                     'none, the colours are a tendency and no finding. A map shows where '
                     f'{self.words.subject} goes together with the score over patients; places '
-                    f'that always {self.words.fall} together cannot be told apart. Maps were '
+                    f'that {self.words.fall} together cannot be told apart. Maps were '
                     f'computed at {self._resolution}; they are interpolated for display only.',
                 ),
             )
@@ -341,6 +345,30 @@ class _Page:
                 components += self._item(item, model)
             parts.append(_part(_name(item), *components))
         return parts
+
+    @functools.cached_property
+    def ground(self) -> nib.Nifti1Image:
+        """The template, dimmed where given maps were not analysed: nothing there means nothing."""
+        t1 = _template(self.report.space)
+        mask = self.report.path('group_mask')
+        if 'MapThreshold' not in self.facts or not mask.is_file():
+            return t1
+        inside = np.asarray(_on(mask, t1, binary=True).dataobj) >= 0.5
+        return nib.Nifti1Image(np.asarray(t1.dataobj) * np.where(inside, 1, _DIM), t1.affine)
+
+    @property
+    def outlined(self) -> str:
+        """Legend of the maps."""
+        return _DECLARED + (_DIMMED if 'MapThreshold' in self.facts else '')
+
+    @property
+    def least(self) -> str:
+        """How many must be affected in a voxel of given maps, for the caption of the coverage."""
+        if 'MapThreshold' not in self.facts:
+            return ''
+        share = float(self.facts.get('MinimumCoverage', 0)) * int(self.facts.get('N', 0))
+        count = max(int(self.facts.get('MinimumParticipants', 0)), int(np.ceil(share)))
+        return f': {self.words.affected} in at least {count} participants'
 
     @property
     def _resolution(self) -> str:
@@ -366,7 +394,7 @@ class _Page:
         stat, meaning = drawing.statistic, drawing.meaning.format(more=self.words.more)
         if not all(statmap(s).is_file() for s in (stat, 'threshold')):
             return [(self.common.no_figure(f'{model} {item}'), '')]
-        t1 = _template(self.report.space)
+        t1 = self.ground
         values, declared = _on(statmap(stat), t1), _on(statmap('threshold'), t1, binary=True)
         if not np.asarray(values.dataobj).any():
             sentence = self._sentence(item, model, row) + ' The map is empty.'
@@ -375,7 +403,7 @@ class _Page:
         title = f'{_name(item)} · {model}: {meaning}'
         drawn = group_figures.draw_deficit(
             values, declared, t1, figure('map'), title=title, limits=limits, ends=drawing.ends,
-            outlined=_DECLARED,
+            outlined=self.outlined,
         )  # fmt: skip
         self.seen.append((contrast, model, title, statmap(stat), statmap('threshold')))
         link = self.report.link
@@ -395,7 +423,8 @@ class _Page:
             group_figures.draw_deficit(
                 _on(statmap('std'), t1), declared, t1, figure('uncertainty'),
                 title=f'{_name(item)} · {model}: standard deviation of the effect',
-                ends=('certain', 'uncertain'), cmap='cividis', glass=False, outlined=_DECLARED,
+                ends=('certain', 'uncertain'), cmap='cividis', glass=False,
+                outlined=self.outlined,
             )  # fmt: skip
             found.append(
                 self.own.more(
@@ -407,7 +436,8 @@ class _Page:
             group_figures.draw_deficit(
                 _on(stability, t1), declared, t1, figure('stability'), limits=(0.0, 1.0),
                 title=f'{_name(item)} · {model}: share of resampled cohorts that declare it',
-                ends=('never', 'always'), cmap='viridis', glass=False, outlined=_DECLARED,
+                ends=('never', 'always'), cmap='viridis', glass=False,
+                outlined=self.outlined,
             )  # fmt: skip
             found.append(
                 self.own.more(
@@ -435,7 +465,7 @@ class _Page:
     def viewer(self) -> list[dict[str, Any]]:
         if not self.seen:
             return [_part('', Markup('<p>No map was fitted.</p>'))]
-        t1 = _template(self.report.space)
+        t1 = self.ground
         grey = np.asarray(t1.dataobj, np.float32)
         high = np.percentile(grey[grey > 0], 99.5)
         maps = []
@@ -474,7 +504,8 @@ class _Page:
         text = f'{row["declared_ml"]:.0f} mL'
         if np.isfinite(row['p_value']):
             text += f', p = {tell(row["p_value"])} for the item as a whole'.replace('= <', '<')
-        text += f'; {row["with_deficit"]:.0f} of {row["scored"]:.0f} have a deficit'
+        text += f'; {row["with_deficit"]:.0f} of {row["scored"]:.0f} '
+        text += 'have a deficit' if item in ITEMS else 'are above the lowest level'
         held_out = self._held_out(item, model)
         if held_out is not None:
             text += f'; held out: AUC {held_out["auc"]:.2f}, {_compare(held_out)} volume alone'

@@ -187,6 +187,13 @@ def test_the_page_speaks_of_lesions(finished):
     assert 'Share of participants with a lesion in each voxel' in text
     assert 'lesion maps on any grid' in text
     assert 'Peak t' in text
+    assert 'The outline is the group mask: lesioned in at least 5 participants' in text
+    assert 'white line: declared; dark: not analysed' in ''.join(
+        figure.read_text()
+        for figure in path(
+            finished[0], 'group_figure', model='x', contrast='x', figure='x'
+        ).parent.glob('*_desc-map_statmap.svg')
+    )
     for word in ('perfusion map', 'later perfusion', 'mean perfusion', ' ill ', 'healthy tissue i',
                  'positive asymmetry', 'computed perfusion maps'):  # fmt: skip
         assert word not in text, word
