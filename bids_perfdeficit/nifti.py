@@ -167,6 +167,58 @@ def read_nifti(
         )
 
 
+def find_affine(image: Nifti1Image, path: str | os.PathLike[str]) -> NDArray[np.float64]:
+    """Return the affine of an image that says which side is left.
+
+    Parameters
+    ----------
+    image : Nifti1Image
+    path : path
+        For the messages.
+
+    Returns
+    -------
+    (4, 4) array
+        Voxel index to RAS mm, of the sform where it is set, otherwise of the qform.
+
+    Raises
+    ------
+    InputError
+        When neither sform nor qform is set, they name different sides, or the affine is not one.
+    """
+    header: Any = image.header
+    path = Path(path)
+    fix = 'write it again from the original with a known orientation'
+    coded = {'sform': int(header['sform_code']) > 0, 'qform': int(header['qform_code']) > 0}
+    if not any(coded.values()):
+        raise InputError(
+            'does not say which side is left (the codes of sform and qform are 0)',
+            fix=fix,
+            path=path,
+        )
+    found: dict[str, NDArray[np.float64]] = {}
+    for name in (name for name, known in coded.items() if known):
+        try:
+            affine = np.asarray(getattr(header, f'get_{name}')(), dtype=float)
+            axes = nib.aff2axcodes(affine)
+        except UNREADABLE as error:
+            raise InputError(f'has an unusable {name} ({_told(error)})', fix=fix, path=path) from (
+                error
+            )
+        if not np.isfinite(affine).all() or None in axes or not np.linalg.det(affine[:3, :3]):
+            raise InputError(f'has an unusable {name}', fix=fix, path=path)
+        found[name] = affine
+    sides = {name: ''.join(map(str, nib.aff2axcodes(affine))) for name, affine in found.items()}
+    if len(set(sides.values())) > 1:
+        raise InputError(
+            f'has a sform and a qform that name different sides ({sides["sform"]} and '
+            f'{sides["qform"]})',
+            fix=fix,
+            path=path,
+        )
+    return next(iter(found.values()))
+
+
 def _file_size(path: Path) -> int:
     """Return the size in bytes of a file that can be opened without blocking.
 

@@ -115,9 +115,9 @@ def find_problems(options: Any) -> dict[str, str]:
     problems = {}
     for field in dataclasses.fields(options):
         allowed = field.metadata.get('range')
-        if allowed is None:
-            continue
         value = getattr(options, field.name)
+        if allowed is None or value is None:  # None is decided later
+            continue
         for number in value if isinstance(value, tuple) else (value,):
             if number not in allowed:
                 problems[field.name] = f'{_write(number)}: {allowed}'

@@ -25,7 +25,8 @@ from bids_perfdeficit.cli.parser import (
 #: Which options hold a path that the platform must bring into the container, and which a number;
 #: the parser takes all values as text and checks them itself.
 FILES = frozenset({'FILE', 'DIR'})
-NUMBERS = {'N': True, 'GB': False, 'MM': False, 'SHARE': False}  # metavar: is it whole?
+#: By metavar, whether it is whole.
+NUMBERS = {'N': True, 'GB': False, 'MM': False, 'SHARE': False, 'VALUE': False}
 #: Of platforms that let users choose resources, this app asks for what `docs/containers.rst` says.
 RESOURCES = {'cpu-cores': 2, 'ram': 8, 'walltime-estimate': 1800}
 

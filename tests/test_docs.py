@@ -68,7 +68,7 @@ def test_a_command_is_understood(name, command, tmp_path, monkeypatch):
     for option, value in itertools.pairwise(words):
         if option in ('--scores', '--bids-filter-file'):
             Path(value).write_text('{}')
-        elif option in ('--apply', '-d'):
+        elif option in ('--apply', '-d', '--derivatives'):
             Path(value).mkdir(parents=True, exist_ok=True)
         elif option == '--output-spaces':
             (tmp_path / 'templates' / f'tpl-{value}').mkdir(parents=True)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bids_perfdeficit.errors import InputError
-from bids_perfdeficit.nifti import open_nifti, read_nifti
+from bids_perfdeficit.nifti import find_affine, open_nifti, read_nifti
 
 VALUES = np.random.default_rng(0).integers(-1000, 1000, (7, 6, 5)).astype(np.int16)
 
@@ -160,3 +160,35 @@ def test_other_formats_and_colours_are_refused(tmp_path):
     nib.save(nib.Nifti1Image(colour, np.eye(4)), path)
     with pytest.raises(InputError, match='instead of numbers'):
         read_nifti(path)
+
+
+def header_of(sform: float | None, qform: float | None) -> nib.Nifti1Image:
+    """Return an image whose x axis has these steps in sform and qform; None leaves one unset."""
+    image = nib.Nifti1Image(VALUES, np.eye(4))
+    for name, step in (('sform', sform), ('qform', qform)):
+        affine = np.diag([step or 1.0, 2.0, 2.0, 1.0])
+        getattr(image.header, f'set_{name}')(affine, code=0 if step is None else 1)
+    return image
+
+
+@pytest.mark.parametrize(
+    ('sform', 'qform', 'step'), [(2.0, None, 2), (None, -3.0, -3), (2.0, 2.1, 2), (-2.0, -2.0, -2)]
+)
+def test_the_affine_that_is_set_is_used(sform, qform, step):
+    assert find_affine(header_of(sform, qform), 'x')[0, 0] == step
+
+
+@pytest.mark.parametrize(
+    ('sform', 'qform', 'piece'),
+    [
+        (None, None, 'does not say which side is left'),
+        (2.0, -2.0, 'name different sides (RAS and LAS)'),
+        (np.nan, None, 'unusable sform'),
+        (1e-320, None, 'unusable sform'),
+    ],
+)
+def test_sides_that_are_not_known_are_an_error(sform, qform, piece):
+    with pytest.raises(InputError) as told:
+        find_affine(header_of(sform, qform), 'x.nii')
+    assert piece in str(told.value)
+    assert 'x.nii' in str(told.value)

@@ -15,9 +15,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from bids_perfdeficit.bids.filters import matches
+from bids_perfdeficit.bids.listing import has_plain_name, list_images
 from bids_perfdeficit.bids.nihss import ITEMS, TOTAL, highest_score
 from bids_perfdeficit.bids.outputs import output_path
 from bids_perfdeficit.bids.scales import Measure, fixed_measure, make_measure
@@ -43,6 +46,9 @@ from bids_perfdeficit.errors import InputError
 
 #: The covariate that is measured on the maps and not looked up.
 TOTAL_VOLUME = 'total_deficit_volume'
+#: Entities of the lesion maps that users give.
+LESION_LABEL = 'lesion'
+LESION_SUFFIXES = ('mask', 'probseg')
 #: Most values that a covariate of words may have.
 _MOST_WORDS = 5
 #: Items that ask the same of the two sides of the body.
@@ -59,14 +65,21 @@ class Entry:
     ----------
     participant, session : str
         Labels; no session is ''.
-    map, mask : Path
-        Perfusion (or asymmetry) and brain mask on the template, one grid.
+    map : Path
+        On the template.
+    mask : Path, optional
+        Brain mask on the grid of the map; maps that users give have none.
     """
 
     participant: str
     session: str
     map: Path
-    mask: Path
+    mask: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The map, and its mask where there is one."""
+        return (self.map,) if self.mask is None else (self.map, self.mask)
 
 
 @dataclass(frozen=True)
@@ -187,10 +200,11 @@ def find_cohort(
     *,
     space: str,
     key: str = 'std_perfusion',
+    given: Mapping[str, Any] | None = None,
     participants: Sequence[str] = (),
     session: str | None = None,
 ) -> Cohort:
-    """Find the maps that an earlier participant level left.
+    """Find the maps that an earlier participant level left, or that users give.
 
     Parameters
     ----------
@@ -200,6 +214,8 @@ def find_cohort(
         Template.
     key : str
         ``std_perfusion``, ``std_asymmetry`` or ``std_hypoperfused`` of `data/io_spec.json`.
+    given : mapping, optional
+        Entities of the maps that users give, from `map_entities`; then `key` is not used.
     participants : sequence of str
         Who is wanted, with or without ``sub-``; all by default.
     session : str, optional
@@ -216,14 +232,25 @@ def find_cohort(
         for folder in sorted(root.glob('sub-*')):
             if folder.is_dir():
                 folders.setdefault(folder.name.removeprefix('sub-'), []).append(root)
+    what = f'{_what(key)} in {space}' if given is None else _name_given(given)
     wanted = {label.removeprefix('sub-') for label in participants}
     dropped = {label: 'there are no derivatives' for label in wanted if label not in folders}
     entries, several = [], []
     for label in sorted(folders, key=natural):
         if wanted and label not in wanted:
             continue
+        trouble: list[str] = []
         found = next(
-            filter(None, (list_entries(r, label, key, space) for r in folders[label])), []
+            filter(
+                None,
+                (
+                    list_entries(r, label, key, space)
+                    if given is None
+                    else _given_maps(r, label, given, trouble)
+                    for r in folders[label]
+                ),
+            ),
+            [],
         )
         if session is not None:
             wanted_key = session_key(session)
@@ -232,27 +259,37 @@ def find_cohort(
                 e for e in found if not e.session or session_key(e.session) == wanted_key
             ]
         if not found:
-            dropped[label] = f'there is no {_what(key)} in {space}' + (
-                f' of session {session}' if session else ''
+            dropped[label] = '; '.join(
+                trouble or [f'there is no {what}' + (f' of session {session}' if session else '')]
             )
             continue
-        order = order_sessions([e.session for e in found]) if len(found) > 1 else {}
+        sessions = list(dict.fromkeys(e.session for e in found))
+        order = order_sessions(sessions) if len(sessions) > 1 else {}
         if order is None:
             dropped[label] = (
-                f'there are maps of the sessions {shorten(e.session for e in found)}, whose order '
+                f'there are maps of the sessions {shorten(sessions)}, whose order '
                 'in time is unknown: choose one with --session-label'
             )
             continue
         chosen = min(found, key=lambda e: order.get(e.session, 0.0))
-        several += [f'{label} ({chosen.session})'] if len(found) > 1 else []
-        if chosen.mask.is_file():
+        rivals = [e.map.name for e in found if e.session == chosen.session]
+        several += [f'{label} ({chosen.session})'] if len(found) > len(rivals) else []
+        if len(rivals) > 1:
+            dropped[label] = (
+                f'there are several maps: {shorten(rivals)}; choose one with '
+                '{"map": {...}} in --bids-filter-file'
+            )
+        elif chosen.mask is None or chosen.mask.is_file():
             entries.append(chosen)
         else:
             dropped[label] = f'{chosen.mask.name} is missing'
     if not entries:
         raise InputError(
-            f'there is no {_what(key)} in {space}' + (f' ({_tell(dropped)})' if dropped else ''),
-            fix='run the participant level first, or name its results with --derivatives',
+            f'there is no {what}' + (f' ({_tell(dropped)})' if dropped else ''),
+            fix='run the participant level first, or name its results with --derivatives'
+            if given is None
+            else 'name the folder that holds sub-*/ with --derivatives, and the maps '
+            f'sub-<label>_space-{space}_label-{LESION_LABEL}_mask.nii.gz',
             path=roots[0],
         )
     notes = (
@@ -261,6 +298,31 @@ def find_cohort(
         else []
     )
     return Cohort(tuple(entries), dropped=dropped, notes=tuple(notes))
+
+
+def map_entities(space: str, chosen: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the entities that the maps that users give must have.
+
+    Parameters
+    ----------
+    space : str
+        Template.
+    chosen : mapping, optional
+        The ``map`` of a filter file (see `filters.read_filters`), which wins. A filter that names
+        ``label``, ``description`` or another suffix than those of lesion maps is not about
+        lesions, so that their label is not asked for.
+
+    Examples
+    --------
+    >>> map_entities('MNI152NLin2009aSym', {'suffix': 'Tmax'})
+    {'space': 'MNI152NLin2009aSym', 'suffix': 'Tmax'}
+    """
+    chosen = dict(chosen or {})
+    suffix = chosen.get('suffix', list(LESION_SUFFIXES))
+    suffixes = suffix if isinstance(suffix, list) else [suffix]
+    lesions = set(suffixes) <= set(LESION_SUFFIXES) and not {'label', 'description'} & set(chosen)
+    default = {'label': LESION_LABEL} if lesions else {}
+    return {'space': space, **default, 'suffix': suffix} | chosen
 
 
 def add_scores(
@@ -483,6 +545,43 @@ def list_entries(root: Path, label: str, key: str, space: str) -> list[Entry]:
         if paths[0].is_file():
             entries.append(Entry(label, session or '', *paths))
     return entries
+
+
+def _given_maps(
+    root: Path, label: str, wanted: Mapping[str, Any], trouble: list[str]
+) -> list[Entry]:
+    """Return the maps with the wanted entities that one participant has in a folder.
+
+    Why there are none is added to `trouble`, where something else than their absence is known.
+    """
+    entities = {name: value for name, value in wanted.items() if name != 'space'}
+    literal = wanted['suffix'] if isinstance(wanted.get('suffix'), str) else ''
+    files, problems = list_images(root, label, containing='' if literal == '*' else literal)
+    files = [
+        f
+        for f in files
+        if f.is_nifti and f.in_ct_folder and has_plain_name(f.path) and matches(f, entities)
+    ]
+    own = [f for f in files if f.entities.get('subject') == label]
+    trouble += [f'{f.path.name} names another participant' for f in files if f not in own]
+    found = [f for f in own if matches(f, {'space': wanted['space']})]
+    if own and not found:
+        spaces = sorted({f.entities.get('space', 'no space-') for f in own})
+        trouble.append(f'its map is in {shorten(spaces)} and not in {wanted["space"]}')
+    if not found:
+        trouble += [f'{problem.path or ""} {problem.reason}'.strip() for problem in problems]
+    return [Entry(label, f.session or '', f.path) for f in found]
+
+
+def _name_given(wanted: Mapping[str, Any]) -> str:
+    """Return what the maps that users give are, as a noun phrase."""
+    told = ', '.join(f'{name} {_tell_value(value)}' for name, value in wanted.items())
+    return f'map with {told}'
+
+
+def _tell_value(value: Any) -> str:
+    values = value if isinstance(value, list) else [value]
+    return ' or '.join('absent' if v is None else str(v) for v in values)
 
 
 def _what(key: str) -> str:

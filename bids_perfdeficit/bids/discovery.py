@@ -155,7 +155,7 @@ def discover(
     known |= {label for name in listed.flat if (label := parse_name(name).get('subject'))}
     problems = [*spoilt, *_unknown_labels(wanted, known, 'participant', 'sub-')]
     participants = listed.labels & set(wanted) if wanted else listed.labels
-    notes += _tell_collisions(participants)
+    notes += _describe_collisions(participants)
 
     found: dict[str, list[ImageFile]] = {}
     for label in sorted(participants, key=natural):
@@ -232,9 +232,9 @@ class _Participant:
             strays[session] = [f for f in here if f not in taken and self._is_stray(f)]
             self.stray += strays[session]
             if len(chosen) == len(ROLES) and chosen['ncct'].file is chosen['cta'].file:
-                self._tell(
+                self._report(
                     f'the filters take {taken[0].path.name} for NCCT and CTA alike',
-                    'tell them apart in the --bids-filter-file',
+                    'distinguish them in the --bids-filter-file',
                     session,
                 )
             elif len(chosen) == len(ROLES):
@@ -253,7 +253,7 @@ class _Participant:
         elif incomplete:
             self.problems += incomplete
         elif not self.pairs and not self.problems:
-            self._tell_of_nothing()
+            self._report_nothing()
 
     def _has_bad_label(self, session: str, files: Sequence[ImageFile]) -> bool:
         """Tell whether a session cannot be used for its label; say so if it holds CT."""
@@ -264,22 +264,22 @@ class _Participant:
         if why is None:
             return False
         if any(classify(f.entities, f.free) or LOOKS_LIKE_CT.search(f.bare_name) for f in files):
-            self._tell(
+            self._report(
                 f'the label of the session {why}',
                 f'rename ses-{printable(session)} and its files',
             )
         return True
 
-    def _tell_of_nothing(self) -> None:
+    def _report_nothing(self) -> None:
         expected = f'{self._expected(None, "ncct")} and {self._expected(None, "cta")}'
         if any(f.path.suffix.lower() in ('.dcm', '.ima') for f in self.files):
-            self._tell('DICOM files only', f'convert them with dcm2niix to {expected}')
+            self._report('DICOM files only', f'convert them with dcm2niix to {expected}')
         elif self.files:
-            self._tell('no NCCT and no CTA', f'expected, for example, {expected}')
+            self._report('no NCCT and no CTA', f'expected, for example, {expected}')
         else:
-            self._tell(f'no images in sub-{self.label}', f'expected, for example, {expected}')
+            self._report(f'no images in sub-{self.label}', f'expected, for example, {expected}')
 
-    def _tell(self, reason: str, fix: str, session: str | None = None) -> None:
+    def _report(self, reason: str, fix: str, session: str | None = None) -> None:
         self.problems.append(Problem(reason, fix, self.label, session))
 
     def _choose(self, files: Sequence[ImageFile]) -> dict[str, Choice]:
@@ -620,7 +620,7 @@ def _judge_flat(
     return problems, notes
 
 
-def _tell_collisions(labels: Iterable[str]) -> list[str]:
+def _describe_collisions(labels: Iterable[str]) -> list[str]:
     """Name labels that are one on a file system that ignores case."""
     groups: dict[str, list[str]] = {}
     for label in sorted(labels, key=natural):

@@ -101,7 +101,7 @@ def copy_file(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> Path:
 
 
 def create_bytes(content: bytes, path: str | os.PathLike[str]) -> bool:
-    """Write a file only if there is none, and tell whether it was written.
+    """Write a file only if there is none, and return whether it was written.
 
     Of any number of processes that try at once exactly one writes.
     """

@@ -15,7 +15,7 @@ from bids_perfdeficit.bids.listing import ImageFile, entity_names
 from bids_perfdeficit.errors import InputError, printable
 
 #: What a filter can be for.
-KEYS = ('ncct', 'cta')
+KEYS = ('ncct', 'cta', 'map')
 
 #: Keys that other BIDS Apps use. One file may serve several apps.
 FOREIGN_KEYS = frozenset({
@@ -65,7 +65,7 @@ def check_filters(
     Parameters
     ----------
     filters : mapping
-        ``{'ncct': {entity: value}, 'cta': {...}}``.
+        ``{'ncct': {entity: value}, 'cta': {...}, 'map': {...}}``.
     keys : sequence of str
         What a filter can be for.
 
@@ -93,7 +93,7 @@ def check_filters(
             raise InputError(
                 f'the filter file has an unknown key "{printable(key)}"',
                 fix=(f'perhaps {close[0]!r} is meant; ' if close else '')
-                + f'its keys are {" and ".join(keys)}',
+                + f'its keys are {", ".join(keys)}',
             )
         if not isinstance(wanted, Mapping):
             raise InputError(
@@ -107,7 +107,7 @@ def check_filters(
     if foreign:
         notes.append(
             f'the keys {", ".join(sorted(foreign))} of the filter file belong to other BIDS Apps '
-            f'and are not used; the keys here are {" and ".join(keys)}'
+            f'and are not used; the keys here are {", ".join(keys)}'
         )
     return used, notes
 
@@ -115,7 +115,9 @@ def check_filters(
 def _check_entity(key: str, name: str, value: Any) -> None:
     entities = entity_names()
     if name not in entities:
-        close = difflib.get_close_matches(str(name), entities, n=1, cutoff=0.3)
+        # names of files have short forms: acq, desc, res
+        close = [entity for entity in entities if name and entity.startswith(str(name))]
+        close = close or difflib.get_close_matches(str(name), entities, n=1, cutoff=0.3)
         raise InputError(
             f'the filter of {key} names "{printable(name)}", which is not an entity',
             fix=(f'perhaps {close[0]!r} is meant; ' if close else '')

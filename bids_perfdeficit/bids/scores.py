@@ -217,7 +217,7 @@ def check_sides(scores: Scores, asymmetry: Mapping[str, float]) -> str | None:
     scores : Scores
         Of the cohort.
     asymmetry : mapping of str to float
-        Mean perfusion of the left minus the right hemisphere, by participant; higher is later.
+        Mean of the map in the left minus the right hemisphere, by participant; higher is worse.
 
     Returns
     -------
@@ -236,7 +236,7 @@ def check_sides(scores: Scores, asymmetry: Mapping[str, float]) -> str | None:
     if rho <= 0 or p >= 0.01:
         return None
     return (
-        f'the left limbs are weaker where the LEFT hemisphere is later (rho {rho:.2f}, '
+        f'the left limbs are weaker where the LEFT hemisphere is more affected (rho {rho:.2f}, '
         f'{len(known)} participants): the table seems to swap a and b (5a and 6a are the left '
         'limbs), or the images are flipped'
     )

@@ -181,7 +181,7 @@ def choose(role: str, files: Sequence[ImageFile], *, vouched: bool = False) -> C
     Returns
     -------
     Choice
-        With a doubt when nothing tells the best ones apart, or when the best is a poor one.
+        With a doubt when nothing distinguishes the best ones, or when the best is a poor one.
     """
     copies: dict[str, list[ImageFile]] = {}
     for file in sorted(files, key=lambda f: (natural(f.series), _rank_copy(f))):
@@ -201,7 +201,7 @@ def choose(role: str, files: Sequence[ImageFile], *, vouched: bool = False) -> C
     what = ROLES[role][0]
     if rivals:
         doubts.append(
-            f'{len(tied)} files could be the {what} and nothing tells them apart: took '
+            f'{len(tied)} files could be the {what} and nothing distinguishes them: took '
             f'{best.name}, not {shorten(c.name for c in rivals)}; look at them, and choose with '
             '--bids-filter-file'
         )

@@ -218,7 +218,7 @@ def read_workbooks(paths: Sequence[Path]) -> Table:
     Parameters
     ----------
     paths : sequence of Path
-        Workbooks below ``sub-<label>/[ses-<label>/]``, which tells whose they are.
+        Workbooks below ``sub-<label>/[ses-<label>/]``, which gives the participant.
 
     Returns
     -------

@@ -1,9 +1,9 @@
 """Choose the examination that belongs to a map, where a table has several rows of a participant.
 
 The session that was asked for goes first, then the session of the map, then time: words of visits,
-dates, hours, numbered visits. The alphabet is no order of time: rows that nothing tells apart are
-refused, because keeping only what they agree on would keep the unchanged patients (informative
-missingness). Must not know what the scores mean.
+dates, hours, numbered visits. The alphabet is not an order of time. Rows that nothing
+distinguishes are refused: keeping only what they agree on would keep the unchanged patients
+(informative missingness). Must not know what the scores mean.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SESSION_COLUMNS = (
     'sessionid', 'session', 'ses', 'visit', 'visitid', 'visitname', 'timepoint', 'redcapeventname',
     'eventname', 'event', 'exam', 'examination', 'assessment', 'wave',
 )  # fmt: skip
-#: The same, where a number only tells in which order rows were entered.
+#: The same, where a number only gives the order in which rows were entered.
 REPEAT_COLUMNS = ('redcaprepeatinstance', 'repeatinstance', 'instance', 'repeat')
 _DATE_COLUMN = re.compile(
     r'date|datum|datetime|acqtime|examtime|visittime|assessmenttime|timefromonset|hoursfrom'
@@ -70,7 +70,7 @@ def session_key(name: str) -> str:
 
 
 def visit_hours(name: str) -> float | None:
-    """Return the hours after arrival that a visit's name tells; None when it tells none.
+    """Return the hours after arrival that a visit's name gives; None when it gives none.
 
     Examples
     --------
@@ -89,7 +89,7 @@ def visit_hours(name: str) -> float | None:
 
 
 def order_sessions(names: Sequence[str]) -> dict[str, float] | None:
-    """Return a time by session, or None when the names do not tell which was first.
+    """Return a time by session, or None when the names do not show which was first.
 
     Only the earliest is certain: a name that says nothing is later than a baseline.
     """
@@ -155,7 +155,7 @@ def choose_rows(
     Raises
     ------
     InputError
-        When a participant has several examinations that differ and nothing tells them apart.
+        When a participant has several examinations that differ and nothing distinguishes them.
     """
     keys = [c for c in rows.columns if c != who and plain_name(c) in SESSION_COLUMNS]
     dates = [
@@ -333,9 +333,9 @@ def _refuse(
     raise InputError(
         f'{len(unclear)} participant(s) have several examinations with different {what}s, and '
         + (
-            f'the sessions ({shorten(there)}) do not tell which was first'
+            f'the sessions ({shorten(there)}) do not show which was first'
             if there
-            else 'no column tells them apart'
+            else 'no column distinguishes them'
         )
         + f': {shorten(unclear)}',
         fix='choose one with --session-label'

@@ -15,6 +15,7 @@ from bids_perfdeficit.bids import (
     write_dataset_files,
     write_phenotype,
 )
+from bids_perfdeficit.bids.listing import LISTED, shorten
 from bids_perfdeficit.bids.outputs import find_outputs
 from bids_perfdeficit.cli.logbook import LOGGER, Logbook, Outcome, read_crashes
 from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE
@@ -37,12 +38,13 @@ from bids_perfdeficit.workflows.group_plan import (
     describe_group,
     group_path,
     make_group_plan,
+    name_maps,
 )
 
 #: Participants from which a map of one item begins to mean something.
 FEW = 100
 #: Version of the page: raised when its content changes while nothing that it shows does.
-PAGE_VERSION = 1
+PAGE_VERSION = 2
 #: Tables of the settings that shape the results of this level.
 SHAPING = ('processing', 'group')
 #: What the lock and the messages call the unit of this level.
@@ -90,8 +92,8 @@ class GroupLevel(Level):
         )
         for note in (*notes, *plan.cohort.notes):
             LOGGER.info(note)
-        for label, reason in plan.cohort.dropped.items():
-            LOGGER.info('sub-%s: left out: %s', label, reason)
+        for line in _tell_dropped(plan.cohort.dropped):
+            LOGGER.info(line)
         if plan.scores is not None and self.settings.group.apply is None:
             write_phenotype(plan.scores, self.output_dir)
         if not self._has_work():
@@ -256,7 +258,7 @@ class GroupLevel(Level):
         return {
             'Template': self.settings.processing.output_spaces[0],
             'Resolution': f'{plan.resolution:g} mm',
-            'Maps': f'computed {plan.map_kind}',
+            'Maps': f'computed {plan.map_kind}' if plan.given is None else name_maps(plan),
             'Covariates': ', '.join(plan.cohort.covariate_names) or 'none',
             'Scores': self._place(plan.cohort.source),
         }
@@ -353,6 +355,18 @@ class GroupLevel(Level):
         if self.settings.processing.sloppy:
             told.append('The run was --sloppy: for trying things out, never for results.')
         return (*told, *(f'{note}.' for note in plan.cohort.notes))
+
+
+def _tell_dropped(dropped: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each participant who is left out, or one for many of the same reason."""
+    by_reason: dict[str, list[str]] = {}
+    for label, reason in dropped.items():
+        by_reason.setdefault(reason, []).append(f'sub-{label}')
+    for reason, names in by_reason.items():
+        if len(names) > LISTED:
+            yield f'{len(names)} participants left out: {reason}: {shorten(names)}'
+        else:
+            yield from (f'{name}: left out: {reason}' for name in names)
 
 
 def _is_written(path: Any) -> None:

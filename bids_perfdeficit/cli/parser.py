@@ -25,6 +25,8 @@ from bids_perfdeficit.ranges import RangeError
 from bids_perfdeficit.settings import (
     DEFAULT_SPACE,
     AnalysisLevel,
+    GroupSettings,
+    MapKind,
     Settings,
     coerce,
     option_fields,
@@ -148,7 +150,8 @@ def build_parser() -> argparse.ArgumentParser:
         '--bids-filter-file',
         metavar='FILE',
         help='JSON with the BIDS entities that the images must have, for example '
-        '{"ncct": {"run": 1}, "cta": {"acquisition": "angio"}}',
+        '{"ncct": {"run": 1}, "cta": {"acquisition": "angio"}}, and those of the maps of '
+        '--map-kind lesion, for example {"map": {"suffix": "Tmax"}}',
     )
     data.add_argument(
         '--pair-sessions',
@@ -172,7 +175,8 @@ def build_parser() -> argparse.ArgumentParser:
         '--derivatives',
         nargs='+',
         metavar='DIR',
-        help='folders with derivatives of an earlier run; what they hold is used, not redone',
+        help='folders with derivatives of an earlier run, or with lesion maps; what they hold is '
+        'used, not redone',
     )
 
     science = parser.add_argument_group('what to compute')
@@ -228,9 +232,17 @@ def build_parser() -> argparse.ArgumentParser:
         help='deficit models to fit side by side (default: spatial)',
     )  # fmt: skip
     group.add_argument(
-        '--map-kind', metavar='{perfusion,asymmetry,hypoperfused}',
+        '--map-kind', metavar=f'{{{",".join(MapKind)}}}',
         help='relate scores to computed perfusion, to how much later it is than on the other '
-        'side, or to the probability of hypoperfusion (default: perfusion)',
+        'side, to the probability of hypoperfusion (default: perfusion), or to lesion maps of '
+        'your own: sub-<label>_space-<template>_label-lesion_mask.nii.gz or _probseg.nii.gz in '
+        'OUTPUT_DIR or --derivatives',
+    )  # fmt: skip
+    group.add_argument(
+        '--map-threshold', metavar='VALUE',
+        help='value above which a voxel is affected, in maps that {"map": ...} of '
+        '--bids-filter-file chooses, such as 6 for Tmax in seconds; maps are divided by twice '
+        'this value and cut at 1 (default: 0.5)',
     )  # fmt: skip
     group.add_argument(
         '--folds', metavar='N', help='folds of the cross-validation, 0 for none (default: 5)'
@@ -249,7 +261,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         '--min-coverage', metavar='SHARE',
-        help='leave out voxels in which fewer participants have a deficit (default: 0.02)',
+        help='leave out voxels in which fewer participants have a deficit (default: 0.02; with '
+        '--map-kind lesion 0.01, and never fewer than 5 participants)',
     )  # fmt: skip
     group.add_argument(
         '--include-doubtful', action='store_true',
@@ -389,7 +402,21 @@ def parse_settings(argv: Sequence[str] | None = None) -> Settings:
             [printable(problem) for problem in problems],
             f'usage: {_USAGE}; all options: bids_perfdeficit --help' if missing else '',
         )
+    if note := _name_idle(settings, given):
+        print(f'bids_perfdeficit: note: {note}', file=sys.stderr)
     return settings
+
+
+def _name_idle(settings: Settings, given: dict[str, Any]) -> str:
+    """Return the sentence about options that do nothing at this level, empty if there are none."""
+    if settings.inputs.analysis_level is not AnalysisLevel.PARTICIPANT:
+        return ''
+    names = [
+        _name_option(key)
+        for key, value in given.items()
+        if value is not None and _TABLES.get(key) == 'group'
+    ]
+    return f'{", ".join(names)}: of the group level, without effect here' if names else ''
 
 
 def _name_missing(given: dict[str, Any]) -> list[str]:
@@ -510,6 +537,11 @@ def _check_group(settings: Settings) -> list[str]:
     if group.apply is not None and not os.path.exists(group.apply):
         problems.append(
             f'--apply {group.apply}: no such folder; give the OUTPUT_DIR of an earlier group run'
+        )
+    if not group.map_kind.is_given and group.map_threshold != GroupSettings().map_threshold:
+        problems.append(
+            f'--map-threshold {group.map_threshold:g}: is for maps of your own; give --map-kind '
+            'lesion as well, or leave it out'
         )
     if len(inputs.session_label) > 1:
         problems.append(

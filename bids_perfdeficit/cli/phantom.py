@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cohort=int(values['cohort']),
         seed=int(values['seed']),
         spacing=float(values['spacing']),
-        tell=lambda line: print(line, file=sys.stderr, flush=True),
+        report=lambda line: print(line, file=sys.stderr, flush=True),
     )
     print(f'written to {options.out}')
     return EXIT_OK

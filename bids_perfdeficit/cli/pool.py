@@ -26,7 +26,7 @@ from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializ
 
 from bids_perfdeficit.cli import signals
 
-#: How the cause is told in a crash file, and found there again.
+#: How the cause is written in a crash file, and found there again.
 KILLED = 'WorkerKilled'
 LOST_JOB = (
     'its job ended without a result; it was killed, or ran out of memory or time: '
@@ -87,8 +87,8 @@ class Pool(MultiProcPlugin):
         if future.cancelled() or isinstance(error, BrokenExecutor):
             self._lost.append((task, pool))
         elif error is not None:  # not even the failure could be kept, as when the disk is full
-            told = traceback.format_exception(error)
-            self._taskresult[task] = {'result': None, 'traceback': told, 'taskid': task}
+            lines = traceback.format_exception(error)
+            self._taskresult[task] = {'result': None, 'traceback': lines, 'taskid': task}
         else:
             self._taskresult[task] = future.result()
 
@@ -124,7 +124,7 @@ class Pool(MultiProcPlugin):
             self._start(self._alone)
 
     def _report_crash(self, node: Any, result: dict[str, Any] | None = None) -> str:
-        signals.reraise_signal()  # the step did not fail, it was told to end
+        signals.reraise_signal()  # the step did not fail, it was asked to end
         return super()._report_crash(node, result=result)
 
     def _check_resources(self, running_tasks: Any) -> tuple[float, int, int]:
@@ -151,10 +151,10 @@ def use_plugin(name: str, plugin_args: dict[str, Any]) -> Any:
     class Cluster(base):
         def _report_crash(self, node: Any, result: dict[str, Any] | None = None) -> str:
             signals.reraise_signal()
-            told = (result or {}).get('traceback')
-            if isinstance(told, str):  # Nipype 1.11 adds a list to it
-                lines = [f'{line}\n' for line in told.splitlines()]
-                if 'results file does not exist' in told:
+            trace = (result or {}).get('traceback')
+            if isinstance(trace, str):  # Nipype 1.11 adds a list to it
+                lines = [f'{line}\n' for line in trace.splitlines()]
+                if 'results file does not exist' in trace:
                     lines.append(f'{KILLED}: {LOST_JOB}\n')
                 result = {**(result or {}), 'traceback': lines}
             return super()._report_crash(node, result=result)

@@ -1,4 +1,4 @@
-"""The run: from the command line to an exit code that tells the truth."""
+"""The run: from the command line to an exit code that says what happened."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-#: Seconds that a run has to unwind once it was told to end; clusters give about thirty.
+#: Seconds that a run has to unwind once it was asked to end; clusters give about thirty.
 GRACE_S = 10.0
 #: From Linux' prctl.h: the signal that a process gets when its parent dies.
 _PR_SET_PDEATHSIG = 1

@@ -65,20 +65,20 @@ class Scale:
 
     def describe(self) -> str:
         """Name slope and shift in words, such as ``shifted by +1024``."""
-        told = []
+        words = []
         if self.slope == -1:
-            told.append('inverted')
+            words.append('inverted')
         elif self.slope < 0:
-            told.append(f'inverted and multiplied by {-self.slope:g}')
+            words.append(f'inverted and multiplied by {-self.slope:g}')
         elif self.slope != 1:
-            told.append(f'multiplied by {self.slope:g}')
-        if self.shift or not told:
-            told.append(f'shifted by {self.shift:+.0f}')
-        return ' and '.join(told)
+            words.append(f'multiplied by {self.slope:g}')
+        if self.shift or not words:
+            words.append(f'shifted by {self.shift:+.0f}')
+        return ' and '.join(words)
 
 
 def blocks(values: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Average cubes of about `BLOCK_MM`, and tell which hold one value throughout.
+    """Average cubes of about `BLOCK_MM`, and find those that hold one value throughout.
 
     Parameters
     ----------

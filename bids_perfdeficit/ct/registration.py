@@ -49,7 +49,7 @@ BRAIN_SMOOTH_MM = 0.5
 #: not the jaw and the neck, which do not.
 SKULL_MARGIN_MM = 14.0
 #: Correlation of the aligned scans in and around the brain, below which another start is tried,
-#: and below which the user is told.
+#: and below which the user gets a note.
 GOOD_CORRELATION, POOR_CORRELATION = 0.9, 0.75
 #: Starts that are tried when the first is poor: degrees about x, y and z.
 STARTS = ((25, 0, 0), (-25, 0, 0), (0, 0, 25), (0, 0, -25), (0, 25, 0), (0, -25, 0))

@@ -116,12 +116,29 @@ _QUERIES: dict[str, dict[str, str | None]] = {
 _RESOLUTIONS = (1, 2)
 
 
-def _load_templateflow(space: str) -> dict[str, nib.Nifti1Image]:
-    """Load a template from TEMPLATEFLOW_HOME through TemplateFlow's own client.
+def find_template_files(space: str) -> dict[str, Path]:
+    """Find the files that a template is read from.
 
     Listing never fetches a file. TemplateFlow fills a home that is empty or missing when it is
     imported, over the network if it can, so that it is imported only when the template is there.
+
+    Parameters
+    ----------
+    space : str
+        `DEFAULT_SPACE` or a name in TEMPLATEFLOW_HOME.
+
+    Returns
+    -------
+    dict of str to Path
+        By image; empty for `DEFAULT_SPACE`, which comes with nilearn.
+
+    Raises
+    ------
+    InputError
+        When the template is not at hand.
     """
+    if space == DEFAULT_SPACE:
+        return {}
     home = Path(os.environ.get('TEMPLATEFLOW_HOME', ''))
 
     def missing(what: str) -> InputError:
@@ -137,7 +154,7 @@ def _load_templateflow(space: str) -> dict[str, nib.Nifti1Image]:
     from templateflow.client import TemplateFlowClient
 
     client = TemplateFlowClient(root=home, autoupdate=False)
-    images = {}
+    files = {}
     for name, query in _QUERIES.items():
         listed = [
             path
@@ -150,7 +167,14 @@ def _load_templateflow(space: str) -> dict[str, nib.Nifti1Image]:
         found = [path for path in listed if path.is_file() and path.stat().st_size]
         if not found:
             raise missing(' '.join(value for value in query.values() if value))
-        image = nib.load(found[0])
+        files[name] = found[0]
+    return files
+
+
+def _load_templateflow(space: str) -> dict[str, nib.Nifti1Image]:
+    images = {}
+    for name, path in find_template_files(space).items():
+        image = nib.load(path)
         assert isinstance(image, nib.Nifti1Image)
         images[name] = image
     return images

@@ -63,6 +63,9 @@ from .stacking import (
     Stack as Stack,
 )
 from .stacking import (
+    check_given as check_given,
+)
+from .stacking import (
     check_grids as check_grids,
 )
 from .stacking import (
@@ -129,6 +132,7 @@ __all__ = [
     'Stack',
     'Validation',
     'bootstrap',
+    'check_given',
     'check_grids',
     'clusters_table',
     'coarse_maps',

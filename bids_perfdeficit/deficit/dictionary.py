@@ -16,9 +16,12 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 
 from bids_perfdeficit.deficit.grid import Grid
+from bids_perfdeficit.errors import InputError
 
 #: A ball with less of its volume inside the mask stands for something else than its size.
 _LEAST_INSIDE = 0.5
+#: mm by which the centres of a mirrored pair may differ.
+_SAME_PLACE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +37,9 @@ class Dictionary:
     log_prior : (P,) array
         Log probability of each: sizes alike, and places alike for each size.
     mirror : (P,) array
-        Index of each ball's left-right mirror image (an involution).
+        Index of each ball's left-right mirror image (an involution); its own where it is alone.
+    alone : (P,) bool array
+        Whether a ball's mirror image lies outside the mask.
     members : (V coarse, P) sparse matrix
         1 where a voxel is in a ball, on the grid the dictionary was made for.
     """
@@ -43,6 +48,7 @@ class Dictionary:
     radii: NDArray[np.float64]
     log_prior: NDArray[np.float64]
     mirror: NDArray[np.intp]
+    alone: NDArray[np.bool_]
     members: sparse.csc_matrix
 
     @property
@@ -52,7 +58,9 @@ class Dictionary:
         return (self.members @ sparse.diags_array(1 / size)).astype(np.float32)
 
 
-def build_dictionary(grid: Grid, radii: Sequence[float], spacings: Sequence[float]) -> Dictionary:
+def build_dictionary(
+    grid: Grid, radii: Sequence[float], spacings: Sequence[float], *, paired: bool = True
+) -> Dictionary:
     """Lay balls over a mask on lattices that are symmetric about the midline.
 
     Parameters
@@ -60,6 +68,14 @@ def build_dictionary(grid: Grid, radii: Sequence[float], spacings: Sequence[floa
     grid : Grid
     radii, spacings : sequence of float
         mm: sizes, and for each the distance between neighbouring centres.
+    paired : bool
+        Whether the mask is symmetric but for its edge, so that balls are there in pairs; in the
+        mask of one-sided lesions many are alone.
+
+    Raises
+    ------
+    InputError
+        When the mask has no room for a ball.
     """
     xyz = grid.coordinates
     tree = cKDTree(xyz)
@@ -80,16 +96,23 @@ def build_dictionary(grid: Grid, radii: Sequence[float], spacings: Sequence[floa
         members = tree.query_ball_point(centres, radius)
         whole = 4 / 3 * np.pi * radius**3 / (1000 * grid.voxel_ml)
         size = np.array([len(m) for m in members])
-        # both of a mirrored pair or none, whatever the mask's own asymmetry
         lattice = (size >= max(1.0, _LEAST_INSIDE * whole)).reshape([len(a) for a in axes])
-        keep = (lattice | lattice[::-1]).ravel() & (size > 0)
-        keep &= keep.reshape(lattice.shape)[::-1].ravel()
+        keep = lattice.ravel()
+        if paired:  # both of a mirrored pair or none, whatever the mask's own asymmetry
+            keep = (lattice | lattice[::-1]).ravel() & (size > 0)
+            keep &= keep.reshape(lattice.shape)[::-1].ravel()
         if not keep.any():
             continue
         all_centres.append(centres[keep])
         all_radii.append(np.full(keep.sum(), float(radius)))
         all_priors.append(np.full(keep.sum(), -np.log(keep.sum())))
         columns.extend(members[i] for i in np.flatnonzero(keep))
+    if not all_centres:
+        raise InputError(
+            'the group mask has no room for a candidate region '
+            f'({grid.n_voxels * grid.voxel_ml:.1f} mL)',
+            fix='lower --min-coverage, give more participants, or choose another --model',
+        )
     centres, sizes = np.concatenate(all_centres), np.concatenate(all_radii)
     starts = np.concatenate([[0], np.cumsum([len(c) for c in columns])])
     members = sparse.csc_matrix(
@@ -97,9 +120,11 @@ def build_dictionary(grid: Grid, radii: Sequence[float], spacings: Sequence[floa
         shape=(grid.n_voxels, len(centres)),
     )
     finder = cKDTree(np.c_[centres, 1000 * sizes])
-    mirror = finder.query(np.c_[centres * [-1, 1, 1], 1000 * sizes])[1]
+    distance, mirror = finder.query(np.c_[centres * [-1, 1, 1], 1000 * sizes])
+    alone = distance > _SAME_PLACE
+    mirror[alone] = np.flatnonzero(alone)
     prior = np.concatenate(all_priors) - np.log(len(all_priors))
-    return Dictionary(centres, sizes, prior, mirror, members)
+    return Dictionary(centres, sizes, prior, mirror, alone, members)
 
 
 def membership(

@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 from bids_perfdeficit.deficit.grid import Grid
 from bids_perfdeficit.deficit.models import get_model
 from bids_perfdeficit.deficit.models.base import ModelFit
-from bids_perfdeficit.deficit.preparation import Prepared, check_covariates, prepare
+from bids_perfdeficit.deficit.preparation import (
+    Prepared,
+    check_covariates,
+    find_covered,
+    prepare,
+)
 from bids_perfdeficit.deficit.result import DeficitFit, Item
 from bids_perfdeficit.deficit.settings import DeficitSettings
 from bids_perfdeficit.errors import InputError
@@ -73,6 +78,7 @@ def fit(
         prepared, scores, covariates, items, settings,
         checkpoint=None if checkpoint is None else Path(checkpoint),
     )  # fmt: skip
+    confine(found, prepared, scores, settings)
     result = as_fit(model, prepared, items, settings, found)
     if len(result.skipped) == len(items):
         first = next(iter(result.skipped.items()))
@@ -81,6 +87,24 @@ def fit(
             fix='check the table of scores against the maps that there are',
         )
     return result
+
+
+def confine(
+    found: ModelFit, prepared: Prepared, scores: NDArray[np.float64], settings: DeficitSettings
+) -> None:
+    """Empty the maps of each item where too few of those who have its score are affected.
+
+    See `preparation.find_covered`. Arrays are changed in place.
+    """
+    if not settings.as_given or not found.effect.shape[1]:
+        return
+    for k in found.usable:
+        scored = np.flatnonzero(np.isfinite(scores[:, k]))
+        covered = find_covered(prepared, scored, settings).astype(float)
+        inside = prepared.coarse.resample_to(covered, prepared.grid) >= 0.5
+        for values in (found.effect, found.std, found.probability):
+            values[k] *= inside  # a map that the model does not offer stays NaN
+        found.declared[k] &= inside
 
 
 def as_fit(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.stats import rankdata
 
-from bids_perfdeficit.deficit.fitting import check_scores
+from bids_perfdeficit.deficit.fitting import check_scores, confine
 from bids_perfdeficit.deficit.grid import Grid
 from bids_perfdeficit.deficit.models import get_model
 from bids_perfdeficit.deficit.ordinal import fit_linear, level_probabilities
@@ -263,6 +263,7 @@ def null_calibration(
         )  # fmt: skip
         reseeded = replace(settings, seed=_seed(settings.seed, shuffle) + 1)
         found = own.fit(prepared, shuffled, covariates, items, reseeded, shared=shared)
+        confine(found, prepared, shuffled, reseeded)
         for k in found.usable:
             declared[row, k] = float(found.declared[k].any())
             p_value[row, k] = found.p_value[k]
@@ -305,6 +306,7 @@ def bootstrap(
         part = subset(prepared, rows, settings)
         if usable_items(scores[rows], items, settings)[0]:
             found = get_model(model).fit(part, scores[rows], covariates[rows], items, settings)
+            confine(found, part, scores[rows], settings)
             count += found.declared
     return Stability(items, count, len(draws))
 

@@ -15,7 +15,7 @@ from scipy import sparse
 from bids_perfdeficit.deficit.grid import Grid
 from bids_perfdeficit.deficit.perfusion_model import PerfusionModel, fit_perfusion_model
 from bids_perfdeficit.deficit.scale import excess
-from bids_perfdeficit.deficit.settings import DeficitSettings
+from bids_perfdeficit.deficit.settings import AFFECTED_SHARE, LEAST_AFFECTED, DeficitSettings
 from bids_perfdeficit.errors import InputError
 
 #: Participants read at once: 64 maps at 2 mm are 60 MB.
@@ -39,7 +39,8 @@ class Prepared:
     measured : (N, V coarse) float32 array
         The maps averaged down and completed, not denoised.
     features : tuple of (N, V coarse) float32 arrays
-        Channels: the denoised map, and its positive asymmetry.
+        Channels: the denoised map, and its positive asymmetry; the map alone where maps are used
+        as they are given.
     generative : PerfusionModel
     missing : (N, V coarse) bool array, optional
         Where `measured` was completed; None when everything was scanned.
@@ -126,12 +127,57 @@ def _complete(
 ) -> Prepared:
     """Learn the generative model of maps (NaN where not scanned), and complete them by it."""
     generative = fit_perfusion_model(scanned, settings.rank, seed=settings.seed)
-    denoised = generative.denoise(scanned)
+    cleaned = clean(scanned, generative, settings)
+    features = (cleaned,) if settings.as_given else channels(cleaned, coarse)
     missing = ~np.isfinite(scanned)
     if not missing.any():
-        return Prepared(grid, coarse, scanned, channels(denoised, coarse), generative)
-    measured = np.where(missing, denoised, scanned)
-    return Prepared(grid, coarse, measured, channels(denoised, coarse), generative, missing)
+        return Prepared(grid, coarse, scanned, features, generative)
+    measured = np.where(missing, cleaned, scanned)
+    return Prepared(grid, coarse, measured, features, generative, missing)
+
+
+def clean(
+    scanned: NDArray[np.float32], generative: PerfusionModel, settings: DeficitSettings
+) -> NDArray[np.float32]:
+    """Return maps as models see them: decoded, or as they were given with their gaps filled.
+
+    Decoding a lesion mask would blur its edge and spread it over tissue that is not lesioned.
+
+    Parameters
+    ----------
+    scanned : (N, V coarse) array
+        NaN where not scanned.
+    generative : PerfusionModel
+    settings : DeficitSettings
+    """
+    if not settings.as_given:
+        return generative.denoise(scanned)
+    completed = generative.complete(scanned)
+    return completed if completed is scanned else np.clip(completed, 0, 1)
+
+
+def find_covered(
+    prepared: Prepared, rows: NDArray[np.intp], settings: DeficitSettings
+) -> NDArray[np.bool_]:
+    """Return the coarse voxels in which enough of some participants are affected.
+
+    The group mask was made of all participants; an item may have scores of a few of them. All
+    voxels count for computed maps, which have values everywhere.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    rows : (n,) array
+        Indices of the participants.
+    settings : DeficitSettings
+
+    Returns
+    -------
+    (V coarse,) bool array
+    """
+    if not settings.as_given:
+        return np.ones(prepared.coarse.n_voxels, bool)
+    return np.asarray((prepared.measured[rows] > AFFECTED_SHARE).sum(0) >= LEAST_AFFECTED)
 
 
 def coarse_maps(maps: NDArray[np.float32], weights: sparse.csr_matrix) -> NDArray[np.float32]:

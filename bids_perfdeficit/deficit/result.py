@@ -24,6 +24,7 @@ from bids_perfdeficit.deficit.perfusion_model import PerfusionModel, as_tensors
 from bids_perfdeficit.deficit.preparation import (
     channels,
     check_covariates,
+    clean,
     coarse_maps,
     model_grid,
 )
@@ -217,6 +218,11 @@ class DeficitFit:
     details: dict[str, Any] = field(default_factory=dict)
     covariate_names: tuple[str, ...] = ()
 
+    def t(self, item: int) -> NDArray[np.float32]:
+        """Return the (V,) t statistic of an item, 0 where there is none; see `Offers.t`."""
+        effect, std = self.effect[item], self.std[item]
+        return np.where(std > 0, effect / np.where(std > 0, std, 1), 0).astype(np.float32)
+
     def predict(
         self, maps: NDArray[np.float32], covariates: NDArray[np.float64] | None = None
     ) -> Predictions:
@@ -240,7 +246,7 @@ class DeficitFit:
                 fix='give maps of the space and resolution that the model was fitted on',
             )
         weights = model_grid(self.grid, self.settings.coarse_spacing)[1]
-        coarse = self.generative.denoise(coarse_maps(maps, weights))
+        coarse = clean(coarse_maps(maps, weights), self.generative, self.settings)
         return self.predict_prepared(channels(coarse, self.coarse, self.healthy), covariates)
 
     def predict_prepared(
@@ -270,7 +276,8 @@ class DeficitFit:
         scores : (count, K) array
         """
         maps = self.generative.draw(count, seed=seed)
-        features = channels(self.generative.denoise(maps), self.coarse, self.healthy)
+        cleaned = clean(maps, self.generative, self.settings)
+        features = channels(cleaned, self.coarse, self.healthy)
         mean = np.tile(self.readout.covariate_mean, (count, 1))
         return maps, self.predict_prepared(features, mean).draw(seed=seed + 1)
 

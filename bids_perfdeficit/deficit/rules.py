@@ -17,7 +17,7 @@ def usable_items(
     """Return the indices of items that can be fitted, and why the others cannot.
 
     Participants enough must have a deficit, and some cut between two levels must leave enough on
-    either side: where nearly all have a deficit, its degree still tells.
+    either side: where nearly all have a deficit, its degree is still informative.
     """
     usable: list[int] = []
     skipped: dict[str, str] = {}

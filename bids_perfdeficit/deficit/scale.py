@@ -3,7 +3,7 @@
 The participant level stretches each map to its own range, so that a patient without an occlusion
 has the full range too, made of noise and of the order in which healthy tissue fills. That order is
 the same in everyone, and seen wherever one hemisphere is well: the pattern's contrast in a map
-tells by how much the map was stretched. Must not know scores.
+shows by how much the map was stretched. Must not know scores.
 """
 
 from __future__ import annotations

@@ -7,6 +7,11 @@ from typing import Any
 
 #: How much later than its mirror image a voxel with a deficit is, in units of the map.
 DEFICIT_THRESHOLD = 0.2
+#: Share of a voxel above which it is affected, in maps that users give: a lesion has most of it.
+AFFECTED_SHARE = 0.5
+#: Fewest participants who must be affected in a voxel of such maps: as `min_deficits` on the side
+#: of the scores. With fewer a single patient decides what the voxel shows.
+LEAST_AFFECTED = 5
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,9 @@ class DeficitSettings:
         Torch device.
     seed : int
         Of everything random.
+    as_given : bool
+        Maps are used as they are: neither denoised nor compared with a healthy pattern or with
+        their mirror image. For lesion masks, whose 0 is unaffected tissue in every participant.
     """
 
     coarse_spacing: float = 4.0
@@ -83,6 +91,7 @@ class DeficitSettings:
     vae_spacing: float = 6.0
     device: str = 'cpu'
     seed: int = 20260101
+    as_given: bool = False
 
     def __post_init__(self) -> None:
         if len(self.radii) != len(self.spacings):
@@ -95,7 +104,9 @@ class DeficitSettings:
             raise ValueError('lapse must lie in [0, 1)')
 
     @classmethod
-    def for_run(cls, *, seed: int, device: str = 'cpu', sloppy: bool = False) -> DeficitSettings:
+    def for_run(
+        cls, *, seed: int, device: str = 'cpu', sloppy: bool = False, as_given: bool = False
+    ) -> DeficitSettings:
         """Return the settings of a run of the group level.
 
         Parameters
@@ -104,8 +115,10 @@ class DeficitSettings:
         device : str
         sloppy : bool
             Few permutations, sweeps and epochs, for trying things out and never for results.
+        as_given : bool
+            Whether users gave the maps.
         """
-        settings = cls(seed=seed, device=device)
+        settings = cls(seed=seed, device=device, as_given=as_given)
         return replace(settings, **_SLOPPY) if sloppy else settings
 
 

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 from scipy import ndimage, sparse
 
 from bids_perfdeficit.deficit.grid import Grid
 from bids_perfdeficit.deficit.preparation import coarse_maps, positive_asymmetry
-from bids_perfdeficit.deficit.settings import DEFICIT_THRESHOLD
+from bids_perfdeficit.deficit.settings import AFFECTED_SHARE, DEFICIT_THRESHOLD, LEAST_AFFECTED
 from bids_perfdeficit.errors import InputError
-from bids_perfdeficit.nifti import open_nifti, read_nifti
+from bids_perfdeficit.nifti import find_affine, open_nifti, read_nifti
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
@@ -35,6 +36,16 @@ LEAST_SCANNED = 0.5
 CLOSED_GAP = 8.0
 #: Values may leave their range by this much, because they were interpolated.
 _RANGE_TOLERANCE = 1e-2
+#: Share of the template's brain that the field of view of a given map must hold. Clinical
+#: normalisation crops some of the cerebellum (98 % is left).
+LEAST_FIELD = 0.9
+#: Share of a given map that may lie outside the template's brain, and share of the brain that may
+#: be affected. More is a map of another space, an inverted mask, or that of the brain.
+MOST_OUTSIDE, MOST_AFFECTED = 0.75, 0.75
+#: Sine of the angle by which the axes of a given map may be off those of the template.
+_MOST_ROTATED = 1e-3
+#: Share of a voxel that must lie in the field of view, or else it was not scanned.
+_LEAST_SEEN = 0.5
 #: Maps that are held as volumes at once.
 _BLOCK = 16
 
@@ -72,7 +83,7 @@ class Stack:
         Share of participants with a deficit.
     measures : DataFrame
         One row a kept map: its position in the list that was given (the index),
-        ``total_deficit_volume`` in mL and ``side``, left minus right mean perfusion.
+        ``total_deficit_volume`` in mL and ``side``, left minus right mean of the map.
     dropped : dict of int to str
         Position to the reason.
     """
@@ -138,13 +149,40 @@ def check_grids(paths: Sequence[Path], brain: Nifti1Image, space: str) -> dict[P
     return wrong
 
 
+def check_given(paths: Sequence[Path], brain: Nifti1Image, space: str) -> dict[Path, str]:
+    """Compare headers of maps that users give with a template; they may lie on any grid of it.
+
+    Parameters
+    ----------
+    paths, brain, space
+        As for `check_grids`.
+
+    Returns
+    -------
+    dict of Path to str
+        What is wrong with those that cannot be used.
+    """
+    fine, wrong = Grid(np.asarray(brain.dataobj) > 0, brain.affine), {}
+    for path in paths:
+        try:
+            image = open_nifti(path)
+            fault = _lay_over(image, path, fine)
+        except InputError as error:
+            wrong[path] = f'{path} {error.reason}'
+            continue
+        if isinstance(fault, str):
+            wrong[path] = f'{path} {fault.replace("the template", space)}'
+    return wrong
+
+
 def stack(
     maps: Sequence[Path],
-    masks: Sequence[Path],
+    masks: Sequence[Path | None],
     out: Path,
     *,
     lattice: Lattice,
     asymmetry: bool = False,
+    threshold: float | None = None,
     min_coverage: float = 0.0,
     grid: Grid | None = None,
     threads: int = 1,
@@ -154,14 +192,20 @@ def stack(
     Parameters
     ----------
     maps, masks : sequence of Path
-        Map and brain mask of each participant, on `lattice.fine`.
+        Map and brain mask of each participant, on `lattice.fine`. Maps that users give lie on any
+        grid of the template, without a mask (None).
     out : Path
         ``.npy`` to write.
     lattice : Lattice
     asymmetry : bool
         Whether maps are signed asymmetries; their positive part is kept.
+    threshold : float, optional
+        Set for maps that users give, such as lesion masks: the value above which a voxel is
+        affected. They are divided by twice this value and cut at 1, so that a mask or probability
+        stays as it is with 0.5.
     min_coverage : float
-        Least share of participants with a deficit in a voxel.
+        Least share of participants with a deficit in a voxel; of maps that users give also at
+        least `LEAST_AFFECTED` participants.
     grid : Grid, optional
         The group mask of an earlier fit, which is used as it is.
     threads : int
@@ -194,23 +238,28 @@ def stack(
         for start in range(0, len(maps), _BLOCK):
             part = range(start, min(start + _BLOCK, len(maps)))
             read = list(
-                pool.map(lambda i: _read(maps[i], masks[i], lattice.fine, asymmetry), part)
+                pool.map(
+                    lambda i: _read(maps[i], masks[i], lattice.fine, asymmetry, threshold), part
+                )
             )
             dropped |= {i: r for i, r in zip(part, read, strict=True) if isinstance(r, str)}
             good = [i for i in part if i not in dropped]
             if not good:
                 continue
-            block = coarse_maps(
-                np.stack([r for r in read if not isinstance(r, str)]), lattice.weights
+            kept_maps = [r for r in read if not isinstance(r, str)]
+            block = coarse_maps(np.stack([r.values for r in kept_maps]), lattice.weights)
+            affected = (  # False where either side was not scanned
+                block > AFFECTED_SHARE
+                if threshold is not None
+                else (block if asymmetry else positive_asymmetry(block, full)) > DEFICIT_THRESHOLD
             )
-            worse = block if asymmetry else positive_asymmetry(block, full)
-            affected = worse > DEFICIT_THRESHOLD  # False where either side was not scanned
             scanned += np.isfinite(block).sum(0)
             deficits += affected.sum(0)
             rows[good] = block
-            for i, row, bad in zip(good, block, affected, strict=True):
+            for i, one, row, bad in zip(good, kept_maps, block, affected, strict=True):
+                volume = bad.sum() * full.voxel_ml if one.affected_ml is None else one.affected_ml
                 measures[i] = {
-                    'total_deficit_volume': float(bad.sum() * full.voxel_ml),
+                    'total_deficit_volume': float(volume),
                     'side': _mean(row[left]) - _mean(row[right]),
                 }
     if not measures:
@@ -220,7 +269,9 @@ def stack(
         )
     count = len(measures)
     coverage = (deficits / count).astype(np.float32)
-    if grid is None:
+    if grid is None and threshold is not None:
+        grid = _covered_mask(full, scanned / count, deficits, count, min_coverage)
+    elif grid is None:
         grid = _group_mask(full, scanned / count, coverage, min_coverage)
     columns = grid.mask[full.mask]
     kept = sorted(measures)
@@ -248,8 +299,21 @@ def _compare_grids(
     return ''
 
 
-def _read(map_file: Path, mask_file: Path, fine: Grid, asymmetry: bool) -> NDArray | str:
-    """Return a map's voxels in the template's brain, or what is wrong with it."""
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """A map's voxels in the template's brain."""
+
+    values: NDArray[np.float32]
+    affected_ml: float | None = None  #: where it was measured on the map's own grid
+
+
+def _read(
+    map_file: Path, mask_file: Path | None, fine: Grid, asymmetry: bool, threshold: float | None
+) -> _Reading | str:
+    """Return a map, or what is wrong with it."""
+    if threshold is not None:
+        return _read_given(map_file, fine, threshold)
+    assert mask_file is not None
     volumes = []
     for path in (map_file, mask_file):
         try:
@@ -269,7 +333,137 @@ def _read(map_file: Path, mask_file: Path, fine: Grid, asymmetry: bool) -> NDArr
         return f'{map_file} has values from {low:.3g} to {high:.3g}, which is not such a map'
     if low == high:
         return f'{map_file} has the same value everywhere'
-    return np.maximum(values, 0) if asymmetry else values
+    return _Reading(np.maximum(values, 0) if asymmetry else values)
+
+
+def _read_given(path: Path, fine: Grid, threshold: float) -> _Reading | str:
+    """Return a map that a user gave, averaged to the template's grid, or what is wrong with it."""
+    try:
+        image, values = read_nifti(path)
+        laid = _lay_over(image, path, fine)
+    except InputError as error:
+        return f'{path} {error.reason}'
+    if isinstance(laid, str):
+        return f'{path} {laid}'
+    values = values.reshape(image.shape[:3])
+    if not np.isfinite(values).all():
+        return f'{path} has voxels without a number (NaN or infinite); write 0 where nothing is'
+    low, high = float(values.min()), float(values.max())
+    if low < 0:
+        return f'{path} has negative values (down to {low:.3g}); unaffected tissue is 0'
+    if high == 0:
+        return f'{path} is empty: no voxel is above 0'
+    if low == high:
+        return f'{path} has the same value everywhere'
+    share = values / (2 * threshold)
+    if threshold == AFFECTED_SHARE and high != 1 and not ((values > 0) & (values < high)).any():
+        share = values / high  # a mask with another number than 1
+    elif threshold == AFFECTED_SHARE and high > 1 + _RANGE_TOLERANCE:
+        return (
+            f'{path} has several values up to {high:.3g}; give a mask of one lesion label, a '
+            'probability, or the --map-threshold of such maps'
+        )
+    share = np.minimum(share, 1)
+    averaged = laid.average(np.asarray(share, np.float32))
+    inside = averaged[fine.mask]
+    voxel_ml = laid.voxel_ml
+    whole, within = float(share.sum() * voxel_ml), float(np.nansum(inside) * fine.voxel_ml)
+    if within < (1 - MOST_OUTSIDE) * whole:
+        return (
+            f'{path} lies outside the brain of the template with {1 - within / whole:.0%} of it: '
+            'is it in this space?'
+        )
+    if within > MOST_AFFECTED * fine.n_voxels * fine.voxel_ml:
+        return f'{path} affects most of the brain ({within:.0f} mL)'
+    affected = float((share > AFFECTED_SHARE).sum() * voxel_ml)
+    return _Reading(inside.astype(np.float32), affected)
+
+
+@dataclass(frozen=True, eq=False)
+class _Laid:
+    """How the voxels of an image lie over those of a template, both along the same axes."""
+
+    order: NDArray[np.float64]  #: nibabel's orientation that turns the image to RAS
+    overlaps: tuple[NDArray[np.float32], ...]  #: per axis (target, source) share of each target
+    voxel_ml: float
+
+    def average(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the mean of an image over each voxel of the template; NaN outside of it."""
+        turned = apply_orientation(values, self.order)
+        # what is 0 needs no averaging, and most of a lesion map is
+        some = turned != 0
+        flat = some.any(2)
+        there = (flat.any(1), flat.any(0), some.any((0, 1)))
+        total = np.zeros([len(overlap) for overlap in self.overlaps], np.float32)
+        if flat.any():
+            own = [_span(n) for n in there]
+            parts = [
+                np.asarray(overlap[:, n]) for overlap, n in zip(self.overlaps, own, strict=True)
+            ]
+            target = [_span(np.asarray(part.any(1))) for part in parts]
+            part = np.asarray(turned[tuple(own)], np.float32)
+            for share, rows in zip(parts, target, strict=True):  # the first axis goes to the end
+                part = np.tensordot(part, share[rows], (0, 1))
+            total[tuple(target)] = part
+        seen = self.seen
+        return np.where(seen >= _LEAST_SEEN, total / np.maximum(seen, 1e-6), np.nan)
+
+    @property
+    def seen(self) -> NDArray[np.float32]:
+        """Share of each voxel of the template in the field of view."""
+        x, y, z = (np.minimum(overlap.sum(1), 1) for overlap in self.overlaps)
+        return x[:, None, None] * y[:, None] * z
+
+
+def _lay_over(image: Nifti1Image, path: Path, fine: Grid) -> _Laid | str:
+    """Compare the grid of a map that a user gave with a template, or say what is wrong with it.
+
+    Raises
+    ------
+    InputError
+        When its sides are not known.
+    """
+    shape = tuple(image.shape)
+    if len(shape) < 3 or any(n != 1 for n in shape[3:]):
+        what = f'{shape[3]} volumes' if len(shape) > 3 else f'{len(shape)} dimensions'
+        return f'has {what} instead of one volume'
+    affine = find_affine(image, path)
+    order = io_orientation(affine)
+    turned = affine @ inv_ornt_aff(order, shape[:3])
+    linear = turned[:3, :3]
+    spacing = np.diag(linear)
+    if np.abs(linear - np.diag(spacing)).max() > _MOST_ROTATED * spacing.max():
+        return 'is rotated against the axes of the template: is it in this space?'
+    sizes = [shape[int(axis)] for axis in np.argsort(order[:, 0])]
+    overlaps = tuple(
+        _overlap(
+            fine.affine[axis, 3], float(fine.affine[axis, axis]), fine.mask.shape[axis],
+            turned[axis, 3], float(spacing[axis]), sizes[axis],
+        )
+        for axis in range(3)
+    )  # fmt: skip
+    laid = _Laid(order, overlaps, float(spacing.prod() / 1000))
+    held = float((laid.seen[fine.mask] >= _LEAST_SEEN).mean())
+    if held < LEAST_FIELD:
+        return f'holds only {held:.0%} of the brain of the template: is it in this space?'
+    return laid
+
+
+def _span(some: NDArray[np.bool_]) -> slice:
+    """Return from the first to the last that is true; nothing when none is."""
+    places = np.flatnonzero(some)
+    return slice(places[0], places[-1] + 1) if len(places) else slice(0, 0)
+
+
+def _overlap(
+    first: float, step: float, count: int, own_first: float, own_step: float, own_count: int
+) -> NDArray[np.float32]:
+    """Return which share of each voxel of one axis lies in each voxel of another, both in mm."""
+    centre = first + step * np.arange(count)[:, None]
+    own = own_first + own_step * np.arange(own_count)
+    low = np.maximum(centre - step / 2, own - own_step / 2)
+    high = np.minimum(centre + step / 2, own + own_step / 2)
+    return (np.clip(high - low, 0, None) / step).astype(np.float32)
 
 
 def _group_mask(
@@ -288,6 +482,25 @@ def _group_mask(
         raise InputError(
             f'in no voxel at least {min_coverage:.0%} of the participants have a deficit',
             fix='lower --min-coverage, or check the maps',
+        )
+    return Grid(mask, full.affine)
+
+
+def _covered_mask(
+    full: Grid, scanned: NDArray, affected: NDArray, count: int, min_coverage: float
+) -> Grid:
+    """Keep voxels that were scanned in most and affected in enough; each side for itself.
+
+    Nothing is known of the tissue that hardly anyone has lesioned, and its mirror image does not
+    help: cohorts of lesions are often one-sided.
+    """
+    least = max(LEAST_AFFECTED, min_coverage * count)
+    mask = full.embed(((affected >= least) & (scanned >= LEAST_SCANNED)).astype(np.float32)) > 0
+    if not mask.any():
+        raise InputError(
+            f'in no voxel {int(np.ceil(least))} of the {count} participants are affected '
+            f'(at most {int(affected.max())})',
+            fix='lower --min-coverage, give more participants, or check the maps',
         )
     return Grid(mask, full.affine)
 

@@ -19,6 +19,7 @@ from bids_perfdeficit.deficit.inference import (
     coverage_resemblance,
     find_clusters,
 )
+from bids_perfdeficit.deficit.models import get_model
 from bids_perfdeficit.deficit.preparation import Prepared
 from bids_perfdeficit.deficit.result import DeficitFit, Predictions
 from bids_perfdeficit.deficit.validation import ItemMetrics, Validation
@@ -66,10 +67,12 @@ def summary_table(
 def clusters_table(fit: DeficitFit) -> pd.DataFrame:
     """Return the declared clusters of all items, the largest of each item first."""
     rows = []
+    by_t = get_model(fit.model).offers.t  # a slope is largest where few are affected
     for k, item in enumerate(fit.items):
         if item.name in fit.skipped:
             continue
-        for cluster in find_clusters(fit.effect[k], fit.declared[k], fit.grid):
+        values = fit.t(k) if by_t else fit.effect[k]
+        for cluster in find_clusters(values, fit.declared[k], fit.grid):
             x, y, z = cluster.peak_mm
             side = 'midline' if abs(x) < fit.grid.spacing[0] else 'left' if x < 0 else 'right'
             rows.append(

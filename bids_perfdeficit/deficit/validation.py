@@ -18,7 +18,13 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from bids_perfdeficit.deficit.fitting import check_scores
 from bids_perfdeficit.deficit.models import get_model
 from bids_perfdeficit.deficit.ordinal import fit_linear, level_probabilities
-from bids_perfdeficit.deficit.preparation import Prepared, channels, check_covariates, subset
+from bids_perfdeficit.deficit.preparation import (
+    Prepared,
+    channels,
+    check_covariates,
+    clean,
+    subset,
+)
 from bids_perfdeficit.deficit.result import Item, standardise
 from bids_perfdeficit.deficit.rules import covariate_scales, usable_items
 from bids_perfdeficit.deficit.settings import DeficitSettings
@@ -207,7 +213,8 @@ def fit_fold(
         found = get_model(model).fit(
             part, scores[train], covariates[train], items, _without_test(settings), maps=False
         )
-        features = channels(part.generative.denoise(scanned), prepared.coarse, found.healthy)
+        cleaned = clean(scanned, part.generative, settings)
+        features = channels(cleaned, prepared.coarse, found.healthy)
         eta = found.readout.eta(features, covariates[test])
         probabilities = found.readout.probabilities(eta)
         reasons = {**reasons, **found.skipped}

@@ -108,7 +108,9 @@ def _grid(path: str) -> Grid:
 
 
 def _settings(inputs: Any) -> DeficitSettings:
-    return DeficitSettings.for_run(seed=inputs.seed, device=inputs.device, sloppy=inputs.sloppy)
+    return DeficitSettings.for_run(
+        seed=inputs.seed, device=inputs.device, sloppy=inputs.sloppy, as_given=inputs.as_given
+    )
 
 
 def _prepared(path: str) -> Prepared:
@@ -120,10 +122,11 @@ def _prepared(path: str) -> Prepared:
 
 class _StackInput(BaseInterfaceInputSpec):
     maps = traits.List(File(exists=True), mandatory=True)
-    masks = traits.List(File(exists=True), mandatory=True)
+    masks = traits.List(File(exists=True), [], usedefault=True, desc='of computed maps')
     space = traits.Str(mandatory=True)
     resolution = traits.Float(mandatory=True, desc='mm')
     asymmetry = traits.Bool(False, usedefault=True)
+    threshold = traits.Float(desc='above which maps that users give are affected')
     min_coverage = traits.Float(0.0, usedefault=True)
     params = File(exists=True, desc='of a fit whose mask is used')
     num_threads = traits.Int(1, usedefault=True, nohash=True)
@@ -153,6 +156,7 @@ class StackMaps(SimpleInterface):
             space=self.inputs.space,
             resolution=self.inputs.resolution,
             asymmetry=self.inputs.asymmetry,
+            threshold=self.inputs.threshold if isdefined(self.inputs.threshold) else None,
             min_coverage=self.inputs.min_coverage,
             fit=DeficitFit.load(params) if isdefined(params) else None,
             threads=self.inputs.num_threads,
@@ -177,6 +181,7 @@ class _PrepareInput(BaseInterfaceInputSpec):
     mask = File(exists=True, mandatory=True)
     seed = traits.Int(mandatory=True)
     sloppy = traits.Bool(False, usedefault=True)
+    as_given = traits.Bool(False, usedefault=True)
     device = traits.Str('cpu', usedefault=True)
     num_threads = traits.Int(1, usedefault=True, nohash=True)
 
@@ -270,6 +275,7 @@ class _ModelInput(BaseInterfaceInputSpec):
     model = traits.Str(mandatory=True)
     seed = traits.Int(mandatory=True)
     sloppy = traits.Bool(False, usedefault=True)
+    as_given = traits.Bool(False, usedefault=True)
     device = traits.Str('cpu', usedefault=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc='for the scheduler')
     num_threads = traits.Int(1, usedefault=True, nohash=True)

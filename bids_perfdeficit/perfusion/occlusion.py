@@ -20,7 +20,7 @@ from bids_perfdeficit.perfusion.regions import both_sides
 
 #: Sites with a side, and those without.
 SIDED, MIDLINE = ('ICA', 'M1', 'M2', 'ACA', 'PCA'), ('none', 'BA')
-#: Site and side of all that can be told, in the order of `log_odds`.
+#: Site and side of all classes, in the order of `log_odds`.
 OUTCOMES = (
     *((site, side) for side in ('left', 'right') for site in SIDED),
     *((site, 'n/a') for site in MIDLINE),

@@ -77,7 +77,7 @@ def make_cohort(
     links: str = 'mixed',
     flips: float = 0.05,
     processes: int = 2,
-    tell: Callable[[str], None] | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Cohort:
     """Make a cohort.
 
@@ -95,7 +95,7 @@ def make_cohort(
         See `scores.draw_scores`.
     processes : int
         That work at once.
-    tell : callable, optional
+    report : callable, optional
         Is given a line of progress now and then.
 
     Returns
@@ -148,8 +148,8 @@ def make_cohort(
         for rows, late, computed in pool.map(_of_one_tree, jobs):
             delay[rows], perfusion[rows] = late, computed
             done += len(rows)
-            if tell is not None:
-                tell(f'{done} of {n} patients of the cohort')
+            if report is not None:
+                report(f'{done} of {n} patients of the cohort')
     table['hypoperfused_ml'] = ((delay > HYPOPERFUSED).sum(1) * 0.008 * _HEAD_SIZE**3).round(1)
     scores = draw_scores(delay, mask, seed, links=links, flips=flips)
     return Cohort(table, scores, delay, perfusion, mask, affine)

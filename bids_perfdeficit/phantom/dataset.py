@@ -46,7 +46,7 @@ _CASES = (
 )
 #: Slice thickness of the NCCT that the patients have in turn, mm; None for the voxel size.
 _SLICES = (None, 2.5, 5.0)
-_TOLD = {
+_MEANINGS = {
     'delay': 'True delay of the tissue, like the Tmax of CT perfusion',
     'hypoperfused': 'Tissue with a delay over 6 s',
     'core': 'Tissue with under 30 % of its healthy flow',
@@ -85,7 +85,7 @@ def write_dataset(
     cohort: int,
     seed: int,
     spacing: float = 1.0,
-    tell: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Write the phantom.
 
@@ -99,7 +99,7 @@ def write_dataset(
         One seed gives the same bytes on one machine.
     spacing : float
         In-plane voxel size of the scans, mm.
-    tell : callable
+    report : callable
         Is given lines of progress.
     """
     _describe(out, 'A digital stroke phantom', 'raw', _README)
@@ -127,13 +127,13 @@ def write_dataset(
         delays.append(template[mask])
         rows.append({'participant_id': f'sub-{label}', 'age': patient.person['age'],
                      'sex': patient.person['sex']})  # fmt: skip
-        tell(f'patient {number + 1} of {participants}: {occlusion.site} {occlusion.side}')
+        report(f'patient {number + 1} of {participants}: {occlusion.site} {occlusion.side}')
     if participants:
         scores = draw_scores(np.stack(delays), mask, seed, flips=0.0)
         _write_tables(out, pd.DataFrame(rows), scores)
     _write_substrates(out / TRUTH)  # those of the cohort too
     if cohort:
-        _write_cohort(out / COHORT, make_cohort(seed, cohort, tell=tell))
+        _write_cohort(out / COHORT, make_cohort(seed, cohort, report=report))
 
 
 def _describe(folder: Path, name: str, kind: str, readme: str) -> None:
@@ -149,25 +149,25 @@ def _describe(folder: Path, name: str, kind: str, readme: str) -> None:
 
 def _write_scans(out: Path, label: str, patient: Patient) -> None:
     folder = out / f'sub-{label}' / 'ct'
-    for suffix, image, told in (
+    for suffix, image, facts in (
         ('ct', patient.ncct, {'ContrastBolusIngredient': 'none'}),
         ('cta', patient.cta, {'ContrastBolusIngredient': 'IODINE'}),
     ):
         path = folder / f'sub-{label}_{suffix}.nii.gz'
         write_nifti(image, path)
         write_json(
-            {'Modality': 'CT', 'Manufacturer': 'bids_perfdeficit-phantom', 'KVP': 120, **told},
+            {'Modality': 'CT', 'Manufacturer': 'bids_perfdeficit-phantom', 'KVP': 120, **facts},
             sidecar_path(path),
         )
 
 
 def _write_truth(out: Path, label: str, patient: Patient) -> None:
     folder, truth = out / f'sub-{label}', patient.truth
-    for name, told in _TOLD.items():
+    for name, meaning in _MEANINGS.items():
         path = folder / f'sub-{label}_desc-{name}.nii.gz'
         write_nifti(getattr(truth, name), path)
         write_json(
-            {'Description': told, 'Units': _UNITS.get(name, 'arbitrary')}, sidecar_path(path)
+            {'Description': meaning, 'Units': _UNITS.get(name, 'arbitrary')}, sidecar_path(path)
         )
     write_json(
         {

@@ -20,6 +20,9 @@ from .cohort import (
     apply_model as apply_model,
 )
 from .cohort import (
+    check_given as check_given,
+)
+from .cohort import (
     check_grids as check_grids,
 )
 from .cohort import (
@@ -161,6 +164,7 @@ __all__ = [
     'applied_outputs',
     'apply_model',
     'carry_images',
+    'check_given',
     'check_grids',
     'cohort_outputs',
     'cohort_table',

@@ -55,6 +55,25 @@ if TYPE_CHECKING:
 
 #: mm of the participants' maps on the template.
 MAP_SPACING = 2.0
+#: What sidecars say instead where users give the maps.
+_GIVEN: Mapping[str, Mapping[str, Any]] = {
+    'group_coverage': {
+        'Description': 'Share of participants who are affected in each voxel: above MapThreshold '
+        'in more than half of it'
+    },
+    'group_cohort': {
+        TOTAL_VOLUME: {
+            'Description': 'Volume above MapThreshold on the grid of the map; of a lesion map, '
+            'the volume of the lesion',
+            'Units': 'mL',
+        },
+        'side': {
+            'Description': 'Mean of the map in the left minus that in the right hemisphere; above '
+            '0 the left is more affected',
+            'Units': 'arbitrary',
+        },
+    },
+}
 #: Column of the measures of a stack: the recipe that a map was computed by, as its sidecar says.
 RECIPE = 'recipe'
 
@@ -169,6 +188,17 @@ def check_grids(paths: Sequence[Path], space: str) -> dict[Path, str]:
     return deficit.check_grids(paths, _brain(space), space)
 
 
+def check_given(paths: Sequence[Path], space: str) -> dict[Path, str]:
+    """Compare the headers of maps that users give with a template, on any grid of it.
+
+    Returns
+    -------
+    dict of Path to str
+        What is wrong with those that cannot be used.
+    """
+    return deficit.check_given(paths, _brain(space), space)
+
+
 def stack_cohort(
     maps: Sequence[str | Path],
     masks: Sequence[str | Path],
@@ -177,6 +207,7 @@ def stack_cohort(
     space: str,
     resolution: float,
     asymmetry: bool = False,
+    threshold: float | None = None,
     min_coverage: float = 0.0,
     fit: DeficitFit | None = None,
     threads: int = 1,
@@ -186,7 +217,8 @@ def stack_cohort(
     Parameters
     ----------
     maps, masks : sequence of path
-        Map and brain mask of each participant, on the template at 2 mm.
+        Map and brain mask of each participant, on the template at 2 mm. Maps that users give lie
+        on any grid of the template and need no masks: the list may be empty.
     out : path
         ``.npy`` to write.
     space : str
@@ -195,6 +227,9 @@ def stack_cohort(
         mm of the voxels that are analysed, from 2.
     asymmetry : bool
         Whether maps are signed asymmetries; their positive part is kept.
+    threshold : float, optional
+        Set for maps that users give: the value above which a voxel is affected, 0.5 for masks and
+        probabilities of a lesion.
     min_coverage : float
         Least share of participants with a deficit in a voxel.
     fit : DeficitFit, optional
@@ -216,10 +251,11 @@ def stack_cohort(
     files = [Path(path) for path in maps]
     stack = deficit.stack(
         files,
-        [Path(path) for path in masks],
+        [Path(path) for path in masks] or [None] * len(files),
         Path(out),
         lattice=make_lattice(space, resolution),
         asymmetry=asymmetry,
+        threshold=threshold,
         min_coverage=min_coverage,
         grid=None if fit is None else fit.grid,
         threads=threads,
@@ -345,9 +381,11 @@ def cohort_outputs(
         Of the stack.
     """
     facts = _without_seed(_facts(data))
+    told = _GIVEN if 'MapThreshold' in facts else {}
     yield GroupOutput('group_mask', mask, facts)
-    yield GroupOutput('group_coverage', coverage, facts)
+    yield GroupOutput('group_coverage', coverage, {**facts, **told.get('group_coverage', {})})
     columns = _describe_items(data.items) | _describe_used(table, data)
+    columns |= dict(told.get('group_cohort', {}))
     if RECIPE in table:
         columns[RECIPE] = {'Description': 'Recipe that the map was computed by'}
     yield GroupOutput('group_cohort', table, facts | columns)
@@ -392,6 +430,7 @@ def fit_outputs(fit: DeficitFit, data: CohortData, prepared: Prepared) -> Iterat
             'effect': fit.effect[k],
             'std': fit.std[k],
             'prob': fit.probability[k],
+            **({'t': fit.t(k)} if model.offers.t else {}),
             'threshold': fit.effect[k] * fit.declared[k],
         }
         for statistic, values in maps.items():

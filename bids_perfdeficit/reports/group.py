@@ -26,6 +26,7 @@ from scipy import ndimage
 
 from bids_perfdeficit.bids import output_path, sidecar_path, write_text
 from bids_perfdeficit.bids.cohort import contrast_label
+from bids_perfdeficit.bids.nihss import ITEMS
 from bids_perfdeficit.data import load
 from bids_perfdeficit.deficit import get_model
 from bids_perfdeficit.reports import group_figures
@@ -36,6 +37,7 @@ from bids_perfdeficit.reports.words import (
     embed,
     environment,
     tell,
+    words_for,
 )
 
 #: Correlation with coverage from which a map may be vascular bias.
@@ -44,6 +46,8 @@ _RESEMBLES = 0.7
 _CLEAN = 0.95
 #: Legend of the outline on the maps of all models.
 _DECLARED = 'white line: declared'
+#: Brightness of what was not analysed, of what was, and its legend.
+_DIM, _DIMMED = 0.4, '; dark: not analysed'
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def build_group_page(report: GroupReport) -> Path:
         environment()
         .get_template('page.html')
         .render(
-            title='Perfusion-deficit maps of the group',
+            title=page.words.title,
             header=[own.style()],
             navbar=[common.up(index.name)] if neighbours else [],
             footer=[own.script((DATA / 'viewer.js').read_text(encoding='utf-8'))],
@@ -165,6 +169,8 @@ class _Page:
     def __init__(self, report: GroupReport, common: Any, own: Any) -> None:
         self.report, self.common, self.own = report, common, own
         self.people = report.table('group_cohort')
+        self.facts = _read_json(sidecar_path(report.path('group_cohort')))
+        self.words = words_for(self.facts)
         #: Contrast, model, title, map and declared mask of each map that was drawn.
         self.seen: list[tuple[str, str, str, Path, Path]] = []
         self.summaries = {m: report.table('group_summary', m) for m in report.models}
@@ -215,7 +221,7 @@ class _Page:
                 if len(alike):
                     told.append(
                         f'{model}: the maps of {_listed(alike["item"])} look much like the places '
-                        'that are often ill anyway (vascular bias); see Trust.'
+                        f'that are often {self.words.affected} anyway (vascular bias); see Trust.'
                     )
         for model, null in self.nulls.items():
             if len(null):
@@ -231,8 +237,8 @@ class _Page:
                 poor = own[own['gain_high'] < 0]
                 if len(poor):
                     told.append(
-                        f'{model}: held-out prediction is worse than by the volume of the deficit '
-                        f'alone for {_listed(poor["item"])}.'
+                        f'{model}: held-out prediction is worse than by the volume of the '
+                        f'{self.words.size} alone for {_listed(poor["item"])}.'
                     )
         return told
 
@@ -260,15 +266,16 @@ class _Page:
                 (
                     self.common.figure(
                         figure.name, self.report.link(figure), self._named(figure),
-                        'Share of participants with a deficit in each voxel',
+                        f'Share of participants {self.words.among} in each voxel',
                     ),
-                    'Share of the participants with a deficit in each voxel. Nothing can be said '
-                    'about places that are rarely ill. The outline is the group mask.',
+                    f'Share of the participants {self.words.among} in each voxel. Nothing can be '
+                    f'said about places that are rarely {self.words.affected}. The outline is the '
+                    f'group mask{self.least}.',
                 ),
             )
             if figure
             else _part(''),
-            _part('Largest deficits', self._outliers()),
+            _part(f'Largest volumes of the {self.words.size}', self._outliers()),
         ]  # fmt: skip
 
     def _coverage(self) -> Path | None:
@@ -282,7 +289,7 @@ class _Page:
         t1 = _template(self.report.space)
         return group_figures.draw_deficit(
             _on(path, t1), _on(mask, t1, binary=True), t1, out,
-            title='Coverage: share of participants with a deficit', ends=('none', 'many'),
+            title=f'Coverage: share of participants {self.words.among}', ends=('none', 'many'),
             cmap='viridis', outlined='white line: group mask',
         )  # fmt: skip
 
@@ -325,10 +332,10 @@ class _Page:
                 (
                     self.own.index([(contrast_label(i), _name(i)) for i in self.items]),
                     'The white line bounds what a model declares by its own rule; where there is '
-                    'none, the colours are a tendency and no finding. A map shows where perfusion '
-                    'goes together with the score over patients; places that always fall ill '
-                    f'together cannot be told apart. Maps were computed at {self._resolution}; '
-                    'they are interpolated for display only.',
+                    'none, the colours are a tendency and no finding. A map shows where '
+                    f'{self.words.subject} goes together with the score over patients; places '
+                    f'that {self.words.fall} together cannot be told apart. Maps were '
+                    f'computed at {self._resolution}; they are interpolated for display only.',
                 ),
             )
         ]
@@ -338,6 +345,30 @@ class _Page:
                 components += self._item(item, model)
             parts.append(_part(_name(item), *components))
         return parts
+
+    @functools.cached_property
+    def ground(self) -> nib.Nifti1Image:
+        """The template, dimmed where given maps were not analysed: nothing there means nothing."""
+        t1 = _template(self.report.space)
+        mask = self.report.path('group_mask')
+        if 'MapThreshold' not in self.facts or not mask.is_file():
+            return t1
+        inside = np.asarray(_on(mask, t1, binary=True).dataobj) >= 0.5
+        return nib.Nifti1Image(np.asarray(t1.dataobj) * np.where(inside, 1, _DIM), t1.affine)
+
+    @property
+    def outlined(self) -> str:
+        """Legend of the maps."""
+        return _DECLARED + (_DIMMED if 'MapThreshold' in self.facts else '')
+
+    @property
+    def least(self) -> str:
+        """How many must be affected in a voxel of given maps, for the caption of the coverage."""
+        if 'MapThreshold' not in self.facts:
+            return ''
+        share = float(self.facts.get('MinimumCoverage', 0)) * int(self.facts.get('N', 0))
+        count = max(int(self.facts.get('MinimumParticipants', 0)), int(np.ceil(share)))
+        return f': {self.words.affected} in at least {count} participants'
 
     @property
     def _resolution(self) -> str:
@@ -360,10 +391,10 @@ class _Page:
             return self.report.path('group_figure', model=model, contrast=contrast, figure=name)
 
         drawing = get_model(model).drawing
-        stat, meaning = drawing.statistic, drawing.meaning
+        stat, meaning = drawing.statistic, drawing.meaning.format(more=self.words.more)
         if not all(statmap(s).is_file() for s in (stat, 'threshold')):
             return [(self.common.no_figure(f'{model} {item}'), '')]
-        t1 = _template(self.report.space)
+        t1 = self.ground
         values, declared = _on(statmap(stat), t1), _on(statmap('threshold'), t1, binary=True)
         if not np.asarray(values.dataobj).any():
             sentence = self._sentence(item, model, row) + ' The map is empty.'
@@ -372,7 +403,7 @@ class _Page:
         title = f'{_name(item)} · {model}: {meaning}'
         drawn = group_figures.draw_deficit(
             values, declared, t1, figure('map'), title=title, limits=limits, ends=drawing.ends,
-            outlined=_DECLARED,
+            outlined=self.outlined,
         )  # fmt: skip
         self.seen.append((contrast, model, title, statmap(stat), statmap('threshold')))
         link = self.report.link
@@ -392,7 +423,8 @@ class _Page:
             group_figures.draw_deficit(
                 _on(statmap('std'), t1), declared, t1, figure('uncertainty'),
                 title=f'{_name(item)} · {model}: standard deviation of the effect',
-                ends=('certain', 'uncertain'), cmap='cividis', glass=False, outlined=_DECLARED,
+                ends=('certain', 'uncertain'), cmap='cividis', glass=False,
+                outlined=self.outlined,
             )  # fmt: skip
             found.append(
                 self.own.more(
@@ -404,7 +436,8 @@ class _Page:
             group_figures.draw_deficit(
                 _on(stability, t1), declared, t1, figure('stability'), limits=(0.0, 1.0),
                 title=f'{_name(item)} · {model}: share of resampled cohorts that declare it',
-                ends=('never', 'always'), cmap='viridis', glass=False, outlined=_DECLARED,
+                ends=('never', 'always'), cmap='viridis', glass=False,
+                outlined=self.outlined,
             )  # fmt: skip
             found.append(
                 self.own.more(
@@ -420,7 +453,8 @@ class _Page:
                 for c in clusters.itertuples()
             ]  # fmt: skip
             columns = ['Cluster', 'mL', 'Peak, mm (x right, y front, z up)',
-                       'Side and arterial territory', 'Peak effect']  # fmt: skip
+                       'Side and arterial territory',
+                       'Peak t' if get_model(model).offers.t else 'Peak effect']  # fmt: skip
             found.append(self.own.rows(columns, _words(table)))
         return found
 
@@ -431,7 +465,7 @@ class _Page:
     def viewer(self) -> list[dict[str, Any]]:
         if not self.seen:
             return [_part('', Markup('<p>No map was fitted.</p>'))]
-        t1 = _template(self.report.space)
+        t1 = self.ground
         grey = np.asarray(t1.dataobj, np.float32)
         high = np.percentile(grey[grey > 0], 99.5)
         maps = []
@@ -470,7 +504,8 @@ class _Page:
         text = f'{row["declared_ml"]:.0f} mL'
         if np.isfinite(row['p_value']):
             text += f', p = {tell(row["p_value"])} for the item as a whole'.replace('= <', '<')
-        text += f'; {row["with_deficit"]:.0f} of {row["scored"]:.0f} have a deficit'
+        text += f'; {row["with_deficit"]:.0f} of {row["scored"]:.0f} '
+        text += 'have a deficit' if item in ITEMS else 'are above the lowest level'
         held_out = self._held_out(item, model)
         if held_out is not None:
             text += f'; held out: AUC {held_out["auc"]:.2f}, {_compare(held_out)} volume alone'
@@ -494,7 +529,9 @@ class _Page:
                 f'it predicts {_compare(held_out)} volume alone, so do not interpret the place'
             )
         if row['coverage_resemblance'] > _RESEMBLES:
-            told.append('the map looks much like the places that are often ill anyway')
+            told.append(
+                f'the map looks much like the places that are often {self.words.affected} anyway'
+            )
         null = self.nulls[model]
         null = null[null['item'] == item] if len(null) else null
         if len(null) and null.iloc[0]['nothing_declared'] < _CLEAN:
@@ -519,6 +556,7 @@ class _Page:
             [(r['item'], r['predictor'], r['gain'], r['gain_low'], r['gain_high']) for r in rows],
             folder / f'tpl-{self.report.space}_desc-gain_metrics.svg',
             names=names,
+            size=self.words.size,
         )
         curves = {
             m: _read_json(sidecar_path(self.report.path('group_metrics', model=m))).get(
@@ -544,13 +582,13 @@ class _Page:
         link = self.report.link
         return [
             _part(
-                'Is the map worth more than the size of the deficit?',
+                f'Is the map worth more than the volume of the {self.words.size}?',
                 (
                     _plain_figure(link(gain), 'Gain over the volume baseline'),
                     'Every participant was predicted by models that had not seen them. Baselines: '
-                    'volume (mean perfusion of the brain), coverage (weighted by how often a '
-                    'place is ill) and frequency (how often each score occurs). Bars are 95 % '
-                    'intervals over participants.',
+                    f'volume ({self.words.mean}), coverage (weighted by how often a '
+                    f'place is {self.words.affected}) and frequency (how often each score '
+                    'occurs). Bars are 95 % intervals over participants.',
                 ),
             ),
             _part(
@@ -600,10 +638,10 @@ class _Page:
                 'Models side by side',
                 (
                     self.own.rows(columns, _words(table)),
-                    'Likeness to coverage is the rank correlation of the map with the mean '
-                    'perfusion map: near 1, it may show where strokes are, not what they do; '
-                    'about 0, the two have nothing to do with each other; below 0, the map is '
-                    'strongest where deficits are rare, which is no fault of it. '
+                    'Likeness to coverage is the rank correlation of the map with the '
+                    f'{self.words.mean_map}: near 1, it may show where strokes are, not what they '
+                    'do; about 0, the two have nothing to do with each other; below 0, the map is '
+                    'strongest where deficits are rare, which is not an error. '
                     'Shuffled scores have no substrate: nothing should be declared in 95 % of '
                     'them or more.',
                 ),

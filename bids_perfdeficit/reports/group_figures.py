@@ -237,6 +237,7 @@ def draw_gain(
     out: Path,
     *,
     names: Mapping[str, str],
+    size: str = 'deficit',
 ) -> Path:
     """Draw how much better each predictor is than the volume of the deficit alone.
 
@@ -248,6 +249,8 @@ def draw_gain(
         SVG to write.
     names : mapping of str to str
         What items are called.
+    size : str
+        What the volume is of.
     """
     items = list(dict.fromkeys(row[0] for row in rows))
     marks = predictor_marks()
@@ -269,7 +272,7 @@ def draw_gain(
     axis.set_ylim(len(items) - 0.5, -0.5)
     for place in range(len(items) - 1):
         axis.axhline(place + 0.5, color='#e5e5e5', linewidth=0.8)
-    axis.set_xlabel('gain over the volume of the deficit alone, nats per participant '
+    axis.set_xlabel(f'gain over the volume of the {size} alone, nats per participant '
                     '(right of 0 is better)')  # fmt: skip
     axis.spines[['top', 'right']].set_visible(False)
     figure.legend(loc='outside upper right', ncols=len(predictors), fontsize=9)

@@ -10,12 +10,14 @@ import functools
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
 
+from bids_perfdeficit.bids.cohort import LESION_LABEL
 from bids_perfdeficit.data import load
 
 #: Templates, scripts and limits.
@@ -28,6 +30,75 @@ TERRITORIES: Mapping[str, str] = {
     'PCA': 'PCA',
     'VB': 'vertebrobasilar',
 }
+
+
+@dataclass(frozen=True)
+class MapWords:
+    """How the page of a group speaks of the participants' maps.
+
+    Parameters
+    ----------
+    title : str
+        Of the page.
+    more : str
+        What a higher value of a map is.
+    subject : str
+        What goes together with the score.
+    among : str
+        Which participants count for the coverage of a voxel.
+    affected : str
+        Participle of a voxel.
+    fall : str
+        The same as a verb in the plural.
+    size : str
+        What the volume is of.
+    mean : str
+        Mean of a map.
+    mean_map : str
+        Mean over participants.
+    """
+
+    title: str = 'Perfusion-deficit maps of the group'
+    more: str = 'later perfusion'
+    subject: str = 'perfusion'
+    among: str = 'with a deficit'
+    affected: str = 'ill'
+    fall: str = 'always fall ill'
+    size: str = 'deficit'
+    mean: str = 'mean perfusion of the brain'
+    mean_map: str = 'mean perfusion map'
+
+
+_LESIONS = MapWords(
+    title='Lesion-deficit maps of the group',
+    more='the share of the voxel that is lesioned',
+    subject='a lesion',
+    among='with a lesion',
+    affected='lesioned',
+    fall='are always lesioned',
+    size='lesion',
+    mean='share of the analysed voxels that is lesioned',
+    mean_map='map of how often each voxel is lesioned',
+)
+_GIVEN = MapWords(
+    title='Deficit maps of the group',
+    more="higher values of the participants' maps",
+    subject="the participants' map",
+    among='affected',
+    affected='affected',
+    fall='are always affected',
+    size='affected tissue',
+    mean='mean of the map over the analysed voxels',
+    mean_map='mean map',
+)
+
+
+def words_for(facts: Mapping[str, Any]) -> MapWords:
+    """Return the words for the maps that a sidecar of the group level names."""
+    if 'MapEntities' not in facts:
+        return MapWords()
+    return _LESIONS if facts['MapEntities'].get('label') == LESION_LABEL else _GIVEN
+
 
 _MEDIA = {'.svg': 'image/svg+xml', '.tsv': 'text/tab-separated-values', '.json': 'text/plain'}
 

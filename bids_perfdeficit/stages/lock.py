@@ -1,7 +1,7 @@
 """One run at a time works on a unit of work or in a working folder.
 
-The kernel holds the lock and releases it when its owner ends, however it ends; the file tells
-people who the owner is. Where a file system has no locks, the owner is looked for among the
+The kernel holds the lock and releases it when its owner ends, however it ends; the file
+names the owner for people. Where a file system has no locks, the owner is looked for among the
 processes of this machine instead. Must not know what is locked.
 """
 
@@ -28,8 +28,9 @@ from bids_perfdeficit.errors import InputError
 PATIENCE_S = 3.0
 #: What file systems without locks answer.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-#: Locks that this process holds: the kernel grants a process its own lock twice.
-_held: set[str] = set()
+#: Locks that this process holds, and what their files say. The kernel grants a process its own
+#: lock twice, and takes it away when the process closes the file after only reading it.
+_held: dict[str, dict[str, Any]] = {}
 
 
 class Busy(InputError):
@@ -57,7 +58,7 @@ class Holder:
     @classmethod
     def current(cls, path: Path) -> Holder | None:
         """Return this process as the holder, None if it does not hold the lock."""
-        return cls(path, _read(path)) if str(path) in _held else None
+        return cls(path, _held[str(path)]) if str(path) in _held else None
 
     def check(self) -> None:
         """See that no other run has taken the lock.
@@ -67,10 +68,11 @@ class Holder:
         Busy
             When the run has ended or been replaced by another.
         """
-        if _read(self.path) != self.owner:
+        own = self.owner.get('process') == os.getpid() and str(self.path) in _held
+        if (_held[str(self.path)] if own else _read(self.path)) != self.owner:
             raise Busy(
-                f'the run that asked for these results ({_tell(dict(self.owner))}) has ended, and '
-                'they were not written',
+                f'the run that asked for these results ({_describe(dict(self.owner))}) has ended, '
+                'and they were not written',
                 fix='run the same command again',
                 path=self.path,
             )
@@ -106,7 +108,7 @@ class Lock:
         while not self._try():
             if time.monotonic() > until:
                 raise Busy(
-                    f'another run works on {self.what} ({_tell(_read(self.path))})',
+                    f'another run works on {self.what} ({_describe(_read(self.path))})',
                     fix='wait until it has ended, or end it; a lock whose owner is gone is '
                     'released by itself',
                     path=self.path,
@@ -121,7 +123,7 @@ class Lock:
         self.path.unlink(missing_ok=True)  # while it is held, so that no other owner loses his
         self._stream.close()
         self._stream = None
-        _held.discard(str(self.path))
+        _held.pop(str(self.path), None)
 
     def __enter__(self) -> Lock:
         return self.acquire()
@@ -152,13 +154,14 @@ class Lock:
                 stream.close()
                 return False
             stream.truncate(0)
-            json.dump(_owner(), stream)
+            owner = _owner()
+            json.dump(owner, stream)
             stream.flush()
         except BaseException:
             stream.close()
             raise
         self._stream = stream
-        _held.add(str(self.path))
+        _held[str(self.path)] = owner
         return True
 
 
@@ -180,7 +183,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _alive(owner: dict[str, Any]) -> bool:
-    """Tell whether a process is there still; of other machines, nobody here can tell: yes."""
+    """Return whether a process still exists; on other machines this is not known: True."""
     if not owner:
         return False
     if owner.get('host') != socket.gethostname():
@@ -189,7 +192,7 @@ def _alive(owner: dict[str, Any]) -> bool:
     return isinstance(number, int) and process_start(number) == owner.get('started')
 
 
-def _tell(owner: dict[str, Any]) -> str:
+def _describe(owner: dict[str, Any]) -> str:
     if not owner:
         return 'whose process is not known'
     return f'process {owner.get("process")} on {owner.get("host")}, since {owner.get("since")}'

@@ -12,9 +12,14 @@ from niworkflows.engine.workflows import LiterateWorkflow
 
 from bids_perfdeficit import __version__
 from bids_perfdeficit.bids import resolution_label
+from bids_perfdeficit.bids.cohort import LESION_LABEL
 from bids_perfdeficit.bids.scales import MOST_LEVELS
 from bids_perfdeficit.deficit import get_model
-from bids_perfdeficit.deficit.settings import DEFICIT_THRESHOLD
+from bids_perfdeficit.deficit.settings import (
+    AFFECTED_SHARE,
+    DEFICIT_THRESHOLD,
+    LEAST_AFFECTED,
+)
 from bids_perfdeficit.interfaces.derivatives import GroupSink
 from bids_perfdeficit.interfaces.group import (
     ApplyModel,
@@ -31,7 +36,7 @@ from bids_perfdeficit.interfaces.group import (
 )
 from bids_perfdeficit.settings import MapKind, Settings
 from bids_perfdeficit.stages.lock import Holder
-from bids_perfdeficit.workflows.group_plan import GroupPlan, group_path
+from bids_perfdeficit.workflows.group_plan import GroupPlan, group_path, name_maps
 from bids_perfdeficit.workflows.outputs import SMALL_GB
 
 #: GB that Python with torch takes before it holds a map.
@@ -122,17 +127,19 @@ def init_cohort_wf(
     stack = pe.Node(
         StackMaps(
             maps=[str(e.map.absolute()) for e in cohort.entries],
-            masks=[str(e.mask.absolute()) for e in cohort.entries],
+            masks=[str(e.mask.absolute()) for e in cohort.entries if e.mask is not None],
             space=settings.processing.output_spaces[0],
             resolution=options.resolution,
             asymmetry=options.map_kind is MapKind.ASYMMETRY,
-            min_coverage=options.min_coverage,
+            min_coverage=options.least_coverage,
             num_threads=omp_nthreads,
         ),
         name='stack',
         mem_gb=mem_gb['stack'],
         n_procs=omp_nthreads,
     )
+    if options.map_kind.is_given:
+        stack.inputs.threshold = options.map_threshold
     if plan.models:
         stack.inputs.params = str(next(iter(plan.models.values())).absolute())
     assemble = pe.Node(
@@ -164,6 +171,7 @@ def init_cohort_wf(
         PrepareMaps(
             seed=settings.processing.random_seed,
             sloppy=settings.processing.sloppy,
+            as_given=options.map_kind.is_given,
             device=device,
             num_threads=omp_nthreads,
         ),
@@ -207,6 +215,7 @@ def init_model_wf(
         'model': model,
         'seed': settings.processing.random_seed,
         'sloppy': settings.processing.sloppy,
+        'as_given': settings.group.map_kind.is_given,
         'device': device,
         'use_gpu': device != 'cpu',
         'num_threads': omp_nthreads,
@@ -282,8 +291,16 @@ def describe_cohort(plan: GroupPlan, settings: Settings) -> dict[str, object]:
         'Space': settings.processing.output_spaces[0],
         'VoxelSize': plan.resolution,
         'MapKind': str(plan.map_kind),
-        'DeficitThreshold': DEFICIT_THRESHOLD,
-        'MinimumCoverage': settings.group.min_coverage,
+        **(
+            {'DeficitThreshold': DEFICIT_THRESHOLD}
+            if plan.given is None
+            else {
+                'MapEntities': dict(plan.given),
+                'MapThreshold': settings.group.map_threshold,
+                'MinimumParticipants': LEAST_AFFECTED,
+            }
+        ),
+        'MinimumCoverage': settings.group.least_coverage,
         'CovariateColumns': list(settings.group.covariates),
         'RandomSeed': settings.processing.random_seed,
         'Sloppy': settings.processing.sloppy,
@@ -300,7 +317,8 @@ def estimate_memory(plan: GroupPlan) -> dict[str, float]:
     coarse = count * BRAIN_ML * 1000 / max(plan.resolution, 4.0) ** 3 * 4 / 1e9
     maps = items * voxels * 4 * 5 / 1e9
     return {
-        'stack': BASE_GB + 0.2 + count * 200 * 8 / 1e9,
+        # maps that users give are read at their own resolution
+        'stack': BASE_GB + (0.5 if plan.given else 0.2) + count * 200 * 8 / 1e9,
         'prepare': BASE_GB + 6 * coarse,
         'fit': BASE_GB + 12 * coarse + maps,
         'fold': BASE_GB + 12 * coarse,
@@ -316,6 +334,7 @@ def describe_methods(plan: GroupPlan, settings: Settings) -> str:
         MapKind.PERFUSION: 'computed perfusion maps (0 to 1, higher is later)',
         MapKind.ASYMMETRY: 'the positive left-right asymmetry of computed perfusion maps',
         MapKind.HYPOPERFUSED: 'maps of the probability of hypoperfusion (a delay above 6 s)',
+        MapKind.LESION: f'{name_maps(plan)} on any grid',
     }[plan.map_kind]
     covariates = ', '.join(cohort.covariate_names)
     text = f"""\
@@ -332,19 +351,18 @@ For {len(cohort.entries)} participants {maps} in *{space}* were averaged to {pla
     cut = [measure.name for measure in cohort.measures if measure.grouped]
     grouped = f' ({", ".join(cut)} cut into at most {MOST_LEVELS} levels)' if cut else ''
     text += f"""\
-Voxels were analysed in which at least {options.min_coverage:.1%} of the participants had a deficit
-(later than the mirrored voxel by more than {DEFICIT_THRESHOLD:g}) and half had been scanned. Maps
-were completed and denoised by probabilistic principal components [@ppca]. Each of
+{_describe_voxels(plan, settings)} Each of
 {len(plan.items) - len(plan.skipped)} scores was ordinal{grouped}; untestable and missing ones were
 left out{f', and {covariates} were covariates' if covariates else ''}.
 
 """
-    text += ''.join(f'{get_model(model).methods}\n' for model in plan.model_names)
+    given = plan.given is not None
+    text += ''.join(f'{get_model(m).describe_methods(as_given=given)}\n' for m in plan.model_names)
     if options.folds:
         text += f"""\
 Prediction was validated in {options.folds}-fold cross-validation, with everything fitted on the
-training part, against the mean perfusion of the brain (volume), the mean weighted by how often
-each voxel is ill (coverage) and the frequency of each score.
+training part, against the mean of the map over the analysed voxels (volume), the mean weighted by
+how often each voxel is affected (coverage) and the frequency of each score.
 
 """
     if options.permutations:
@@ -360,6 +378,28 @@ Stability was measured over {options.bootstraps} resamples of 63 % of the partic
 
 """
     return text
+
+
+def _describe_voxels(plan: GroupPlan, settings: Settings) -> str:
+    """Return which voxels were analysed, and what was done with the maps."""
+    least = settings.group.least_coverage
+    if plan.given is None:
+        return f"""\
+Voxels were analysed in which at least {least:.1%} of the participants had a deficit
+(later than the mirrored voxel by more than {DEFICIT_THRESHOLD:g}) and half had been scanned. Maps
+were completed and denoised by probabilistic principal components [@ppca]."""
+    lesions = plan.given.get('label') == LESION_LABEL
+    threshold = settings.group.map_threshold
+    affected = 'lesioned' if lesions else f'affected (above {threshold:g})'
+    scaled = (
+        'Maps were used as they are'
+        if threshold == AFFECTED_SHARE
+        else f'Maps were divided by {2 * threshold:g} and cut at 1'
+    )
+    return f"""\
+Voxels were analysed that were {affected} in at least {LEAST_AFFECTED} and {least:.1%} of the
+participants and that half of the maps hold, each hemisphere for itself. {scaled}: neither denoised
+nor compared with healthy tissue or the other side."""
 
 
 def _sink(

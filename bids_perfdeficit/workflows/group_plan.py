@@ -18,29 +18,31 @@ import numpy as np
 
 from bids_perfdeficit.bids import ScanPair, Scores, output_path, resolution_label, sidecar_path
 from bids_perfdeficit.bids.cohort import (
+    LESION_LABEL,
     Cohort,
     Entry,
     add_covariates,
     add_scores,
     find_cohort,
     item_mirror,
+    map_entities,
 )
+from bids_perfdeficit.bids.filters import read_filters
 from bids_perfdeficit.bids.jsonfile import read_facts
 from bids_perfdeficit.bids.scores import table_files
 from bids_perfdeficit.deficit import DeficitFit, DeficitSettings, Item
 from bids_perfdeficit.deficit.rules import usable_items
 from bids_perfdeficit.errors import InputError
-from bids_perfdeficit.pipeline import check_grids
+from bids_perfdeficit.pipeline import check_given, check_grids
 from bids_perfdeficit.settings import MapKind, Settings
 from bids_perfdeficit.stages.record import Record, Stamp, digest
 from bids_perfdeficit.stages.task import PENDING, State, Task, examine
-from bids_perfdeficit.workflows.plan import file_uri as _uri
-from bids_perfdeficit.workflows.plan import record_path
+from bids_perfdeficit.workflows.plan import file_uri, record_path, template_inputs
 
 #: Versions of the stages, raised whenever results change, so that older ones are not mixed with
 #: newer ones.
 VERSIONS: Mapping[str, int] = {
-    'cohort': 1, 'fit': 1, 'validation': 1, 'null': 1, 'stability': 1, 'apply': 1,
+    'cohort': 2, 'fit': 2, 'validation': 2, 'null': 2, 'stability': 2, 'apply': 2,
 }  # fmt: skip
 #: Fewest participants that a group is made of.
 FEWEST = 10
@@ -69,6 +71,8 @@ class GroupPlan:
     resolution : float
         mm.
     map_kind : MapKind
+    given : mapping, optional
+        Entities of the maps, where users give them.
     scores : Scores, optional
         The table of scores as it was read.
     seen : mapping of str to Stamp
@@ -85,6 +89,7 @@ class GroupPlan:
     map_kind: MapKind
     scores: Scores | None = None
     seen: Mapping[str, Stamp | None] = field(default_factory=dict)
+    given: Mapping[str, Any] | None = None
 
     def to_run(self, model: str = '') -> tuple[str, ...]:
         """Return the stages of a model (or of the cohort) that are still to run."""
@@ -134,24 +139,33 @@ def make_group_plan(settings: Settings) -> GroupPlan:
     facts: dict[str, Any] = {}
     if options.apply is not None:
         models, facts = find_models(settings)
+    given = given_entities(settings)
     cohort = find_cohort(
         [settings.inputs.output_dir, *settings.inputs.derivatives],
         space=space,
         key=f'std_{options.map_kind}',
+        given=given,
         participants=settings.inputs.participant_label,
         session=next(iter(settings.inputs.session_label), None),
     )
-    cohort = cohort.without(
-        find_unproven(cohort.entries, include_doubtful=options.include_doubtful)
-    )
-    paths = {p: e.participant for e in cohort.entries for p in (e.map, e.mask)}
-    wrong = check_grids(list(paths), space)
+    if given is None:
+        cohort = cohort.without(
+            find_unproven(cohort.entries, include_doubtful=options.include_doubtful)
+        )
+    paths = {p: e.participant for e in cohort.entries for p in e.files}
+    wrong = (check_grids if given is None else check_given)(list(paths), space)
     cohort = cohort.without({paths[path]: reason for path, reason in wrong.items()})
     if not cohort.entries:
         raise InputError(
             f'no map can be used ({_first_reasons(cohort)})',
-            fix='run the participant level again with the same --output-spaces',
+            fix='run the participant level again with the same --output-spaces'
+            if given is None
+            else f'give maps in {space}, or name the template that they are in with '
+            '--output-spaces',
         )
+    if given is not None and given.get('space') != space:
+        note = f'the maps are not named space-{space}, and are analysed as if they were'
+        cohort = replace(cohort, notes=(*cohort.notes, note))
     if options.apply is not None:
         return _plan_apply(settings, cohort, models, facts)
     session = next(iter(settings.inputs.session_label), None)
@@ -200,8 +214,18 @@ def _planned(
     return GroupPlan(
         cohort, items, skipped, tasks, _examine(tasks, settings.outputs.verify), models,
         settings.group.resolution, settings.group.map_kind, scores,
-        {name: Stamp.of(path) for name, path in inputs.items()},
+        {name: Stamp.of(path) for name, path in inputs.items()}, given_entities(settings),
     )  # fmt: skip
+
+
+def given_entities(settings: Settings) -> dict[str, Any] | None:
+    """Return the entities of the maps that users give; None for computed ones."""
+    if not settings.group.map_kind.is_given:
+        return None
+    chosen: Mapping[str, Any] = {}
+    if settings.inputs.bids_filter_file is not None:
+        chosen = read_filters(settings.inputs.bids_filter_file)[0].get('map', {})
+    return map_entities(settings.processing.output_spaces[0], chosen)
 
 
 def _examine(tasks: Mapping[tuple[str, str], Task], verify: bool) -> dict[tuple[str, str], State]:
@@ -257,7 +281,7 @@ def _speaks_against(root: Path, pair: ScanPair, entry: Entry, include_doubtful: 
             before = records.get(name)
             if before is None or before.fingerprint != mark:
                 return f'its maps are older than its {name} ({stage} was not made again)'
-    for path in (entry.map, entry.mask):
+    for path in entry.files:
         output = last.outputs.get(path.relative_to(root).as_posix())
         if output is not None and not output.agrees(path):
             return f'{path.name} is not as the participant level wrote it'
@@ -289,6 +313,7 @@ def find_models(settings: Settings) -> tuple[dict[str, Path], dict[str, Any]]:
         try:
             content = json.loads(sidecar_path(path).read_text(encoding='utf-8'))
             fitted = {name: content[name] for name in ('Model', 'Space', 'VoxelSize', 'MapKind')}
+            fitted['MapThreshold'] = content.get('MapThreshold')
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
                 'has no sidecar that names what it was fitted on',
@@ -299,8 +324,9 @@ def find_models(settings: Settings) -> tuple[dict[str, Path], dict[str, Any]]:
             ('Space', space, '--output-spaces'),
             ('VoxelSize', settings.group.resolution, '--resolution'),
             ('MapKind', str(settings.group.map_kind), '--map-kind'),
+            ('MapThreshold', _threshold(settings), '--map-threshold'),
         ):
-            if fitted[name] != here:
+            if fitted.get(name) != here:
                 raise InputError(
                     f'was fitted with {option} {fitted[name]}, this run has {here}',
                     fix=f'give {option} {fitted[name]}',
@@ -327,6 +353,11 @@ def find_models(settings: Settings) -> tuple[dict[str, Path], dict[str, Any]]:
             path=folder,
         )
     return models, facts
+
+
+def _threshold(settings: Settings) -> float | None:
+    """Return above what a map is affected, where users give the maps."""
+    return settings.group.map_threshold if settings.group.map_kind.is_given else None
 
 
 def _check_record(path: Path) -> None:
@@ -392,7 +423,7 @@ def _plan_apply(
             root,
             _record(settings, 'apply', model),
             _options(cohort, settings) | {'model': model},
-            {**inputs, _uri(path, settings): path, _uri(sidecar_path(path), settings):
+            {**inputs, file_uri(path, settings): path, file_uri(sidecar_path(path), settings):
              sidecar_path(path)},
         )
         for model, path in models.items()
@@ -453,7 +484,9 @@ def _options(cohort: Cohort, settings: Settings) -> dict[str, Any]:
         'space': settings.processing.output_spaces[0],
         'resolution': options.resolution,
         'map_kind': str(options.map_kind),
-        'min_coverage': options.min_coverage,
+        'map_threshold': _threshold(settings),
+        'map_entities': given_entities(settings),
+        'min_coverage': options.least_coverage,
         'sloppy': settings.processing.sloppy,
         'session': list(settings.inputs.session_label),
         'items': [str(name) for name in cohort.scores.columns],
@@ -469,10 +502,11 @@ def _options(cohort: Cohort, settings: Settings) -> dict[str, Any]:
 
 def _inputs(cohort: Cohort, settings: Settings) -> dict[str, Path]:
     """Return all files that a cohort was read from, by BIDS URI."""
-    paths = [p for e in cohort.entries for p in (e.map, e.mask)]
+    paths = [p for e in cohort.entries for p in e.files]
     if cohort.source is not None or cohort.covariates.size:
         paths += [path for source in _tables(settings) for path in table_files(source)]
-    return {_uri(path, settings): path.absolute() for path in dict.fromkeys(paths)}
+    template = template_inputs(settings.processing.output_spaces[0])
+    return {file_uri(path, settings): path.absolute() for path in dict.fromkeys(paths)} | template
 
 
 def _record(settings: Settings, stage: str, model: str = '') -> Path:
@@ -486,6 +520,15 @@ def _first_reasons(cohort: Cohort) -> str:
         counts[reason] = counts.get(reason, 0) + 1
     listed = [f'{count}: {reason}' for reason, count in list(counts.items())[:3]]
     return 'left out ' + '; '.join(listed)
+
+
+def name_maps(plan: GroupPlan) -> str:
+    """Return what the maps that users give are, as a noun."""
+    given = plan.given or {}
+    if given.get('label') == LESION_LABEL:
+        return 'lesion maps'
+    told = ', '.join(f'{k} {v}' for k, v in given.items() if k != 'space' and v is not None)
+    return f'given maps ({told})'
 
 
 def describe_group(plan: GroupPlan) -> str:

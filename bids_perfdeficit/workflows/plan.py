@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from bids_perfdeficit.bids import ScanPair, output_path, sidecar_path
 from bids_perfdeficit.bids.jsonfile import read_facts
 from bids_perfdeficit.bids.outputs import has_sidecar
 from bids_perfdeficit.errors import printable
-from bids_perfdeficit.settings import Level, Settings
+from bids_perfdeficit.settings import DEFAULT_SPACE, Level, Settings
 from bids_perfdeficit.stages.record import Stamp, sha256
 from bids_perfdeficit.stages.task import State, Task, examine
 
@@ -278,6 +279,8 @@ def _task(
     for name in stage.requires:
         for path in borrowed.get(name, {}).values():
             inputs[path.absolute().as_uri()] = path.absolute()
+    if 'space' in stage.options(settings):
+        inputs |= template_inputs(space)
     outputs = []
     for key in stage.keys:
         path = path_of(root, pair, key, space)
@@ -292,6 +295,23 @@ def _task(
         tuple(tasks[name] for name in stage.requires if name in tasks),
         tuple(path.relative_to(root).as_posix() for path in outputs),
     )
+
+
+@cache
+def template_inputs(space: str) -> dict[str, Path]:
+    """Return the files of a template by URI; none of the one that comes with a package.
+
+    Raises
+    ------
+    InputError
+        When the template is not at hand.
+    """
+    if space == DEFAULT_SPACE:
+        return {}
+    from bids_perfdeficit.ct.templates import find_template_files  # which takes a second
+
+    paths = [path.absolute() for path in find_template_files(space).values()]
+    return {path.as_uri(): path for path in paths}
 
 
 def _others(

@@ -14,6 +14,7 @@ from bids_perfdeficit.bids.cohort import (
     add_scores,
     contrast_label,
     find_cohort,
+    map_entities,
 )
 from bids_perfdeficit.errors import InputError
 
@@ -314,3 +315,83 @@ def test_the_covariate_of_the_session_of_the_map_is_used(tmp_path):
     )
     cohort, _ = add_scores(find_cohort([tmp_path / 'out'], space=SPACE), table)
     assert add_covariates(cohort, ['weight'], [table]).covariates['weight'].tolist() == [80, 81]
+
+
+def give(root: Path, name: str, folder: str = 'anat') -> None:
+    """Lay down the name of a lesion map."""
+    label, _, rest = name.partition('_')
+    session = rest.partition('_')[0] if rest.startswith('ses-') else ''
+    path = root / label / session / folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b'x')
+
+
+def find_given(root: Path, chosen=None, **more):
+    return find_cohort([root], space=SPACE, given=map_entities(SPACE, chosen), **more)
+
+
+def test_lesion_maps_are_found_by_name_and_nothing_else_is_needed(tmp_path):
+    for name, folder in (
+        (f'sub-01_space-{SPACE}_label-lesion_mask.nii.gz', 'anat'),
+        (f'sub-02_space-{SPACE}_res-1_label-lesion_probseg.nii.gz', 'ct'),
+        (f'sub-03_ses-a_space-{SPACE}_label-lesion_mask.nii', ''),
+        (f'sub-04_space-{SPACE}_desc-brain_mask.nii.gz', 'anat'),
+        ('sub-05_space-MNI152NLin6Asym_label-lesion_mask.nii.gz', 'anat'),
+        ('sub-06_label-lesion_mask.nii.gz', 'anat'),
+        (f'sub-07_space-{SPACE}_label-lesion_mask.nii.gz', 'anat'),
+        (f'sub-07_space-{SPACE}_label-lesion_probseg.nii.gz', 'anat'),
+        (f'sub-08_space-{SPACE}_label-lesion_mask.nii.gz', 'dwi'),
+        (f'sub-09_space-{SPACE}_label-lesion_mask.json', 'anat'),
+    ):
+        give(tmp_path, name, folder)
+    (tmp_path / 'sub-10/anat').mkdir(parents=True)
+    give(tmp_path, f'sub-11_space-{SPACE}_label-lesion_mask.nii.gz')
+    stray = tmp_path / 'sub-11/anat' / f'sub-11_space-{SPACE}_label-lesion_mask.nii.gz'
+    stray.rename(stray.with_name(f'sub-12_space-{SPACE}_label-lesion_mask.nii.gz'))
+    cohort = find_given(tmp_path)
+    assert cohort.participants == ('01', '02', '03')
+    assert all(e.mask is None and e.files == (e.map,) for e in cohort.entries)
+    reasons = cohort.dropped
+    assert reasons['05'] == f'its map is in MNI152NLin6Asym and not in {SPACE}'
+    assert reasons['06'] == f'its map is in no space- and not in {SPACE}'
+    assert 'there are several maps' in reasons['07']
+    assert '{"map": {...}} in --bids-filter-file' in reasons['07']
+    for label in ('04', '08', '09', '10'):
+        assert reasons[label].startswith('there is no map with space'), label
+    assert 'names another participant' in reasons['11']
+    mask = find_given(tmp_path, {'suffix': 'mask'})
+    assert '07' in mask.participants
+    assert '04' not in mask.participants, 'a brain mask is no lesion'
+
+
+def test_a_filter_chooses_other_maps(tmp_path):
+    for number in range(3):
+        give(tmp_path, f'sub-{number}_space-{SPACE}_label-lesion_mask.nii.gz')
+        give(tmp_path, f'sub-{number}_space-{SPACE}_Tmax.nii.gz', 'ct')
+        give(tmp_path, f'sub-{number}_space-{SPACE}_desc-disconnection_probseg.nii.gz')
+        give(tmp_path, f'sub-{number}_space-other_label-lesion_mask.nii.gz')
+    for chosen, end in (
+        ({'suffix': 'Tmax'}, '_Tmax.nii.gz'),
+        ({'description': 'disconnection'}, '_desc-disconnection_probseg.nii.gz'),
+        ({'space': 'other'}, '_space-other_label-lesion_mask.nii.gz'),
+        ({'datatype': 'ct', 'suffix': '*', 'label': None}, '_Tmax.nii.gz'),
+    ):
+        cohort = find_given(tmp_path, chosen)
+        assert len(cohort.entries) == 3, chosen
+        assert all(e.map.name.endswith(end) for e in cohort.entries)
+    with pytest.raises(InputError, match=r'there is no map with space .*, suffix CBF') as told:
+        find_given(tmp_path, {'suffix': 'CBF'})
+    assert '--derivatives' in str(told.value)
+    assert f'space-{SPACE}_label-lesion_mask.nii.gz' in str(told.value)
+
+
+def test_the_session_of_a_lesion_map_is_chosen_as_others(tmp_path):
+    for session in ('24h', 'admission'):
+        give(tmp_path, f'sub-01_ses-{session}_space-{SPACE}_label-lesion_mask.nii.gz')
+    cohort = find_given(tmp_path)
+    assert [e.session for e in cohort.entries] == ['admission']
+    assert 'admission' in cohort.notes[0]
+    assert find_given(tmp_path, session='24h').entries[0].session == '24h'
+    give(tmp_path, f'sub-01_ses-admission_space-{SPACE}_label-lesion_probseg.nii.gz', 'ct')
+    with pytest.raises(InputError, match='there are several maps'):
+        find_given(tmp_path)

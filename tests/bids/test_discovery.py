@@ -361,7 +361,7 @@ def test_one_file_for_both_roles_is_told(make):
 @pytest.mark.parametrize(
     ('filters', 'told'),
     [
-        ({'tlw': {}}, 'ncct and cta'),
+        ({'tlw': {}}, 'ncct, cta, map'),
         ({'cta': {'run': {}}}, 'give a label'),
         ({'cta': {'run': True}}, 'give a label'),
         ({'cta': {'acq': 'x'}}, "perhaps 'acquisition' is meant"),

@@ -67,6 +67,16 @@ def test_the_command_line_wins_over_the_configuration_file(folders, tmp_path):
     assert settings.perfusion.floor == 0.02
 
 
+def test_options_of_the_group_level_are_said_to_do_nothing_for_a_participant(folders, capsys):
+    parse_settings([*folders, '--items', '5a', '--sloppy'])
+    assert capsys.readouterr().err == (
+        'bids_perfdeficit: note: --items: of the group level, without effect here\n'
+    )
+    parse_settings([*folders, '--sloppy'])
+    parse_settings([*folders[:2], 'group', '--items', '5a'])
+    assert 'note' not in capsys.readouterr().err
+
+
 def test_a_written_configuration_repeats_the_run(folders, tmp_path):
     settings = parse_settings([*folders, '--level', 'minimal', '--random-seed', '9'])
     config = tmp_path / 'settings.toml'

@@ -242,3 +242,33 @@ def test_a_sloppy_run_is_quick_and_nothing_else():
     assert sloppy.vae_epochs < plain.vae_epochs
     assert sloppy.alpha == plain.alpha
     assert 1 / (sloppy.permutations + 1) <= sloppy.alpha, 'the test can pass'
+
+
+def test_lesions_are_stacked_without_masks_and_their_sidecars_speak_of_lesions(tmp_path):
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    affine[:3, 3] = -90, -126, -72
+    shape = (46, 55, 46)
+    xyz = nib.affines.apply_affine(affine, np.moveaxis(np.indices(shape), 0, -1))
+    paths = []
+    for number in range(12):
+        inside = ((xyz - [-36, -20 + 2 * number, 20]) ** 2).sum(-1) < 20**2
+        paths.append(tmp_path / f'sub-{number}_label-lesion_mask.nii.gz')
+        nib.save(nib.Nifti1Image(inside.astype(np.uint8), affine), paths[-1])
+    assert pipeline.check_given(paths, DEFAULT_SPACE) == {}
+    stacked = pipeline.stack_cohort(
+        paths, [], tmp_path / 'm.npy', space=DEFAULT_SPACE, resolution=8.0, threshold=0.5
+    )
+    assert (stacked.grid.coordinates[:, 0] < 0).all()
+    volume = 4 / 3 * np.pi * 2.0**3
+    assert stacked.measures[TOTAL_VOLUME].to_numpy() == pytest.approx(volume, rel=0.05)
+    facts = {'MapKind': 'lesion', 'MapThreshold': 0.5, 'MapEntities': {'label': 'lesion'}}
+    labels = [f'{n}' for n in range(12)]
+    data = pipeline.match_cohort(stacked.measures, labels, NAMES, np.zeros((12, 4)), facts=facts)
+    rows = pd.DataFrame({'participant_id': [f'sub-{n}' for n in labels]})
+    rows = rows.assign(session_id='', score_session_id='')
+    table = pipeline.cohort_table(stacked.measures, rows, unreadable={}, dropped={})
+    image = nib.Nifti1Image(stacked.coverage, stacked.grid.affine)
+    told = {o.key: told_of(o) for o in pipeline.cohort_outputs(data, table, image, image)}
+    assert 'affected in each voxel' in told['group_coverage']['Description']
+    assert 'volume of the lesion' in told['group_cohort'][TOTAL_VOLUME]['Description']
+    assert told['group_cohort'][TOTAL_VOLUME]['Units'] == 'mL'

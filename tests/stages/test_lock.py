@@ -110,6 +110,22 @@ def test_a_step_of_a_run_that_was_replaced_writes_nothing(holder, tmp_path):
         publish(task, writers, holder=orphan)
 
 
+def test_a_holder_that_looks_does_not_lose_the_lock(tmp_path):
+    """POSIX takes a lock away when its owner closes the file, also after only reading it."""
+    with Lock(tmp_path / 'lock', 'it'):
+        Holder.current(tmp_path / 'lock').check()
+        publish(
+            Task('stage', 1, tmp_path, tmp_path / 'record.json', {}),
+            {'result.txt': lambda path: path.write_text('mine')},
+            holder=Holder.current(tmp_path / 'lock'),
+        )
+        other = subprocess.run(
+            [sys.executable, '-c', HOLD, tmp_path / 'lock'],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert 'another run works on it' in other.stderr
+
+
 def test_only_who_holds_a_lock_is_its_holder(holder, tmp_path):
     assert Holder.current(tmp_path / 'lock') is None
     assert Holder.current(tmp_path / 'none') is None

@@ -17,6 +17,7 @@ import pytest
 
 from bids_perfdeficit.bids import ScanPair, output_path, sidecar_path, write_bytes, write_json
 from bids_perfdeficit.bids.cohort import Entry
+from bids_perfdeficit.errors import InputError
 from bids_perfdeficit.perfusion.settings import PerfusionSettings
 from bids_perfdeficit.settings import (
     InputSettings,
@@ -38,6 +39,7 @@ from bids_perfdeficit.workflows.plan import (
     path_of,
     record_path,
     stages_of,
+    template_inputs,
 )
 
 #: Nodes that compute, by stage.
@@ -164,6 +166,31 @@ def test_a_scan_that_was_replaced_under_its_name_redoes_what_depends_on_it(pair,
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # and the same time
     first = make_plan(pair, settings).to_run[0]
     assert first == {'ncct': 'conform', 'cta': 'cta'}[scan]
+
+
+@pytest.mark.parametrize('file', ['T1w', 'desc-brain_mask', 'label-GM_probseg'])
+def test_a_template_that_was_replaced_redoes_all_that_is_made_in_it(
+    pair, tmp_path, monkeypatch, file
+):
+    home = tmp_path / 'templates'
+    monkeypatch.setenv('TEMPLATEFLOW_HOME', str(home))
+    space = f'Own{file.replace("-", "").replace("_", "")}'
+    folder = home / f'tpl-{space}'
+    folder.mkdir(parents=True)
+    for ending in ('T1w', 'desc-brain_mask', 'label-GM_probseg', 'label-WM_probseg'):
+        (folder / f'tpl-{space}_res-01_{ending}.nii.gz').write_bytes(b'first')
+    settings = settings_for(tmp_path, output_spaces=(space,))
+    finish_all(pair, settings)
+    assert make_plan(pair, settings).to_run == ()
+    (folder / f'tpl-{space}_res-01_{file}.nii.gz').write_bytes(b'other')
+    redone = ('template', 'perfusion', 'standard', 'metrics', 'figures')
+    assert make_plan(pair, settings).to_run == redone
+    (folder / f'tpl-{space}_res-01_{file}.nii.gz').write_bytes(b'first')
+    assert make_plan(pair, settings).to_run == ()
+    template_inputs.cache_clear()
+    (folder / f'tpl-{space}_res-01_{file}.nii.gz').unlink()
+    with pytest.raises(InputError, match=f'template {space} has no'):
+        make_plan(pair, settings)
 
 
 @pytest.mark.parametrize('harm', ['delete', 'cut', 'empty'])

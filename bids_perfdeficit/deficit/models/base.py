@@ -23,9 +23,10 @@ from bids_perfdeficit.deficit.settings import DeficitSettings
 
 #: What the maps of a fit are unless their model says otherwise, by ``stat-`` entity.
 STATISTICS: Mapping[str, str] = {
-    'effect': 'Strength of the dependence of the score on perfusion in the voxel',
+    'effect': 'Strength of the dependence of the score on the map in the voxel',
     'std': 'Posterior standard deviation of the effect',
     'prob': 'Posterior probability that the voxel belongs to the substrate of the item',
+    't': 't statistic of the effect, which is adjusted for the covariates',
     'threshold': 'Effect where the model declares the voxel, 0 elsewhere',
 }
 #: What a model computes from maps alone.
@@ -44,11 +45,15 @@ class Offers:
         Whether each item has a p-value.
     covariates : bool
         Whether the effect is adjusted for covariates.
+    t : bool
+        Whether effect over standard error is a t statistic: it is written as ``stat-t``, and peaks
+        of clusters are its maxima.
     """
 
     probability: bool = True
     test: bool = True
     covariates: bool = True
+    t: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ class Drawing:
     statistic : {'prob', 'effect'}
         The map that is drawn; a probability is drawn from 0 to 1.
     meaning : str
-        What its values are, as a noun phrase with the unit.
+        What its values are, as a noun phrase with the unit. ``{more}`` stands for a higher value
+        of the participants' maps, for example "later perfusion".
     ends : (str, str)
         What low and high values mean.
     colour, mark : str
@@ -179,11 +185,13 @@ class DeficitModel(ABC, Generic[Shared]):
     offers : Offers
     drawing : Drawing
     statistics : mapping of str to str
-        What the maps ``effect``, ``std``, ``prob`` and ``threshold`` are, for their sidecars;
-        those left out are as in `STATISTICS`.
+        What the maps ``effect``, ``std``, ``prob``, ``t`` and ``threshold`` are, for their
+        sidecars; those left out are as in `STATISTICS`.
     methods : str
         A paragraph for the methods text, with citations as ``[@key]`` of
         ``data/boilerplate.bib``.
+    methods_given : str
+        The same for maps that are used as users give them; `methods` where it is empty.
     """
 
     name: ClassVar[str]
@@ -191,6 +199,11 @@ class DeficitModel(ABC, Generic[Shared]):
     drawing: ClassVar[Drawing]
     statistics: ClassVar[Mapping[str, str]] = {}
     methods: ClassVar[str]
+    methods_given: ClassVar[str] = ''
+
+    def describe_methods(self, *, as_given: bool = False) -> str:
+        """Return the paragraph for the methods text."""
+        return (as_given and self.methods_given) or self.methods
 
     def describe(self, statistic: str) -> str:
         """Return what the map ``stat-<statistic>`` is, as a noun phrase for its sidecar."""

@@ -47,11 +47,17 @@ class Smoothed:
 
 
 def smooth(prepared: Prepared, settings: DeficitSettings) -> Smoothed:
-    """Smooth the measured maps and their positive asymmetry by each width of the prior."""
+    """Smooth the measured maps and their positive asymmetry by each width of the prior.
+
+    Maps that are used as they are given have no second channel.
+    """
     grid = prepared.coarse
+    channels = [prepared.measured]
+    if not settings.as_given:
+        channels.append(positive_asymmetry(prepared.measured, grid))
     maps: list[list[NDArray[np.float32]]] = []
     kernels: list[list[Tensor]] = []
-    for values in (prepared.measured, positive_asymmetry(prepared.measured, grid)):
+    for values in channels:
         maps.append([_smooth(values, grid, width) for width in settings.smoothing])
         kernels.append([])
         for m in maps[-1]:
@@ -133,7 +139,7 @@ class Ridge(DeficitModel[Smoothed]):
     name = 'ridge'
     drawing = Drawing(
         'effect',
-        'coefficient (no unit), how much the score rises with later perfusion',
+        'coefficient (no unit), how much the score rises with {more}',
         ('none', 'strong'),
         '#D55E00',
         's',
@@ -147,6 +153,11 @@ class Ridge(DeficitModel[Smoothed]):
 *ridge*: linear regression under a Gaussian-smooth prior whose width and strength maximise the
 evidence [@gpml], on maps and on their positive asymmetry; the map is the geometric mean of both.
 An item was declared when the maximum of its map passed a test by shuffled scores [@freedmanlane].
+"""
+    methods_given = """\
+*ridge*: linear regression under a Gaussian-smooth prior whose width and strength maximise the
+evidence [@gpml]. An item was declared when the maximum of its map passed a test by shuffled scores
+[@freedmanlane].
 """
 
     def share(self, prepared: Prepared, settings: DeficitSettings) -> Smoothed:
@@ -169,8 +180,9 @@ An item was declared when the maximum of its map passed a test by shuffled score
         del checkpoint
         smoothed = smooth(prepared, settings) if shared is None else shared
         coarse, grid = prepared.coarse, prepared.grid
+        n_channels = len(smoothed.maps)
         found = ModelFit.blank(
-            prepared, scores, covariates, items, settings, channels=2, maps=maps
+            prepared, scores, covariates, items, settings, channels=n_channels, maps=maps
         )
         readout = found.readout
         standard = standardise(covariates, readout.covariate_mean, readout.covariate_scale)
@@ -182,7 +194,7 @@ An item was declared when the maximum of its map passed a test by shuffled score
             score = torch.from_numpy(scores[seen, k]).to(settings.device)
             y = (score - score.mean()) / score.std()
             coefficients, posteriors = [], []
-            for channel in range(2):
+            for channel in range(n_channels):
                 posterior = _solve(smoothed.kernels[channel], rows, y, design[rows])
                 dual = np.zeros(len(scores), np.float32)  # those without a score do not count
                 dual[seen] = posterior.dual.float().cpu().numpy()
@@ -190,18 +202,19 @@ An item was declared when the maximum of its map passed a test by shuffled score
                 width = settings.smoothing[posterior.width]
                 coefficients.append(_smooth(together[None], coarse, width)[0])
                 posteriors.append(posterior)
-            both = np.sqrt(np.clip(coefficients[0], 0, None) * np.clip(coefficients[1], 0, None))
+            both = np.sqrt(np.clip(coefficients[0], 0, None) * np.clip(coefficients[-1], 0, None))
             # prediction: the mean of the two ridges and the covariates, under an ordinal head
-            loo = (posteriors[0].leave_one_out + posteriors[1].leave_one_out) / 2
+            loo = (posteriors[0].leave_one_out + posteriors[-1].leave_one_out) / 2
             nuisance = torch.linalg.lstsq(design[rows], (y - loo)[:, None]).solution[:, 0]
             slope, c, f = fit_head(
                 loo + design[rows] @ nuisance, score.long(), own, settings.lapse
             )
-            readout.weights[k] = slope * np.stack(coefficients) / 2
+            readout.weights[k] = slope * np.stack(coefficients) / n_channels
             readout.gamma[k] = slope * nuisance[1:].cpu().numpy()
             # the head was fitted on projected maps: put back what the projection took
             raw = sum(
-                prepared.features[channel] @ coefficients[channel] / 2 for channel in range(2)
+                prepared.features[channel] @ coefficients[channel] / n_channels
+                for channel in range(n_channels)
             )
             shift = torch.from_numpy(np.asarray(raw, float)[seen]).to(design) - (y - (y - loo))
             offset = torch.linalg.lstsq(design[rows], shift[:, None]).solution[:, 0]

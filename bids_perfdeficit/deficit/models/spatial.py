@@ -57,6 +57,8 @@ _STRENGTHS = (1.0, 2.0, 4.0, 8.0)
 _LEAST_EVIDENCE = 2.0
 #: Prior precision of the null component and of covariates, per standard deviation.
 _NUISANCE_PRECISION = 0.1
+#: Log prior of a place that cannot be.
+_IMPOSSIBLE = -1e4
 #: Participants whose product with the features is formed at once.
 _BLOCK = 256
 #: Places whose products with shuffled scores are formed at once.
@@ -91,7 +93,8 @@ class Places:
     log_prior: Tensor  #: (layers * P,)
     mirror: Tensor  #: (layers * P,)
     nuisance: NDArray[np.float64]  #: (N, channels) mean of each channel over the brain
-    healthy: NDArray[np.float32]  #: (V coarse,) pattern beyond which the channels are
+    healthy: NDArray[np.float32] | None  #: (V coarse,) pattern beyond which the channels are
+    mirrored: Tensor  #: (layers * P,) bool, whether the mirror image of a place is a place
 
     @property
     def n_channels(self) -> int:
@@ -112,10 +115,13 @@ class Places:
 
 def lay_out(prepared: Prepared, settings: DeficitSettings) -> Places:
     """Compute the features of a cohort: the mean of each channel over each ball."""
-    dictionary = build_dictionary(prepared.coarse, settings.radii, settings.spacings)
-    denoised = prepared.features[0]
-    healthy = healthy_pattern(denoised, prepared.coarse)
-    taken = channels(denoised, prepared.coarse, healthy)
+    dictionary = build_dictionary(
+        prepared.coarse, settings.radii, settings.spacings, paired=not settings.as_given
+    )
+    denoised, healthy, taken = prepared.features[0], None, prepared.features
+    if not settings.as_given:
+        healthy = healthy_pattern(denoised, prepared.coarse)
+        taken = channels(denoised, prepared.coarse, healthy)
     n_balls, n_layers = len(dictionary.radii), len(taken) + 1
     averaging = dictionary.averaging.T.tocsr()
     features = torch.empty(prepared.n_participants, n_layers * n_balls)
@@ -127,6 +133,8 @@ def lay_out(prepared: Prepared, settings: DeficitSettings) -> Places:
     single = features[:, :n_balls]
     features[:, -n_balls:] = (single + single[:, torch.from_numpy(dictionary.mirror)]) / 2
     prior = np.tile(dictionary.log_prior - np.log(n_layers), n_layers)
+    # a ball alone is the place of one ball, not that of two
+    prior[-n_balls:][dictionary.alone] = _IMPOSSIBLE
     mirror = np.concatenate([dictionary.mirror + c * n_balls for c in range(n_layers)])
     device = torch.device(settings.device)
     return Places(
@@ -136,6 +144,7 @@ def lay_out(prepared: Prepared, settings: DeficitSettings) -> Places:
         torch.from_numpy(mirror).to(device),
         np.stack([values.mean(1) for values in taken], 1).astype(float),
         healthy,
+        torch.from_numpy(np.tile(~dictionary.alone, n_layers)).to(device),
     )
 
 
@@ -307,16 +316,17 @@ def _assign(
     posterior = prior + tau * own.each
     if other is not None:
         rho = settings.pair_independence
+        # where there is no place on the other side, its item says nothing about this one
         message = torch.logaddexp(
             torch.full_like(prior, np.log(rho)),
-            np.log1p(-rho) + (other.each - other.total)[places.mirror],
+            np.log1p(-rho) + (other.each - other.total)[places.mirror] * places.mirrored,
         )
         evidence = torch.logsumexp(prior + own.each + message, 0)
         tempered = torch.logaddexp(
             torch.full_like(prior, np.log(rho)),
             np.log1p(-rho)
-            + tau * other.each[places.mirror]
-            - torch.logsumexp(prior + tau * other.each, 0),
+            + (tau * other.each - torch.logsumexp(prior + tau * other.each, 0))[places.mirror]
+            * places.mirrored,
         )
         posterior = posterior + tempered
     posterior = posterior - torch.logsumexp(posterior, 0)
@@ -437,7 +447,7 @@ class Spatial(DeficitModel[Places]):
         'o',
     )
     statistics: ClassVar[Mapping[str, str]] = {
-        'effect': 'Expected log-odds that one whole unit of excess adds where the voxel is part '
+        'effect': 'Expected log-odds that one whole unit of the map adds where the voxel is part '
         'of the substrate',
     }
     methods = """\
@@ -447,6 +457,13 @@ that follows the volume of the deficit. Maps were brought to one scale by the co
 cohort's pattern of healthy tissue has in the better hemisphere of each. Items of a left-right pair
 share their mirrored places. An item was declared when its test by shuffled scores [@freedmanlane]
 passed; its map was cut where the expected Dice coefficient is largest.
+"""
+    methods_given = """\
+*spatial*: a cumulative-logit model [@ordinal] with lapses, in which the substrate of an item is a
+sum of single effects [@susie], each a ball of unknown place, size and strength, beside a component
+that follows the mean of the map. Items of a left-right pair share their mirrored places where both
+sides are covered. An item was declared when its test by shuffled scores [@freedmanlane] passed;
+its map was cut where the expected Dice coefficient is largest.
 """
 
     def share(self, prepared: Prepared, settings: DeficitSettings) -> Places:

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bids_perfdeficit.deficit.models.base import DeficitModel, Drawing, ModelFit
+from bids_perfdeficit.deficit.models.base import DeficitModel, Drawing, ModelFit, Offers
 from bids_perfdeficit.deficit.ordinal import fit_head
-from bids_perfdeficit.deficit.preparation import Prepared
+from bids_perfdeficit.deficit.preparation import Prepared, find_covered
 from bids_perfdeficit.deficit.result import Item, standardise
 from bids_perfdeficit.deficit.settings import DeficitSettings
 
@@ -29,11 +29,12 @@ class Voxelwise(DeficitModel[None]):
     """One regression per voxel; scores are predicted by the mean over the declared voxels."""
 
     name = 'voxelwise'
+    offers = Offers(t=True)
     drawing = Drawing(
         'prob', '1 − p, family-wise corrected', ('chance', 'p near 0'), '#009E73', '^'
     )
     statistics: ClassVar[Mapping[str, str]] = {
-        'effect': 'Slope of the score on perfusion in the voxel',
+        'effect': 'Slope of the score on the map in the voxel, adjusted for the covariates',
         'std': 'Standard error of the slope',
         'prob': '1 minus the p-value of the voxel, family-wise corrected',
     }
@@ -68,9 +69,14 @@ over permutations [@permutation], at 5 %.
             own = items[k].levels
             seen = np.flatnonzero(np.isfinite(scores[:, k]))
             score = scores[seen, k]
+            tested = find_covered(prepared, seen, settings)
+            if not tested.any():
+                found.skipped[items[k].name] = 'no voxel is covered by those who have a score'
+                continue
+            x = prepared.measured[seen][:, tested].astype(float)
             result = permuted_ols(
                 score[:, None],
-                prepared.measured[seen].astype(float),
+                x,
                 confounding_vars=standard[seen] if standard.shape[1] else None,
                 n_perm=settings.voxelwise_permutations,
                 two_sided_test=False,
@@ -79,8 +85,9 @@ over permutations [@permutation], at 5 %.
                 verbose=0,
                 output_type='dict',
             )
-            t = np.asarray(result['t'][0], dtype=float)
-            p = 10 ** -np.asarray(result['logp_max_t'][0], dtype=float)
+            t, p = np.zeros(coarse.n_voxels), np.ones(coarse.n_voxels)
+            t[tested] = np.nan_to_num(np.asarray(result['t'][0], dtype=float))
+            p[tested] = 10 ** -np.asarray(result['logp_max_t'][0], dtype=float)
             region = p <= _ALPHA
             found.p_value[k] = float(p.min())
             if region.any():
@@ -96,14 +103,38 @@ over permutations [@permutation], at 5 %.
             cuts[k, : own - 1], found.readout.frequencies[k, :own] = c.numpy(), f.numpy()
             if not maps:
                 continue
-            x, y = prepared.measured[seen], score - score.mean()
-            slope_per_voxel = (y @ (x - x.mean(0))) / np.maximum(
-                ((x - x.mean(0)) ** 2).sum(0), 1e-12
-            )
-            error = np.abs(slope_per_voxel) / np.maximum(np.abs(t), 1e-6)
+            slope_per_voxel, error = np.zeros((2, coarse.n_voxels))
+            slope_per_voxel[tested] = _slopes(score, x, standard[seen])
+            error[tested] = np.abs(slope_per_voxel[tested]) / np.maximum(np.abs(t[tested]), 1e-6)
             found.effect[k] = coarse.resample_to(slope_per_voxel, grid)
             found.std[k] = coarse.resample_to(error, grid)
             found.probability[k] = coarse.resample_to(1 - p, grid)
             found.cut[k] = 1 - _ALPHA
             found.declared[k] = found.probability[k] >= found.cut[k]
         return found
+
+
+def _slopes(
+    score: NDArray[np.float64], maps: NDArray[np.float64], covariates: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the slope of the score on each voxel beside intercept and covariates.
+
+    Both sides are projected off the covariates (Frisch & Waugh, Econometrica 1933). A voxel that
+    the covariates explain has none.
+
+    Parameters
+    ----------
+    score : (N,) array
+    maps : (N, V) array
+    covariates : (N, C) array
+
+    Returns
+    -------
+    (V,) array
+    """
+    vectors, values, _ = np.linalg.svd(np.c_[np.ones(len(score)), covariates], full_matrices=False)
+    basis = vectors[:, values > 1e-9 * values[0]]  # covariates may say the same
+    y, x = (v - basis @ (basis.T @ v) for v in (score, maps))
+    square, whole = (x**2).sum(0), (maps**2).sum(0)
+    own = square > 1e-9 * whole
+    return np.where(own, (y @ x) / np.where(own, square, 1), 0)
