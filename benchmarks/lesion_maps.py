@@ -122,7 +122,7 @@ def report(name: str, out: Path, cost: str, data: Path | None = None) -> Iterato
                 found = overlap(declared, truth_on(data, grid))
             own = metrics[(metrics['item'] == row.item) & (metrics['predictor'] == model)]
             predicted = pd.read_csv(path('group_predictions', model=model), sep='\t')
-            predicted = predicted[predicted['item'] == row.item]
+            predicted = predicted[predicted['item'] == row.item].dropna(subset='score')
             r = np.corrcoef(predicted['expected'], predicted['score'])[0, 1]
             yield (
                 f'| {name}, {n} | {model} | {row.item} | {row.declared_ml:.1f} '

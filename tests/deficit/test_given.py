@@ -185,3 +185,22 @@ def test_peaks_of_voxelwise_are_those_of_t_and_not_of_the_slope(lesions, prepare
     assert table['peak'].max() == pytest.approx(inside.max())
     peak = table.loc[table['peak'].idxmax(), ['x', 'y', 'z']].to_numpy(float)
     np.testing.assert_allclose(peak, grid.coordinates[inside.argmax()], atol=0.1)
+
+
+def test_where_there_is_no_other_side_the_items_of_a_pair_say_nothing_of_each_other(lesions):
+    whole, maps, scores, _ = lesions
+    lateral = whole.coordinates[:, 0] < -20
+    grid = Grid(whole.embed(lateral) > 0, whole.affine)
+    assert build_dictionary(grid, FAST.radii, FAST.spacings, paired=False).alone.all()
+    prepared = prepare(maps[:, lateral], grid, GIVEN)
+    pair, apart = (
+        deficit.fit(prepared, scores, mask=grid, items=items, settings=GIVEN)
+        for items in (ITEMS, [replace(item, mirror=None) for item in ITEMS])
+    )
+    assert pair.probability[0].max() > 0.1
+    np.testing.assert_allclose(pair.probability, apart.probability, atol=1e-4)
+    np.testing.assert_allclose(pair.effect, apart.effect, atol=1e-3)
+    evidence = [
+        [fit.details[item.name]['log_evidence'] for item in ITEMS] for fit in (pair, apart)
+    ]
+    np.testing.assert_allclose(*evidence, atol=2e-3)
