@@ -1,11 +1,12 @@
 """The null of an item's test: its score follows the volume of the deficit, and no region.
 
 An ordinal regression on a natural spline of each measure of volume and of each covariate of
-numbers. The scores that an observed score is compared with are drawn from this regression
-(parametric bootstrap: Davison & Hinkley, Bootstrap Methods and their Application, 1997). They thus
-vary where the fitted score is uncertain, as observed ones do; shuffled residuals vary alike
-everywhere, and find regions in scores that follow volume alone (benchmarks/RESULTS.md). Must not
-know which statistic a model tests.
+numbers. The scores that an observed score is compared with are drawn from it: randomised quantile
+residuals (Dunn & Smyth, J Comput Graph Stat 1996) are shuffled, after Freedman & Lane (J Bus Econ
+Stat 1983), and turned into scores again. Drawn scores thus vary where the fitted score is
+uncertain, as observed ones do, and have as many scores that do not fit. Plain residuals vary alike
+everywhere once they are shuffled, and find regions in scores that follow volume alone
+(benchmarks/RESULTS.md). Must not know which statistic a model tests.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ _PRECISION = 0.1
 _REPEATED = 1e-3
 #: Participants whose squared features are summed at once, which bounds memory.
 _BLOCK = 256
+#: Largest leverage that draws are corrected for.
+_MOST_LEVERAGE = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +74,9 @@ class NullModel:
 
         A row times a feature is the derivative of the log-likelihood by the feature's coefficient
         at 0, with the coefficients of the null adjusted (Cox & Hinkley, Theoretical Statistics,
-        1974, section 9.3).
+        1974, section 9.3). The null was fitted to the observed score and so explains too much of
+        it, most where a participant has leverage; drawn residuals are enlarged by that (as in
+        MacKinnon & White, J Econometrics 1985).
 
         Parameters
         ----------
@@ -86,10 +91,19 @@ class NullModel:
         n, levels = self.slopes.shape
         out = torch.empty(draws + 1, n, dtype=torch.double)
         out[0] = self.slopes.gather(1, self.level[:, None])[:, 0]
+        seen = torch.nonzero(self.seen)[:, 0]
+        ends = torch.cat([torch.zeros(n, 1, dtype=torch.double), self.cumulative], 1)
+        low, high = (ends.gather(1, self.level[:, None] + end)[seen, 0] for end in (0, 1))
+        quantile = torch.zeros(n, 1, dtype=torch.double)
         for row in range(1, draws + 1):
-            uniform = torch.rand(n, 1, generator=generator, dtype=torch.double)
-            level = (uniform >= self.cumulative).sum(1, keepdim=True).clamp_max(levels - 1)
+            own = low + (high - low) * torch.rand(
+                len(seen), generator=generator, dtype=torch.double
+            )
+            quantile[seen, 0] = own[torch.randperm(len(seen), generator=generator)]
+            level = (quantile >= self.cumulative).sum(1, keepdim=True).clamp_max(levels - 1)
             out[row] = self.slopes.gather(1, level)[:, 0]
+        leverage = self.weight * ((self.design @ self.inverse) * self.design).sum(1)
+        out[1:] /= torch.sqrt(1 - leverage.clamp(0, _MOST_LEVERAGE))
         out *= self.seen
         return out - (out @ self.design) @ (self.inverse @ (self.design.T * self.weight))
 

@@ -150,8 +150,9 @@ class Ridge(DeficitModel[Smoothed]):
 *ridge*: linear regression under a Gaussian-smooth prior whose width and strength maximise the
 evidence [@gpml], on maps and on their positive asymmetry; the map is the geometric mean of both.
 An item was declared when the voxel of the smoothed maps that its score follows most exceeded
-those of 99 % of scores drawn from an ordinal regression on natural splines of the volume of the
-deficit and of covariates (parametric bootstrap [@bootstrap]).
+those of 99 % of scores that were drawn, by shuffled quantile residuals [@quantileresiduals;
+@freedmanlane], from an ordinal regression on natural splines of the volume of the deficit and of
+covariates.
 """
 
     def share(self, prepared: Prepared, settings: DeficitSettings) -> Smoothed:

@@ -427,9 +427,9 @@ sum of single effects [@susie], each a ball of unknown place, size and strength,
 that follows the volume of the deficit. Maps were brought to one scale by the contrast that the
 cohort's pattern of healthy tissue has in the better hemisphere of each. Items of a left-right pair
 share their mirrored places. An item was declared when its strongest place exceeded those of 99 %
-of scores drawn from an ordinal regression on natural splines of the volume of the deficit and of
-covariates (parametric bootstrap [@bootstrap]); its map was cut where the expected Dice coefficient
-is largest.
+of scores that were drawn, by shuffled quantile residuals [@quantileresiduals; @freedmanlane],
+from an ordinal regression on natural splines of the volume of the deficit and of covariates; its
+map was cut where the expected Dice coefficient is largest.
 """
 
     def share(self, prepared: Prepared, settings: DeficitSettings) -> Places:
