@@ -3,7 +3,8 @@
 Made cohorts (maps of `benchmarks/deficit.py`, or lesion masks cut from them) with scores that
 follow the volume of the deficit alone (`linear`, `saturating`, `threshold`), follow nothing
 (`nothing`), or follow one of the substrates of `deficit.py` (`substrate`: the power of the test).
-Only the tests are run, no maps are fitted. Half of the cohorts have 40 % of participants with a
+Only the tests are run, no maps are fitted. `--scores 8` draws eight sets of scores for each set of
+maps, which is faster. Half of the cohorts have 40 % of participants with a
 deficit, half 20 %; 5 % of the scores are wrong and 3 % are missing.
 
 Usage: python benchmarks/nulls.py --cohorts 200 --maps perfusion lesion --out nulls.jsonl
@@ -66,15 +67,15 @@ def make_score(drive, prevalence, rng):
     return score
 
 
-def make_cohort(grid, kind, n, seed, forms):
-    """Return maps, and a column of scores for each form (four for `substrate`)."""
+def make_cohort(grid, kind, n, seed, forms, repeats=1):
+    """Return maps, and `repeats` columns of scores for each form (four times for `substrate`)."""
     rng = np.random.default_rng(seed + 9000)
     clean, maps = make_maps(grid, n, seed)
     if kind == 'lesion':
         clean = maps = make_lesions(clean, rng)
-    prevalence = 0.4 if seed % 2 else 0.2
     names, columns = [], []
-    for form in forms:
+    for repeat, form in ((r, f) for r in range(repeats) for f in forms):
+        prevalence = 0.4 if (seed + repeat) % 2 else 0.2
         for name in POWER if form == 'substrate' else (form,):
             if form == 'substrate':
                 pieces = [
@@ -84,7 +85,7 @@ def make_cohort(grid, kind, n, seed, forms):
                 drive = SUBSTRATE_DRIVE * link(POWER_LINKS[seed % 4], clean, pieces)
             else:
                 drive = VOLUME_DRIVE * drive_of(form, clean)
-            names.append(name)
+            names.append(f'{name}-{repeat}')
             columns.append(make_score(drive, prevalence, rng))
     return maps, tuple(Item(name, LEVELS) for name in names), np.stack(columns, 1)
 
@@ -118,6 +119,7 @@ def main():
     parser.add_argument('--form', nargs='+', default=list(FORMS), choices=FORMS)
     parser.add_argument('--maps', nargs='+', default=list(MAPS), choices=MAPS)
     parser.add_argument('--models', nargs='+', default=['spatial', 'ridge'])
+    parser.add_argument('--scores', type=int, default=1, help='sets of scores for each of maps')
     parser.add_argument('--n', type=int, default=300)
     parser.add_argument('--spacing', type=float, default=6.0, help='mm; 4 is the default grid')
     parser.add_argument('--permutations', type=int, default=299)
@@ -139,7 +141,9 @@ def main():
     with Path(arguments.out).open('a') as stream:
         for seed in seeds:
             for kind in arguments.maps:
-                maps, items, scores = make_cohort(grid, kind, arguments.n, seed, arguments.form)
+                maps, items, scores = make_cohort(
+                    grid, kind, arguments.n, seed, arguments.form, arguments.scores
+                )
                 prepared = deficit.prepare(maps, grid, settings)
                 for model in arguments.models:
                     found = get_model(model).fit(
@@ -147,7 +151,7 @@ def main():
                         replace(settings, seed=seed), maps=False,
                     )  # fmt: skip
                     for k in found.usable:
-                        name = items[k].name
+                        name = items[k].name.partition('-')[0]
                         row = {
                             'model': model, 'maps': kind, 'seed': seed, 'item': name,
                             'form': 'substrate' if name in POWER else name,

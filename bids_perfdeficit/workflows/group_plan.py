@@ -21,6 +21,7 @@ from bids_perfdeficit.bids.cohort import (
     Cohort,
     Entry,
     add_covariates,
+    add_groups,
     add_scores,
     find_cohort,
     item_mirror,
@@ -39,7 +40,7 @@ from bids_perfdeficit.workflows.plan import record_path
 #: Versions of the stages, raised whenever results change, so that older ones are not mixed with
 #: newer ones.
 VERSIONS: Mapping[str, int] = {
-    'cohort': 1, 'fit': 1, 'validation': 1, 'null': 1, 'stability': 1, 'apply': 1,
+    'cohort': 2, 'fit': 2, 'validation': 2, 'null': 2, 'stability': 2, 'apply': 1,
 }  # fmt: skip
 #: Fewest participants that a group is made of.
 FEWEST = 10
@@ -163,6 +164,8 @@ def make_group_plan(settings: Settings) -> GroupPlan:
     )
     if options.covariates:
         cohort = add_covariates(cohort, options.covariates, _tables(settings))
+    if options.fold_groups and options.folds:
+        cohort = add_groups(cohort, options.fold_groups, _tables(settings), folds=options.folds)
     if len(cohort.entries) < FEWEST:
         raise InputError(
             f'{len(cohort.entries)} participants have both a map and scores'
@@ -431,15 +434,20 @@ def group_tasks(cohort: Cohort, settings: Settings) -> dict[tuple[str, str], Tas
             'fit', VERSIONS['fit'], root, _record(settings, 'fit', model), shared,
             requires=(common,),
         )  # fmt: skip
-        for stage, name, count in (
-            ('validation', 'folds', options.folds),
-            ('null', 'permutations', options.permutations),
-            ('stability', 'bootstraps', options.bootstraps),
+        folds = {
+            'folds': options.folds,
+            'repeats': options.fold_repeats,
+            'groups': digest(list(cohort.groups)),
+        }
+        for stage, count, own in (
+            ('validation', options.folds, folds),
+            ('null', options.permutations, {'permutations': options.permutations}),
+            ('stability', options.bootstraps, {'bootstraps': options.bootstraps}),
         ):
             if count:
                 tasks[stage, model] = Task(
                     stage, VERSIONS[stage], root, _record(settings, stage, model),
-                    {**shared, name: count}, requires=(common,),
+                    {**shared, **own}, requires=(common,),
                 )  # fmt: skip
     return tasks
 
