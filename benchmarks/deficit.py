@@ -76,7 +76,9 @@ RIDGE_SHARES = (0.4, 0.5, 0.6, 0.7, 0.8)
 
 
 def brain_grid(spacing):
-    axes = [np.arange(-68, 69, spacing), np.arange(-104, 73, spacing), np.arange(-52, 77, spacing)]
+    half = np.floor(68 / spacing) * spacing  # symmetric about the midline
+    across = np.arange(-half, half + 1, spacing)
+    axes = [across, np.arange(-104, 73, spacing), np.arange(-52, 77, spacing)]
     x, y, z = np.meshgrid(*axes, indexing='ij')
     mask = (x / 68) ** 2 + ((y + 16) / 86) ** 2 + ((z - 10) / 62) ** 2 <= 1
     affine = np.diag([spacing, spacing, spacing, 1.0])

@@ -119,6 +119,8 @@ class GroupSettings:
     map_kind: MapKind = MapKind.PERFUSION
     #: Of the cross-validation; 0 leaves it out.
     folds: int = ranged(5, 2, MOST_FOLDS, zero='none')
+    fold_repeats: int = ranged(1, 1, MANY)  #: repetitions of the cross-validation
+    fold_groups: str | None = None  #: column whose values folds keep whole, e.g. the site
     permutations: int = ranged(0, 0, MANY)  #: refits on shuffled scores
     bootstraps: int = ranged(0, 0, MANY)  #: refits on resampled participants
     #: mm; participants' maps have 2.

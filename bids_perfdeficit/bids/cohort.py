@@ -102,6 +102,8 @@ class Cohort:
         Same rows, numbers; without `TOTAL_VOLUME`.
     with_volume : bool
         Whether `TOTAL_VOLUME` is a covariate as well: the last one.
+    groups : tuple of str
+        The group, e.g. the site, of each entry; none when folds need not keep any whole.
     dropped : mapping of str to str
         Participant to the reason why they are not in.
     notes : tuple of str
@@ -116,6 +118,7 @@ class Cohort:
     score_sessions: pd.DataFrame = field(default_factory=pd.DataFrame)
     covariates: pd.DataFrame = field(default_factory=pd.DataFrame)
     with_volume: bool = False
+    groups: tuple[str, ...] = ()
     dropped: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     source: Path | None = None
@@ -191,6 +194,11 @@ class Cohort:
             if len(self.score_sessions)
             else self.score_sessions,
             covariates=self.covariates.loc[labels] if len(self.covariates) else self.covariates,
+            groups=tuple(
+                group
+                for entry, group in zip(self.entries, self.groups, strict=bool(self.groups))
+                if entry.participant not in reasons
+            ),
             dropped={**self.dropped, **reasons},
         )
 
@@ -469,7 +477,9 @@ def add_covariates(
     A column of numbers is taken as it is; codes of a missing value are recognised (see
     `tables.read_numbers`), and what is no number is missing. A column of up to five different
     words gives one 0/1 column for each but the first. Of several rows the one of the map's
-    session, or the earliest that has the covariate, is used (see `visits`).
+    session, or the earliest that has the covariate, is used (see `visits`). A column that some
+    participants lack gets a second one, ``<name>_missing``, which is 1 for them: models take a
+    missing value as the mean, and who has no value may differ.
 
     Parameters
     ----------
@@ -494,16 +504,10 @@ def add_covariates(
     columns: dict[str, pd.Series] = {}
     notes = list(cohort.notes)
     for name in dict.fromkeys(n for n in names if n != TOTAL_VOLUME):
-        # tables are read only until one has the column: what lies behind it may be damaged
-        table = next((t for t in chain(tables, _keep(unread, tables)) if _holds(t, name)), None)
-        if table is None:
-            there = [str(c) for t in tables for c in t.cells.columns if c != t.who]
-            raise InputError(
-                f'covariate {name!r} is in no table'
-                + (f' (columns: {shorten(there)})' if there else ''),
-                fix=f'name one that is there, or {TOTAL_VOLUME}',
-                path=sources[0] if sources else None,
-            )
+        table = _find_column(
+            name, unread, tables, f'covariate {name!r}', sources,
+            fix=f'name one that is there, or {TOTAL_VOLUME}',
+        )  # fmt: skip
         cells = _by_participant(table, name, labels, sessions, notes)
         columns |= _numbers(name, cells, table, notes, expected)
     return dataclasses.replace(
@@ -512,6 +516,52 @@ def add_covariates(
         with_volume=TOTAL_VOLUME in names,
         notes=tuple(notes),
     )
+
+
+def add_groups(cohort: Cohort, name: str, sources: Sequence[Path], *, folds: int) -> Cohort:
+    """Look up the group of each participant, such as the site, that folds keep whole.
+
+    Those without a value form one group together, which a note reports.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        With scores.
+    name : str
+        Of the column.
+    sources : sequence of Path
+        Tables and datasets to look in, in this order.
+    folds : int
+        Fewest groups.
+
+    Raises
+    ------
+    InputError
+        When the column is in none of the tables, or has fewer groups than there are folds.
+    """
+    labels = list(cohort.participants)
+    notes = list(cohort.notes)
+    unread = (t for path in dict.fromkeys(sources) for t in iterate_tables(path))
+    table = _find_column(
+        name, unread, [], f'--fold-groups {name!r}', sources, fix='name a column that is there'
+    )
+    sessions = {e.participant: e.session for e in cohort.entries}
+    cells = _by_participant(table, name, labels, sessions, notes).str.strip()
+    missing = cells.str.lower().isin(MISSING)
+    groups = cells.where(~missing, 'n/a')
+    if groups.nunique() < folds:
+        raise InputError(
+            f'--fold-groups {name!r} has {groups.nunique()} groups, which {folds} folds cannot '
+            'keep whole',
+            fix='use fewer --folds, or leave --fold-groups out',
+            path=table.path,
+        )
+    if missing.any():
+        notes.append(
+            f'--fold-groups {name}: missing for {int(missing.sum())}, kept together as one group: '
+            f'{shorten(cells.index[missing])}'
+        )
+    return dataclasses.replace(cohort, groups=tuple(groups), notes=tuple(notes))
 
 
 def item_levels(item: str) -> int:
@@ -602,6 +652,28 @@ def _concerns(note: str, names: Sequence[str]) -> bool:
     return not names or not named or bool(named & set(names))
 
 
+def _find_column(
+    name: str,
+    unread: Iterator[Table],
+    known: list[Table],
+    what: str,
+    sources: Sequence[Path],
+    *,
+    fix: str,
+) -> Table:
+    """Return the first table that holds a column; those that are read are added to `known`."""
+    # tables are read only until one has the column: what lies behind it may be damaged
+    table = next((t for t in chain(known, _keep(unread, known)) if _holds(t, name)), None)
+    if table is None:
+        there = [str(c) for t in known for c in t.cells.columns if c != t.who]
+        raise InputError(
+            f'{what} is in no table' + (f' (columns: {shorten(there)})' if there else ''),
+            fix=fix,
+            path=sources[0] if sources else None,
+        )
+    return table
+
+
 def _keep(tables: Iterator[Table], kept: list[Table]) -> Iterator[Table]:
     for table in tables:
         kept.append(table)
@@ -633,7 +705,7 @@ def _by_participant(
 def _numbers(
     name: str, cells: pd.Series, table: Table, notes: list[str], expected: Sequence[str]
 ) -> dict[str, pd.Series]:
-    text = cells.str.strip()
+    text, indicator = cells.str.strip(), f'{name}_missing'
     try:
         found = read_numbers(text, name=name, levels=table.levels(name))
     except ValueError as error:
@@ -648,7 +720,10 @@ def _numbers(
     columns: dict[str, pd.Series]
     if expected and name not in expected:
         known = [e.removeprefix(f'{name}_') for e in expected if e.startswith(f'{name}_')]
-        return {f'{name}_{w}': (text == w).astype(float).where(~missing) for w in known}
+        columns = {f'{name}_{w}': (text == w).astype(float).where(~missing) for w in known}
+        if indicator in expected:
+            columns[indicator] = missing.astype(float)
+        return columns
     notes += [f'covariate {name}: {note}' for note in found.notes]
     if expected or numbers.notna().sum() > wrong.sum():
         columns = {name: numbers}
@@ -676,9 +751,13 @@ def _numbers(
             fix='leave it out',
             path=table.path,
         )
+    lacking = pd.concat(columns, axis=1).isna().any(axis=1)
+    told = ''
+    if indicator in expected or (lacking.any() and not expected):
+        columns[indicator], told = lacking.astype(float), f' beside the indicator {indicator}'
     if absent.any():
         notes.append(
-            f'covariate {name}: missing for {int(absent.sum())}, taken as the mean: '
+            f'covariate {name}: missing for {int(absent.sum())}, taken as the mean{told}: '
             f'{shorten(text.index[absent])}'
         )
     return columns

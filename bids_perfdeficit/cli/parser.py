@@ -248,6 +248,14 @@ def build_parser() -> argparse.ArgumentParser:
         '--folds', metavar='N', help='folds of the cross-validation, 0 for none (default: 5)'
     )
     group.add_argument(
+        '--fold-repeats', metavar='N',
+        help='repeat the cross-validation with N assignments to folds (default: 1)',
+    )  # fmt: skip
+    group.add_argument(
+        '--fold-groups', metavar='NAME',
+        help='column of participants.tsv, such as the site, whose groups no fold splits',
+    )  # fmt: skip
+    group.add_argument(
         '--permutations', metavar='N',
         help='fit again on N shuffles of the scores, to see how often something is declared '
         'where there is nothing (default: 0)',

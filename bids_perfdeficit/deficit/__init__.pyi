@@ -10,6 +10,9 @@ from .inference import (
     Stability as Stability,
 )
 from .inference import (
+    adjust_holm as adjust_holm,
+)
+from .inference import (
     bootstrap as bootstrap,
 )
 from .inference import (
@@ -131,6 +134,7 @@ __all__ = [
     'Stability',
     'Stack',
     'Validation',
+    'adjust_holm',
     'bootstrap',
     'check_given',
     'check_grids',

@@ -7,7 +7,7 @@ same numbers; pieces are put together with ``+``. Must not know files, BIDS or N
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ from bids_perfdeficit.errors import InputError
 
 #: Share of the participants in each resample: what a bootstrap sample holds of distinct ones.
 _RESAMPLE_SHARE = 1 - np.exp(-1)
+#: Dice coefficient of a cluster with the mirror image of another from which they are one result.
+_MIRRORED = 0.5
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Cluster:
         Of the map that was searched.
     volume_ml : float
     voxels : int
+    members : (voxels,) array
+        Indices of the voxels.
     """
 
     number: int
@@ -51,6 +55,7 @@ class Cluster:
     peak_value: float
     volume_ml: float
     voxels: int
+    members: NDArray[np.intp] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,10 +157,55 @@ def find_clusters(
                 float(values[peak]),
                 volume,
                 len(inside),
+                inside,
             )
         )
     found.sort(key=lambda c: (-c.voxels, c.peak_mm))
     return tuple(replace(c, number=i) for i, c in enumerate(found, 1))
+
+
+def number_results(found: Sequence[tuple[Item, Cluster]], grid: Grid) -> NDArray[np.intp]:
+    """Count mirror images of each other as one result, and return the result of each cluster.
+
+    A place of two balls is declared on both sides, and the items of a left-right pair share their
+    mirrored places (see `models.spatial`), so that the second of two such clusters is not a
+    finding of its own.
+
+    Parameters
+    ----------
+    found : sequence of (Item, Cluster)
+    grid : Grid
+        Of the clusters.
+
+    Returns
+    -------
+    (n,) integer array
+        From 1, in the order of `found`.
+    """
+    numbers = np.arange(len(found))
+    for i, (item, cluster) in enumerate(found):
+        across = grid.mirror[cluster.members]
+        across = across[across >= 0]
+        for j, (other, candidate) in enumerate(found[:i]):
+            if other.name not in (item.name, item.mirror):
+                continue
+            shared = len(np.intersect1d(across, candidate.members))
+            if 2 * shared >= _MIRRORED * (cluster.voxels + candidate.voxels):
+                numbers[numbers == numbers[i]] = numbers[j]
+    return np.unique(numbers, return_inverse=True)[1] + 1
+
+
+def adjust_holm(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return p-values adjusted for their number (Holm, Scand J Stat 1979); NaN stays and is none.
+
+    Valid whatever the dependence between the items.
+    """
+    out = np.full(len(p_values), np.nan)
+    known = np.flatnonzero(np.isfinite(p_values))
+    order = known[np.argsort(p_values[known], kind='stable')]
+    factors = np.arange(len(order), 0, -1)
+    out[order] = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1)
+    return out
 
 
 def _point(xyz: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -40,7 +40,7 @@ class DeficitSettings:
     iterations : int
         Sweeps over the components.
     permutations : int
-        Shuffles of the scores (Freedman-Lane) behind the test of each item; 0 leaves it out and
+        Scores drawn under the null for the test of each item; 0 leaves it out and
         then nothing is declared by the models that need it.
     alpha : float
         Family-wise error rate per item, over the whole brain, at which voxels may be declared.

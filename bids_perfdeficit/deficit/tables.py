@@ -16,8 +16,10 @@ from bids_perfdeficit.deficit.grid import Grid
 from bids_perfdeficit.deficit.inference import (
     NullCalibration,
     Stability,
+    adjust_holm,
     coverage_resemblance,
     find_clusters,
+    number_results,
 )
 from bids_perfdeficit.deficit.models import get_model
 from bids_perfdeficit.deficit.preparation import Prepared
@@ -25,7 +27,7 @@ from bids_perfdeficit.deficit.result import DeficitFit, Predictions
 from bids_perfdeficit.deficit.validation import ItemMetrics, Validation
 
 #: Columns of `clusters_table`.
-_CLUSTERS = ('item', 'cluster', 'volume_ml', 'x', 'y', 'z', 'peak', 'side')
+_CLUSTERS = ('item', 'cluster', 'volume_ml', 'x', 'y', 'z', 'peak', 'side', 'result')
 
 
 def summary_table(
@@ -42,6 +44,7 @@ def summary_table(
         The maps that it was fitted to.
     """
     resemblance = coverage_resemblance(fit, prepared)
+    adjusted = adjust_holm(fit.p_value)
     rows = []
     for k, item in enumerate(fit.items):
         score = scores[:, k][np.isfinite(scores[:, k])]
@@ -54,6 +57,7 @@ def summary_table(
                 'scored': len(score),
                 'with_deficit': int((score > 0).sum()),
                 'p_value': fit.p_value[k] if fitted else np.nan,
+                'p_holm': adjusted[k] if fitted else np.nan,
                 'cut': fit.cut[k] if fitted else np.nan,
                 'declared_ml': (
                     float(fit.declared[k].sum() * fit.grid.voxel_ml) if fitted else np.nan
@@ -65,19 +69,27 @@ def summary_table(
 
 
 def clusters_table(fit: DeficitFit) -> pd.DataFrame:
-    """Return the declared clusters of all items, the largest of each item first."""
-    rows = []
+    """Return the declared clusters of all items, the largest of each item first.
+
+    Those with one number as their ``result`` are mirror images; see `number_results`.
+    """
     by_t = get_model(fit.model).offers.t  # a slope is largest where few are affected
-    for k, item in enumerate(fit.items):
-        if item.name in fit.skipped:
-            continue
-        values = fit.t(k) if by_t else fit.effect[k]
-        for cluster in find_clusters(values, fit.declared[k], fit.grid):
-            x, y, z = cluster.peak_mm
-            side = 'midline' if abs(x) < fit.grid.spacing[0] else 'left' if x < 0 else 'right'
-            rows.append(
-                (item.name, cluster.number, cluster.volume_ml, x, y, z, cluster.peak_value, side)
-            )
+    found = [
+        (item, cluster)
+        for k, item in enumerate(fit.items)
+        if item.name not in fit.skipped
+        for cluster in find_clusters(
+            fit.t(k) if by_t else fit.effect[k], fit.declared[k], fit.grid
+        )
+    ]
+    rows = []
+    for (item, cluster), result in zip(found, number_results(found, fit.grid), strict=True):
+        x, y, z = cluster.peak_mm
+        side = 'midline' if abs(x) < fit.grid.spacing[0] else 'left' if x < 0 else 'right'
+        rows.append(
+            (item.name, cluster.number, cluster.volume_ml, x, y, z, cluster.peak_value, side,
+             result)
+        )  # fmt: skip
     return pd.DataFrame(rows, columns=list(_CLUSTERS))
 
 

@@ -220,6 +220,7 @@ class _AssembleInput(BaseInterfaceInputSpec):
     scores = traits.List(traits.List(traits.Float), mandatory=True, desc='as levels')
     covariates = traits.List(traits.List(traits.Float), mandatory=True)
     covariate_names = traits.List(traits.Str, mandatory=True, desc='the volume is the last')
+    groups = traits.List(traits.Str, desc='name for each position, that folds keep whole')
     dropped = traits.Dict(desc='participant to reason')
     facts = traits.Dict(
         {}, usedefault=True, desc='for the sidecars of all that is made of the cohort'
@@ -252,6 +253,7 @@ class AssembleCohort(SimpleInterface):
             values=rows.reindex(columns=[item.name for item in items]),
             covariate_names=inputs.covariate_names,
             facts=inputs.facts,
+            groups=inputs.groups or None,
         )
         table = pipeline.cohort_table(
             measures,
@@ -316,7 +318,7 @@ class FitModel(SimpleInterface):
 
 class _FoldInput(_ModelInput):
     folds = traits.Int(mandatory=True)
-    fold = traits.Int(mandatory=True)
+    fold = traits.Int(mandatory=True, desc='from 0; those from `folds` on are repetitions')
 
 
 class _PartOutput(TraitedSpec):

@@ -96,6 +96,8 @@ class CohortData:
         What the sidecar of each output says of how it was made, e.g. ``MapKind``.
     values : (N, K) array, optional
         The scores in their own units; by default the levels.
+    groups : tuple of str, optional
+        N names, e.g. of sites, that folds keep whole.
     """
 
     participants: tuple[str, ...]
@@ -105,6 +107,7 @@ class CohortData:
     covariate_names: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     values: NDArray[np.float64] | None = None
+    groups: tuple[str, ...] | None = None
 
     @property
     def own_values(self) -> NDArray[np.float64]:
@@ -120,6 +123,7 @@ class CohortData:
             ],
             'covariate_names': self.covariate_names,
             'facts': dict(self.facts),
+            'groups': self.groups,
         }
         np.savez(
             path, plain=json.dumps(plain, default=str), scores=self.scores,
@@ -142,6 +146,7 @@ class CohortData:
                 tuple(plain['covariate_names']),
                 plain['facts'],
                 content['values'],
+                None if plain['groups'] is None else tuple(plain['groups']),
             )
 
 
@@ -278,6 +283,7 @@ def match_cohort(
     values: ArrayLike | None = None,
     covariate_names: Sequence[str] = (),
     facts: Mapping[str, Any] | None = None,
+    groups: Sequence[str] | None = None,
 ) -> CohortData:
     """Match scores and covariates with the maps that could be read.
 
@@ -299,6 +305,8 @@ def match_cohort(
         A last one more than there are columns, ``total_deficit_volume``, adds the volume.
     facts : mapping, optional
         For the sidecars: what is known of how the maps were made and chosen.
+    groups : sequence of str, optional
+        One name for each participant, e.g. of the site, that folds keep whole.
     """
     kept = measures.index.to_numpy()
     count, names = len(participants), tuple(covariate_names)
@@ -323,6 +331,7 @@ def match_cohort(
         names,
         told,
         None if values is None else np.asarray(values, float).reshape(count, -1)[kept],
+        tuple(str(groups[i]) for i in kept) if groups else None,
     )
 
 
@@ -423,6 +432,7 @@ def fit_outputs(fit: DeficitFit, data: CohortData, prepared: Prepared) -> Iterat
     """Yield the maps and tables of a fit, and the fit itself last."""
     model = deficit.get_model(fit.model)
     facts = _facts(data, fit.model) | {'AdjustedForCovariates': model.offers.covariates}
+    adjusted = deficit.adjust_holm(fit.p_value)
     for k, item in enumerate(fit.items):
         if item.name in fit.skipped:
             continue
@@ -446,6 +456,7 @@ def fit_outputs(fit: DeficitFit, data: CohortData, prepared: Prepared) -> Iterat
                     'Item': item.name,
                     'Cut': _number(fit.cut[k]),
                     'PValue': _number(fit.p_value[k]),
+                    'PValueHolm': _number(adjusted[k]),
                 },
                 {'model': fit.model, 'contrast': contrast_label(item.name), 'stat': statistic},
             )
@@ -485,15 +496,27 @@ def validate_fold(
     folds: int,
     fold: int,
 ) -> FoldPrediction:
-    """Fit without one fold and predict it; see `deficit.fit_fold`."""
+    """Fit without one fold and predict it; see `deficit.fit_fold`.
+
+    The regions of the baseline are the arterial territories of each side.
+    """
+    from bids_perfdeficit.perfusion.regions import territories
+
+    coarse = prepared.coarse
     return deficit.fit_fold(
-        **_problem(prepared, data, model, settings), folds=folds, fold=fold
-    )  # fmt: skip
+        **_problem(prepared, data, model, settings),
+        folds=folds,
+        fold=fold,
+        regions=territories(coarse.mask.shape, coarse.affine)[coarse.mask],
+        groups=data.groups,
+    )
 
 
 def merge_validation(parts: Sequence[FoldPrediction], data: CohortData, model: str) -> Validation:
     """Put the folds of one model together; see `deficit.merge_folds`."""
-    return deficit.merge_folds(parts, data.scores, items=data.items, model=model)
+    return deficit.merge_folds(
+        parts, data.scores, items=data.items, model=model, groups=data.groups
+    )
 
 
 def validate_model(
@@ -503,18 +526,23 @@ def validate_model(
     settings: DeficitSettings,
     *,
     folds: int = 5,
+    repeats: int = 1,
 ) -> Validation:
-    """Predict every participant by a fit that has not seen them."""
+    """Predict every participant by a fit that has not seen them, `repeats` times."""
     parts = [
         validate_fold(prepared, data, model, settings, folds=folds, fold=fold)
-        for fold in range(folds)
+        for fold in range(folds * repeats)
     ]
     return merge_validation(parts, data, model)
 
 
 def validation_outputs(validation: Validation, data: CohortData) -> Iterator[GroupOutput]:
     """Yield held-out predictions, and how good they are last."""
-    facts = _facts(data, validation.model) | {'Folds': int(validation.folds.max()) + 1}
+    facts = _facts(data, validation.model) | {
+        'Folds': int(validation.folds.max()) + 1,
+        'FoldRepeats': validation.repeats,
+        'FoldGroups': len(set(data.groups)) if data.groups else 0,
+    }
     entities = {'model': validation.model}
     eta = np.full(validation.probabilities.shape[:2], np.nan)
     predictions = deficit.Predictions(validation.items, validation.probabilities, eta)
@@ -529,7 +557,7 @@ def validation_outputs(validation: Validation, data: CohortData) -> Iterator[Gro
         for item in validation.items
         if item.name not in validation.skipped
     }
-    told = {'Skipped': validation.skipped, 'Calibration': curves}
+    told = {'Skipped': validation.skipped, 'Calibration': curves, 'GainOver': validation.bar}
     table = deficit.metrics_table(validation)
     yield GroupOutput('group_metrics', table, facts | told, entities)
 

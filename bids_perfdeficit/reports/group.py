@@ -44,6 +44,8 @@ from bids_perfdeficit.reports.words import (
 _RESEMBLES = 0.7
 #: Share of shuffled cohorts in which nothing may be declared.
 _CLEAN = 0.95
+#: p adjusted for all items up to which the summary counts an item.
+_HOLDS = 0.05
 #: Legend of the outline on the maps of all models.
 _DECLARED = 'white line: declared'
 #: Brightness of what was not analysed, of what was, and its legend.
@@ -186,7 +188,7 @@ class _Page:
         fitted = {
             m: f'{int((s["status"] == "fitted").sum())} of {len(s)} items, '
             f'{int((s["declared_ml"] > 0).sum()) if "declared_ml" in s else 0} with a '
-            'declared substrate'
+            f'declared substrate{_count_adjusted(s)}'
             for m, s in self.summaries.items()
             if len(s)
         }
@@ -237,8 +239,8 @@ class _Page:
                 poor = own[own['gain_high'] < 0]
                 if len(poor):
                     told.append(
-                        f'{model}: held-out prediction is worse than by the volume of the '
-                        f'{self.words.size} alone for {_listed(poor["item"])}.'
+                        f'{model}: held-out prediction is worse than by the {self.words.size} '
+                        f'in each territory for {_listed(poor["item"])}.'
                     )
         return told
 
@@ -449,13 +451,21 @@ class _Page:
         if len(clusters):
             table = [
                 [c.cluster, f'{c.volume_ml:.1f}', f'{c.x:.0f}, {c.y:.0f}, {c.z:.0f}',
-                 f'{c.side} {TERRITORIES.get(str(c.territory), str(c.territory))}', tell(c.peak)]
+                 f'{c.side} {TERRITORIES.get(str(c.territory), str(c.territory))}', tell(c.peak),
+                 c.result]
                 for c in clusters.itertuples()
             ]  # fmt: skip
             columns = ['Cluster', 'mL', 'Peak, mm (x right, y front, z up)',
                        'Side and arterial territory',
-                       'Peak t' if get_model(model).offers.t else 'Peak effect']  # fmt: skip
-            found.append(self.own.rows(columns, _words(table)))
+                       'Peak t' if get_model(model).offers.t else 'Peak effect',
+                       'Result']  # fmt: skip
+            found.append(
+                (
+                    self.own.rows(columns, _words(table)),
+                    'Clusters with the same result, here or in the item of the other side of the '
+                    'body, are mirror images of each other and count once.',
+                )
+            )
         return found
 
     def _named(self, path: Path) -> str:
@@ -504,11 +514,13 @@ class _Page:
         text = f'{row["declared_ml"]:.0f} mL'
         if np.isfinite(row['p_value']):
             text += f', p = {tell(row["p_value"])} for the item as a whole'.replace('= <', '<')
+            text += f' ({tell(row["p_holm"])} adjusted for all items)'
         text += f'; {row["with_deficit"]:.0f} of {row["scored"]:.0f} '
         text += 'have a deficit' if item in ITEMS else 'are above the lowest level'
         held_out = self._held_out(item, model)
         if held_out is not None:
-            text += f'; held out: AUC {held_out["auc"]:.2f}, {_compare(held_out)} volume alone'
+            text += f'; held out: AUC {held_out["auc"]:.2f}, {_compare(held_out)} the '
+            text += f'{self.words.size} in each territory'
         return text + '.'
 
     def _held_out(self, item: str, model: str) -> pd.Series | None:
@@ -526,7 +538,8 @@ class _Page:
             told.append('its prediction was not tested')
         elif held_out['gain_low'] <= 0:
             told.append(
-                f'it predicts {_compare(held_out)} volume alone, so do not interpret the place'
+                f'it predicts {_compare(held_out)} the {self.words.size} in each territory, so do '
+                'not interpret the place'
             )
         if row['coverage_resemblance'] > _RESEMBLES:
             told.append(
@@ -573,22 +586,24 @@ class _Page:
         for r in rows:
             table.append([
                 _name(r['item']), r['predictor'], r['n'], f'{r["log_score"]:.3f}',
-                '' if r['predictor'] == 'volume'
+                '' if r['predictor'] == 'territories'
                 else f'{r["gain"]:+.3f} ({r["gain_low"]:+.3f} to {r["gain_high"]:+.3f})',
                 f'{r["kappa"]:.2f}', f'{r["auc"]:.2f}', f'{r["ece"]:.2f}',
             ])  # fmt: skip
-        columns = ['Item', 'Predicted by', 'n', 'Log score', 'Gain over volume (95 %)',
+        columns = ['Item', 'Predicted by', 'n', 'Log score', 'Gain over territories (95 %)',
                    'Weighted kappa', 'AUC any deficit', 'Calibration error']  # fmt: skip
         link = self.report.link
         return [
             _part(
-                f'Is the map worth more than the volume of the {self.words.size}?',
+                f'Does the map predict more than the {self.words.size} in each territory?',
                 (
-                    _plain_figure(link(gain), 'Gain over the volume baseline'),
+                    _plain_figure(link(gain), 'Gain over the baseline of territories'),
                     'Every participant was predicted by models that had not seen them. Baselines: '
-                    f'volume ({self.words.mean}), coverage (weighted by how often a '
-                    f'place is {self.words.affected}) and frequency (how often each score '
-                    'occurs). Bars are 95 % intervals over participants.',
+                    f'territories (mean {self.words.size} of each arterial territory and side), '
+                    'sides (of each hemisphere), volume (of the brain), all with the covariates '
+                    'and the likelihood of the models, and frequency (how often each score '
+                    'occurs). Bars are 95 % intervals, corrected for the training data that '
+                    f'folds share{self._folding()}.',
                 ),
             ),
             _part(
@@ -608,6 +623,20 @@ class _Page:
             ),
         ]
 
+    def _folding(self) -> str:
+        """Return how participants were assigned to folds, as a clause."""
+        facts: dict[str, Any] = {}
+        for model, metrics in self.metrics.items():
+            if len(metrics):
+                facts = _read_json(sidecar_path(self.report.path('group_metrics', model=model)))
+                break
+        told = ''
+        if facts.get('FoldRepeats', 1) > 1:
+            told += f'; means over {facts["FoldRepeats"]} assignments to folds'
+        if facts.get('FoldGroups'):
+            told += f'; no fold splits one of the {facts["FoldGroups"]} groups'
+        return told
+
     def trust(self) -> list[dict[str, Any]]:
         table = []
         for item in self.items:
@@ -623,6 +652,7 @@ class _Page:
                 )
                 table.append([
                     _name(item), model, f'{row["declared_ml"]:.0f}', tell(row['p_value']),
+                    tell(row['p_holm']),
                     'n/a' if np.isnan(row['coverage_resemblance'])
                     else f'{row["coverage_resemblance"]:.2f}',
                     'not asked for' if null is None
@@ -630,7 +660,7 @@ class _Page:
                     'not asked for' if stable is None
                     else f'{stable["ml_in_half"]:.0f} mL in half of {stable["resamples"]:.0f}',
                 ])  # fmt: skip
-        columns = ['Item', 'Model', 'Declared, mL', 'p', 'Likeness to coverage',
+        columns = ['Item', 'Model', 'Declared, mL', 'p', 'p adjusted', 'Likeness to coverage',
                    'Nothing declared on shuffled scores',
                    'Declared in resampled cohorts']  # fmt: skip
         return [
@@ -638,6 +668,8 @@ class _Page:
                 'Models side by side',
                 (
                     self.own.rows(columns, _words(table)),
+                    'p is that of each item; adjusted, it holds for all items of a model together '
+                    '(Holm). '
                     'Likeness to coverage is the rank correlation of the map with the '
                     f'{self.words.mean_map}: near 1, it may show where strokes are, not what they '
                     'do; about 0, the two have nothing to do with each other; below 0, the map is '
@@ -698,10 +730,17 @@ def _listed(items: Sequence[str] | pd.Series) -> str:
 
 
 def _compare(metrics: pd.Series) -> str:
-    """Set held-out prediction against that by volume alone."""
+    """Compare held-out prediction with that by the mean deficit of each territory."""
     if metrics['gain_low'] > 0:
         return 'better than'
     return 'worse than' if metrics['gain_high'] < 0 else 'no better than'
+
+
+def _count_adjusted(summary: pd.DataFrame) -> str:
+    """Return how many items pass when all are accounted for, as a clause; '' without a test."""
+    adjusted = summary['p_holm'].dropna()
+    passed = int((adjusted <= _HOLDS).sum())
+    return f', {passed} with p ≤ {_HOLDS:g} adjusted for all items' if len(adjusted) else ''
 
 
 def _sentence(warning: str) -> str:

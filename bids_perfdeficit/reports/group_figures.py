@@ -47,8 +47,9 @@ Blend = Callable[[np.ndarray, np.ndarray], np.ndarray]
 #: Colour, and a mark of its own for print without colour, of each baseline; models name theirs
 #: (Okabe and Ito's palette).
 _BASELINES: Mapping[str, tuple[str, str]] = {
-    'volume': ('#000000', '|'),
-    'coverage': ('#777777', 'x'),
+    'territories': ('#000000', '|'),
+    'sides': ('#444444', '1'),
+    'volume': ('#777777', 'x'),
     'frequency': ('#BBBBBB', '+'),
 }
 #: mm of the lowest and the highest slice: from the temporal lobes to below the vertex.
@@ -239,12 +240,12 @@ def draw_gain(
     names: Mapping[str, str],
     size: str = 'deficit',
 ) -> Path:
-    """Draw how much better each predictor is than the volume of the deficit alone.
+    """Draw how much better each predictor is than the mean deficit (or lesion) of each territory.
 
     Parameters
     ----------
     rows : sequence of (item, predictor, gain, low, high)
-        Log score minus that of the volume baseline, with its 95 % interval.
+        Log score minus that of the baseline of territories, with its 95 % interval.
     out : Path
         SVG to write.
     names : mapping of str to str
@@ -254,7 +255,7 @@ def draw_gain(
     """
     items = list(dict.fromkeys(row[0] for row in rows))
     marks = predictor_marks()
-    predictors = [p for p in marks if p != 'volume' and any(row[1] == p for row in rows)]
+    predictors = [p for p in marks if p != 'territories' and any(row[1] == p for row in rows)]
     figure = Figure(figsize=(11, 1.2 + 0.16 * (len(predictors) + 1.5) * len(items)),
                     layout='constrained')  # fmt: skip
     axis = figure.subplots()
@@ -272,7 +273,7 @@ def draw_gain(
     axis.set_ylim(len(items) - 0.5, -0.5)
     for place in range(len(items) - 1):
         axis.axhline(place + 0.5, color='#e5e5e5', linewidth=0.8)
-    axis.set_xlabel(f'gain over the volume of the {size} alone, nats per participant '
+    axis.set_xlabel(f'gain over the {size} in each territory, nats per participant '
                     '(right of 0 is better)')  # fmt: skip
     axis.spines[['top', 'right']].set_visible(False)
     figure.legend(loc='outside upper right', ncols=len(predictors), fontsize=9)

@@ -149,6 +149,7 @@ def init_cohort_wf(
             scores=_rows(cohort.levels, len(cohort.entries), len(plan.items)),
             covariates=_rows(cohort.covariates, len(cohort.entries), 0),
             covariate_names=list(cohort.covariate_names),
+            groups=list(cohort.groups),
             dropped=dict(cohort.dropped),
             facts=describe_cohort(plan, settings),
         ),
@@ -231,8 +232,8 @@ def init_model_wf(
         ])  # fmt: skip
     group = settings.group
     pieces = {
-        'validation': (FitFold(folds=group.folds, **common), 'fold', list(range(group.folds)),
-                       MergeFolds),
+        'validation': (FitFold(folds=group.folds, **common), 'fold',
+                       list(range(group.folds * group.fold_repeats)), MergeFolds),
         'null': (FitShuffled(**common), 'numbers', _pieces(group.permutations), MergeShuffled),
         'stability': (FitResampled(**common), 'numbers', _pieces(group.bootstraps),
                       MergeResampled),
@@ -358,11 +359,15 @@ left out{f', and {covariates} were covariates' if covariates else ''}.
 """
     given = plan.given is not None
     text += ''.join(f'{get_model(m).describe_methods(as_given=given)}\n' for m in plan.model_names)
+    folding = f', repeated {options.fold_repeats} times' if options.fold_repeats > 1 else ''
+    if options.fold_groups:
+        folding += f', in which no fold split a group ({options.fold_groups})'
     if options.folds:
         text += f"""\
-Prediction was validated in {options.folds}-fold cross-validation, with everything fitted on the
-training part, against the mean of the map over the analysed voxels (volume), the mean weighted by
-how often each voxel is affected (coverage) and the frequency of each score.
+Prediction was validated in {options.folds}-fold cross-validation{folding}, with everything fitted
+on the training part, and compared with ordinal regressions on the mean deficit of each arterial
+territory and side, of each hemisphere and of the brain, and with the frequency of each score.
+Intervals allow for the training data that folds share [@correctedintervals].
 
 """
     if options.permutations:

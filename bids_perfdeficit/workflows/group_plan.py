@@ -22,6 +22,7 @@ from bids_perfdeficit.bids.cohort import (
     Cohort,
     Entry,
     add_covariates,
+    add_groups,
     add_scores,
     find_cohort,
     item_mirror,
@@ -178,6 +179,8 @@ def make_group_plan(settings: Settings) -> GroupPlan:
     )
     if options.covariates:
         cohort = add_covariates(cohort, options.covariates, _tables(settings))
+    if options.fold_groups and options.folds:
+        cohort = add_groups(cohort, options.fold_groups, _tables(settings), folds=options.folds)
     if len(cohort.entries) < FEWEST:
         raise InputError(
             f'{len(cohort.entries)} participants have both a map and scores'
@@ -464,15 +467,20 @@ def group_tasks(cohort: Cohort, settings: Settings) -> dict[tuple[str, str], Tas
             'fit', VERSIONS['fit'], root, _record(settings, 'fit', model), shared,
             requires=(common,),
         )  # fmt: skip
-        for stage, name, count in (
-            ('validation', 'folds', options.folds),
-            ('null', 'permutations', options.permutations),
-            ('stability', 'bootstraps', options.bootstraps),
+        folds = {
+            'folds': options.folds,
+            'repeats': options.fold_repeats,
+            'groups': digest(list(cohort.groups)),
+        }
+        for stage, count, own in (
+            ('validation', options.folds, folds),
+            ('null', options.permutations, {'permutations': options.permutations}),
+            ('stability', options.bootstraps, {'bootstraps': options.bootstraps}),
         ):
             if count:
                 tasks[stage, model] = Task(
                     stage, VERSIONS[stage], root, _record(settings, stage, model),
-                    {**shared, name: count}, requires=(common,),
+                    {**shared, **own}, requires=(common,),
                 )  # fmt: skip
     return tasks
 

@@ -11,6 +11,7 @@ from bids_perfdeficit.bids import output_path
 from bids_perfdeficit.bids.cohort import (
     TOTAL_VOLUME,
     add_covariates,
+    add_groups,
     add_scores,
     contrast_label,
     find_cohort,
@@ -143,11 +144,14 @@ def test_numbers_stay_and_words_become_columns(scored, tmp_path):
         'sub-04 60 M a\nsub-05 n/a F b\n',
     )
     cohort = add_covariates(scored, ['age', 'sex', TOTAL_VOLUME, 'site'], [table])
-    assert cohort.covariate_names == ('age', 'sex_M', 'site_b', 'site_c', TOTAL_VOLUME)
+    names = ('age', 'age_missing', 'sex_M', 'site_b', 'site_c', TOTAL_VOLUME)
+    assert cohort.covariate_names == names
+    assert cohort.covariates['age_missing'].tolist() == [0, 1, 0, 0, 1]
     assert cohort.covariates['sex_M'].tolist() == [1, 0, 0, 1, 0]
     assert cohort.covariates['age'].isna().tolist() == [False, True, False, False, True]
     assert any('02 (old)' in note for note in cohort.notes)
-    assert any('taken as the mean: 05' in note for note in cohort.notes)
+    told = 'covariate age: missing for 1, taken as the mean beside the indicator age_missing: 05'
+    assert cohort.notes.count(told) == 1
 
 
 def test_words_of_new_participants_follow_the_earlier_ones(scored, tmp_path):
@@ -159,6 +163,43 @@ def test_words_of_new_participants_follow_the_earlier_ones(scored, tmp_path):
     assert cohort.covariates['sex_M'].tolist() == [1] * 5
     with pytest.raises(InputError, match='same value for all'):
         add_covariates(scored, ['sex'], [table])
+
+
+@pytest.mark.parametrize(
+    ('expected', 'names'),
+    [
+        (['age', 'age_missing', 'sex_M', 'sex_missing'],) * 2,
+        (['age', 'sex_M'],) * 2,
+    ],
+)
+def test_new_participants_have_the_indicators_of_the_earlier_ones(
+    scored, tmp_path, expected, names
+):
+    table = write(
+        tmp_path / 'participants.tsv',
+        'participant_id age sex\nsub-01 70 M\nsub-02 n/a F\nsub-03 50 n/a\nsub-04 60 M\n'
+        'sub-05 61 F\n',
+    )
+    cohort = add_covariates(scored, ['age', 'sex'], [table], expected=expected)
+    assert list(cohort.covariate_names) == names
+    if 'sex_missing' in names:
+        assert cohort.covariates['age_missing'].tolist() == [0, 1, 0, 0, 0]
+        assert cohort.covariates['sex_missing'].tolist() == [0, 0, 1, 0, 0]
+
+
+def test_groups_that_folds_keep_whole(scored, tmp_path):
+    table = write(
+        tmp_path / 'participants.tsv',
+        'participant_id site\nsub-01 a\nsub-02 b\nsub-03 a\nsub-04 b\nsub-05 n/a\n',
+    )
+    cohort = add_groups(scored, 'site', [table], folds=3)
+    assert cohort.groups == ('a', 'b', 'a', 'b', 'n/a')
+    assert any('missing for 1, kept together as one group: 05' in n for n in cohort.notes)
+    assert cohort.without({'02': 'gone'}).groups == ('a', 'a', 'b', 'n/a')
+    with pytest.raises(InputError, match="'site' has 3 groups, which 4 folds cannot keep whole"):
+        add_groups(scored, 'site', [table], folds=4)
+    with pytest.raises(InputError, match=r"--fold-groups 'centre' is in no table \(columns: site"):
+        add_groups(scored, 'centre', [table], folds=2)
 
 
 def test_a_covariate_that_no_table_has_is_told_with_those_there_are(scored, tmp_path):
@@ -290,7 +331,7 @@ def test_a_code_among_words_is_missing(scored, tmp_path, code):
         'participant_id smoker\nsub-01 yes\nsub-02 no\n' + f'sub-03 {code}\nsub-04 yes\n',
     )
     cohort = add_covariates(scored, ['smoker'], [table])
-    assert cohort.covariate_names == ('smoker_yes',)
+    assert cohort.covariate_names == ('smoker_yes', 'smoker_missing')
     np.testing.assert_array_equal(cohort.covariates['smoker_yes'], [1, 0, np.nan, 1, np.nan])
     assert f'covariate smoker: taken as missing: {code} (1)' in cohort.notes
 

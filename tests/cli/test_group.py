@@ -144,7 +144,7 @@ def test_held_out_predictions_cover_everyone_once(finished):
     metrics = pd.read_csv(path(out, 'group_metrics', model='ridge'), sep='\t')
     arm = metrics[metrics['item'] == 'nihss_5b'].set_index('predictor')
     assert arm.loc['ridge', 'log_score'] > arm.loc['volume', 'log_score']
-    assert set(arm.index) == {'ridge', 'volume', 'coverage', 'frequency'}
+    assert set(arm.index) == {'ridge', 'territories', 'sides', 'volume', 'frequency'}
 
 
 def test_the_page_links_only_what_lies_beside_it(finished):

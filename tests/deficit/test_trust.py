@@ -22,15 +22,29 @@ from bids_perfdeficit.deficit import (
     shuffle_scores,
 )
 from bids_perfdeficit.deficit.grid import Grid
-from bids_perfdeficit.deficit.validation import assign_folds, calibration_error
+from bids_perfdeficit.deficit.inference import adjust_holm, number_results
+from bids_perfdeficit.deficit.validation import (
+    BASELINES,
+    assign_folds,
+    calibration_error,
+    corrected_interval,
+)
 from bids_perfdeficit.errors import InputError
 
 
 @pytest.fixture(scope='module')
-def validation(cohort, fast):
+def regions(cohort):
+    """Front and back of each side."""
+    x, y, _ = cohort.prepared.coarse.coordinates.T
+    return 2 * (x > 0) + (y > -16)
+
+
+@pytest.fixture(scope='module')
+def validation(cohort, fast, regions):
     return cross_validate(
-        cohort.prepared, cohort.scores, items=cohort.items, settings=fast, folds=3
-    )
+        cohort.prepared, cohort.scores, items=cohort.items, settings=fast, folds=3,
+        regions=regions,
+    )  # fmt: skip
 
 
 def test_folds_are_even_and_alike(cohort):
@@ -43,12 +57,83 @@ def test_folds_are_even_and_alike(cohort):
     assert (folds != assign_folds(cohort.scores, 4, seed=1)).any()
 
 
-def test_maps_beat_volume_where_there_is_a_substrate_and_not_elsewhere(validation):
+def test_maps_beat_regions_where_there_is_a_substrate_and_not_elsewhere(validation):
+    assert validation.bar == 'territories'
     for name in ('5a', '5b', '9'):
         assert validation.of(name).gain_low > 0, name
-        assert validation.of(name).auc > validation.of(name, 'volume').auc
-    assert abs(validation.of('1a').gain) < 0.03
-    assert validation.of('1a', 'volume').gain == 0
+        scores = [validation.of(name, b).log_score for b in BASELINES]
+        assert validation.of(name).log_score > max(scores), name
+    assert validation.of('1a').gain_low < 0 < validation.of('1a').gain_high
+    assert validation.of('1a', 'territories').gain == 0
+
+
+def test_without_regions_the_bar_is_the_mean_of_each_side(cohort, fast):
+    found = cross_validate(
+        cohort.prepared, cohort.scores[:, 2:3], items=cohort.items[2:3], model='ridge',
+        settings=fast, folds=2,
+    )  # fmt: skip
+    assert found.bar == 'sides'
+    assert set(found.baselines) == set(BASELINES) - {'territories'}
+    with pytest.raises(InputError, match='2 regions for'):
+        fit_fold(cohort.prepared, cohort.scores, items=cohort.items, settings=fast,
+                 regions=np.zeros(2, int))  # fmt: skip
+
+
+def test_baselines_have_the_covariates(cohort, fast):
+    rng = np.random.default_rng(0)
+    age = rng.standard_normal(240)
+    score = (age[:, None] + 0.3 * rng.standard_normal((240, 1)) > [[0.3]]).astype(float)
+    found = cross_validate(
+        cohort.prepared, score, age[:, None], items=[Item('x', 2)], model='ridge', settings=fast,
+        folds=2,
+    )  # fmt: skip
+    assert found.of('x', 'volume').auc > 0.9
+    assert found.of('x', 'frequency').auc < 0.7
+
+
+def test_groups_are_never_split_and_folds_are_even():
+    sites = [f's{n}' for n in np.random.default_rng(1).integers(0, 20, 300)]
+    folds = assign_folds(np.zeros((300, 1)), 4, seed=0, groups=sites)
+    for site in set(sites):
+        assert len(set(folds[np.array(sites) == site])) == 1
+    assert np.ptp(np.bincount(folds)) < 20
+    assert (folds != assign_folds(np.zeros((300, 1)), 4, seed=1, groups=sites)).any()
+    with pytest.raises(InputError, match='20 groups cannot be kept whole in 21 folds'):
+        assign_folds(np.zeros((300, 1)), 21, seed=0, groups=sites)
+
+
+def test_repetitions_have_their_own_folds_and_are_averaged(cohort, fast):
+    arguments = {
+        'items': cohort.items[2:3], 'model': 'ridge', 'settings': fast, 'folds': 2,
+    }  # fmt: skip
+    score = cohort.scores[:, 2:3]
+    whole = cross_validate(cohort.prepared, score, **arguments, repeats=2)
+    parts = [fit_fold(cohort.prepared, score, **arguments, fold=fold) for fold in range(4)]
+    assert [(part.repeat, part.fold) for part in parts] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert set(parts[0].rows) != set(parts[2].rows)
+    single = merge_folds(parts[:2], score, items=cohort.items[2:3], model='ridge')
+    assert (whole.repeats, single.repeats) == (2, 1)
+    first = single.probabilities
+    second = np.full_like(first, np.nan)
+    for part in parts[2:]:
+        second[part.rows] = part.probabilities
+    np.testing.assert_allclose(whole.probabilities, (first + second) / 2)
+    with pytest.raises(InputError, match='do not hold out each participant once'):
+        merge_folds(parts[:3], score, items=cohort.items[2:3], model='ridge')
+
+
+def test_intervals_allow_for_what_folds_share():
+    gain = np.random.default_rng(0).normal(0.1, 1, 400)
+    low, high = corrected_interval(gain, 5)
+    plain = 1.96 * gain.std(ddof=1) / 20
+    assert (high - low) / 2 == pytest.approx(plain * np.sqrt(2.25), rel=0.01)
+    assert (low + high) / 2 == pytest.approx(gain.mean())
+    # participants of a site that are alike count as one
+    sites = np.repeat(np.arange(20), 20)
+    alike = np.repeat(np.random.default_rng(1).normal(0, 1, 20), 20)
+    wide, narrow = corrected_interval(alike, 5, sites), corrected_interval(alike, 5)
+    assert np.ptp(wide) > 4 * np.ptp(narrow)
+    assert corrected_interval(alike, 5, np.zeros(400)) == (-np.inf, np.inf)
 
 
 def test_predictions_are_calibrated(validation):
@@ -82,11 +167,11 @@ def test_no_fold_sees_the_scores_that_it_predicts(cohort, fast, monkeypatch):
         np.testing.assert_array_equal(values, second.baselines[name])
 
 
-def test_folds_as_single_pieces_give_the_same(cohort, fast, validation):
+def test_folds_as_single_pieces_give_the_same(cohort, fast, validation, regions):
     parts = [
         pickle.loads(pickle.dumps(  # noqa: S301
             fit_fold(cohort.prepared, cohort.scores, items=cohort.items, settings=fast,
-                     folds=3, fold=fold)
+                     folds=3, fold=fold, regions=regions)
         ))
         for fold in (2, 0, 1)
     ]  # fmt: skip
@@ -119,7 +204,7 @@ def test_items_that_no_fold_can_fit_are_told(cohort, fast):
 def test_folds_that_cannot_be_are_refused(cohort, fast):
     with pytest.raises(InputError, match='1 folds hold no one out'):
         fit_fold(cohort.prepared, cohort.scores, items=cohort.items, settings=fast, folds=1)
-    with pytest.raises(InputError, match='cannot be dealt'):
+    with pytest.raises(InputError, match='cannot be assigned'):
         fit_fold(cohort.prepared, cohort.scores, items=cohort.items, settings=fast, folds=200)
 
 
@@ -231,6 +316,29 @@ def test_clusters_have_their_peaks_and_volumes():
     assert found[1].peak_mm == (-5.0, -7.0, -7.0)
     assert found[1].peak_value == 5
     assert find_clusters(volume[grid.mask], np.zeros(1000, bool), grid) == ()
+
+
+def test_mirror_images_are_one_result_in_one_item_and_in_a_pair():
+    grid = cube()
+    volume = np.zeros(grid.mask.shape, bool)
+    volume[1:3, 1:3, 1:3] = volume[7:9, 1:3, 1:3] = True  # a place and its mirror image
+    volume[1:3, 7:9, 7:9] = True
+    pieces = find_clusters(volume[grid.mask].astype(float), volume[grid.mask], grid)
+    arm, other, face = Item('5a', 5, '5b'), Item('5b', 5, '5a'), Item('4', 4)
+    left = [p for p in pieces if p.centre_mm[0] < 0 and p.centre_mm[1] < 0]
+    right = [p for p in pieces if p.centre_mm[0] > 0]
+    third = [p for p in pieces if p not in left + right]
+    found = [(face, left[0]), (face, right[0]), (face, third[0])]
+    assert number_results(found, grid).tolist() == [1, 1, 2]
+    found = [(arm, right[0]), (other, left[0]), (face, left[0]), (other, right[0])]
+    assert number_results(found, grid).tolist() == [1, 1, 2, 1]
+    assert number_results([], grid).tolist() == []
+
+
+def test_holm_as_published():
+    found = adjust_holm(np.array([0.01, np.nan, 0.04, 0.03, 0.005]))
+    np.testing.assert_allclose(found, [0.03, np.nan, 0.06, 0.06, 0.02])
+    assert adjust_holm(np.array([0.6, 0.9])).tolist() == [1, 1]
 
 
 def test_pieces_that_touch_by_a_corner_are_one():

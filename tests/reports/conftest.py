@@ -58,6 +58,7 @@ def report(tmp_path) -> GroupReport:
             'scored': [10, 10],
             'with_deficit': [5, 0],
             'p_value': [0.004, None],
+            'p_holm': [0.06, None],
             'cut': [0.5, None],
             'declared_ml': [12.0, None],
             'coverage_resemblance': [0.9, None],
@@ -71,14 +72,25 @@ def report(tmp_path) -> GroupReport:
     write_nifti(image, report.path('group_mask'))
     write_nifti(image, report.path('group_coverage'))
     clusters = pd.DataFrame(
-        [[ITEM, 1, 12.0, 36.0, -16.0, 44.0, 3.1, 'right', 'VB']],
-        columns=['item', 'cluster', 'volume_ml', 'x', 'y', 'z', 'peak', 'side', 'territory'],
+        [[ITEM, 1, 12.0, 36.0, -16.0, 44.0, 3.1, 'right', 'VB', 1]],
+        columns=[
+            'item',
+            'cluster',
+            'volume_ml',
+            'x',
+            'y',
+            'z',
+            'peak',
+            'side',
+            'territory',
+            'result',
+        ],
     )
     write_tsv(clusters, report.path('group_clusters', model='spatial'))
     metrics = pd.DataFrame(
         [
             [ITEM, 'spatial', 10, -0.5, 0.6, 0.8, 0.1, -0.3, -0.5, -0.1],
-            [ITEM, 'volume', 10, -0.2, 0.1, 0.6, 0.1, 0, 0, 0],
+            [ITEM, 'territories', 10, -0.2, 0.1, 0.6, 0.1, 0, 0, 0],
         ],
         columns=['item', 'predictor', 'n', 'log_score', 'kappa', 'auc', 'ece', 'gain',
                  'gain_low', 'gain_high'],

@@ -33,7 +33,7 @@ def test_the_page_tells_what_was_found_and_how_far_to_trust_it(report):
     assert 'only 0 participants have a deficit' in page
     assert '36, −16, 44' in page
     for warning in ('A caveat.', 'vascular bias', 'more than 5 % of the time',
-                    'worse than by the volume'):  # fmt: skip
+                    'worse than by the deficit in each territory'):  # fmt: skip
         assert warning in page.partition('id="cohort"')[0]
     for link in re.findall(r'(?:src|href)="([^"#:]+)"', page):
         assert (report.output_dir / link).is_file(), link
@@ -53,8 +53,8 @@ def test_what_was_not_asked_for_is_left_out_and_not_missed(report):
     ('gain', 'told'),
     [
         ((0.1, 0.3), ''),
-        ((-0.1, 0.3), 'but it predicts no better than volume alone, so do not interpret'),
-        ((-0.3, -0.1), 'but it predicts worse than volume alone, so do not interpret'),
+        ((-0.1, 0.3), 'but it predicts no better than the deficit in each territory, so'),
+        ((-0.3, -0.1), 'but it predicts worse than the deficit in each territory, so'),
         (None, 'but its prediction was not tested'),
     ],
 )
@@ -158,7 +158,7 @@ def test_a_left_ball_is_drawn_on_the_right_of_the_view_from_above(tmp_path):
 
 
 def test_plots_are_whole(tmp_path):
-    rows = [(ITEM, 'spatial', 0.2, 0.1, 0.3), (ITEM, 'volume', 0, 0, 0)]
+    rows = [(ITEM, 'spatial', 0.2, 0.1, 0.3), (ITEM, 'territories', 0, 0, 0)]
     gain = group_figures.draw_gain(rows, tmp_path / 'g.svg', names={})
     curves = {'ridge': {ITEM: [[0.1, 0.2, 5]]}, 'spatial': {ITEM: [[0.1, 0.2, 5]]}}
     calibration = group_figures.draw_calibration(curves, tmp_path / 'c.svg', names={})

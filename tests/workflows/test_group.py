@@ -181,6 +181,24 @@ def test_more_folds_do_not_redo_the_fit(cohort, tmp_path):
     assert plan_for(cohort, many).to_run('ridge') == ('validation',)
 
 
+def test_repetitions_and_groups_make_other_folds_and_no_other_fit(cohort, tmp_path):
+    once, twice = (
+        settings_for(tmp_path, model=('ridge',), folds=2, fold_repeats=n) for n in (1, 2)
+    )
+    plan = plan_for(cohort, once)
+    for stage, model in plan.tasks:
+        finish(plan, stage, model)
+    assert plan_for(cohort, once).to_run('ridge') == ()
+    assert plan_for(cohort, twice).to_run('ridge') == ('validation',)
+    nodes = nodes_of(plan_for(cohort, twice), twice)
+    assert nodes['group_wf.ridge_wf.validation'].inputs.fold == [0, 1, 2, 3]
+    grouped = replace(cohort, groups=('a', 'b'))
+    assert plan_for(grouped, once).to_run('ridge') == ('validation',)
+    assert nodes_of(plan_for(grouped, twice), twice)[
+        'group_wf.cohort_wf.assemble'
+    ].inputs.groups == ['a', 'b']
+
+
 def test_applied_models_are_not_fitted(cohort, tmp_path):
     params = tmp_path / 'params.pt'
     params.write_bytes(b'x')

@@ -37,6 +37,7 @@ from torch import Tensor
 
 from bids_perfdeficit.deficit.dictionary import Dictionary, build_dictionary, membership
 from bids_perfdeficit.deficit.models.base import DeficitModel, Drawing, ModelFit
+from bids_perfdeficit.deficit.null import NullModel, exceeding, fit_null, measure_volume
 from bids_perfdeficit.deficit.ordinal import (
     curvature,
     level_frequencies,
@@ -61,10 +62,10 @@ _NUISANCE_PRECISION = 0.1
 _IMPOSSIBLE = -1e4
 #: Participants whose product with the features is formed at once.
 _BLOCK = 256
-#: Places whose products with shuffled scores are formed at once.
+#: Places whose products with drawn scores are formed at once.
 _PLACES = 1024
 #: Information that the test adds to each place's own, in medians. Else the strongest place of a
-#: shuffle is one that few participants have a deficit in (the fudge factor of Tusher, Tibshirani &
+#: draw is one that few participants have a deficit in (the fudge factor of Tusher, Tibshirani &
 #: Chu, PNAS 2001, is for the same), and true substrates do not stand out against it.
 _STEADY = 3.0
 #: No voxel is declared under this probability, nor, where none reaches it, under this share of the
@@ -365,38 +366,18 @@ def _recut(state: _State, lapse: float) -> None:
     state.cuts = update_cuts(state.cuts, state.eta[seen], state.level[seen], c.trust)
 
 
-def _test(
-    state: _State, places: Places, settings: DeficitSettings, generator: torch.Generator
-) -> float:
-    """Return the family-wise p of the strongest ball by Freedman-Lane shuffles.
-
-    The scores' slopes under the null component and covariates alone are shuffled between the
-    participants who have a score, and the nuisance is projected out again, for each shuffle.
-    """
-    for _ in range(6):
-        _linearise(state, settings.lapse)
-        _refit_nuisance(state)
-        _recut(state, settings.lapse)
-    _linearise(state, settings.lapse)
-    _project([state], places.features)
-    seen = torch.nonzero(state.seen > 0)[:, 0].cpu()
-    slope = state.slope.cpu()
-    shuffles = torch.zeros(settings.permutations + 1, len(slope), dtype=torch.double)
-    shuffles[0] = slope
-    for row in range(1, settings.permutations + 1):
-        order = seen[torch.randperm(len(seen), generator=generator)]
-        shuffles[row, seen] = slope[order]
-    shuffles = shuffles.to(places.features.device)
-    moved, fitted = shuffles.float(), (shuffles @ state.design).float()
-    adjust = state.inverse.float() @ state.cross
-    scale = (state.information + _STEADY * state.information.median()).rsqrt()
-    strongest = torch.full((len(shuffles),), -torch.inf, device=moved.device)
+def _test(null: NullModel, places: Places, settings: DeficitSettings, seed: int) -> float:
+    """Return the family-wise p of the strongest place, against scores that the null draws."""
+    residuals = null.residuals(settings.permutations, seed=seed).to(places.features)
+    information = null.information(places.features)
+    scale = (information + _STEADY * information.median()).rsqrt()
+    strongest = torch.full((len(residuals),), -torch.inf, device=residuals.device)
     # few places at a time: the products stay in the processor's cache
     for start in range(0, len(scale), _PLACES):
         part = slice(start, start + _PLACES)
-        gradient = torch.addmm(moved @ places.features[:, part], fitted, adjust[:, part], alpha=-1)
+        gradient = residuals @ places.features[:, part]
         strongest = torch.maximum(strongest, gradient.mul_(scale[part]).amax(1))
-    return float((strongest >= strongest[0]).double().mean())
+    return exceeding(strongest)
 
 
 def _fit_together(
@@ -455,8 +436,10 @@ class Spatial(DeficitModel[Places]):
 sum of single effects [@susie], each a ball of unknown place, size and strength, beside a component
 that follows the volume of the deficit. Maps were brought to one scale by the contrast that the
 cohort's pattern of healthy tissue has in the better hemisphere of each. Items of a left-right pair
-share their mirrored places. An item was declared when its test by shuffled scores [@freedmanlane]
-passed; its map was cut where the expected Dice coefficient is largest.
+share their mirrored places. An item was declared when its strongest place exceeded those of 99 %
+of scores that were drawn, by shuffled quantile residuals [@quantileresiduals; @freedmanlane],
+from an ordinal regression on natural splines of the volume of the deficit and of covariates; its
+map was cut where the expected Dice coefficient is largest.
 """
     methods_given = """\
 *spatial*: a cumulative-logit model [@ordinal] with lapses, in which the substrate of an item is a
@@ -505,9 +488,13 @@ its map was cut where the expected Dice coefficient is largest.
             for k in found.usable
         ]
         if settings.permutations:
-            for k, state in zip(found.usable, states, strict=True):
-                generator = torch.Generator().manual_seed(settings.seed + k)
-                found.p_value[k] = _test(state, places, settings, generator)
+            volume = measure_volume(prepared)
+            for k in found.usable:
+                null = fit_null(
+                    scores[:, k], volume, covariates,
+                    levels=items[k].levels, lapse=settings.lapse,
+                )  # fmt: skip
+                found.p_value[k] = _test(null, places, settings, settings.seed + k)
         if states:
             _fit_together(states, _partners(items, found.usable), places, settings)
         for k, state in zip(found.usable, states, strict=True):
