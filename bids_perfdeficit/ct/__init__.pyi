@@ -28,6 +28,12 @@ from .quality import (
 from .reading import CTVolume as CTVolume
 from .reading import Geometry as Geometry
 from .reading import read_ct as read_ct
+from .refinement import (
+    Refinement as Refinement,
+)
+from .refinement import (
+    refine_rigid as refine_rigid,
+)
 from .registration import (
     RigidResult as RigidResult,
 )
@@ -76,6 +82,7 @@ __all__ = [
     'Conformed',
     'Coverage',
     'Geometry',
+    'Refinement',
     'RigidResult',
     'Scale',
     'Template',
@@ -94,6 +101,7 @@ __all__ = [
     'read_ct',
     'read_rigid',
     'read_transform',
+    'refine_rigid',
     'register_cta',
     'register_template',
     'resample',

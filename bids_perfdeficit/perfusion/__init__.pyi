@@ -1,5 +1,9 @@
+from .combination import Mirror as Mirror
 from .combination import calibration as calibration
 from .eikonal import solve_eikonal as solve_eikonal
+from .guards import ReadOut as ReadOut
+from .guards import holds as holds
+from .guards import withhold as withhold
 from .occlusion import (
     OcclusionFinding as OcclusionFinding,
 )
@@ -11,6 +15,9 @@ from .occlusion import (
 )
 from .priors import inflow_prior as inflow_prior
 from .priors import vein_prior as vein_prior
+from .reference import ReferenceField as ReferenceField
+from .reference import fit_reference as fit_reference
+from .reference import plane as plane
 from .regions import (
     aspects_regions as aspects_regions,
 )
@@ -33,6 +40,9 @@ from .synthesis import (
     asymmetry as asymmetry,
 )
 from .synthesis import (
+    domain as domain,
+)
+from .synthesis import (
     enhance as enhance,
 )
 from .synthesis import (
@@ -46,24 +56,32 @@ from .vessels import vesselness as vesselness
 
 __all__ = [
     'Enhancement',
+    'Mirror',
     'OcclusionFinding',
     'PerfusionMaps',
     'PerfusionSettings',
+    'ReadOut',
+    'ReferenceField',
     'Sources',
     'aspects_regions',
     'asymmetry',
     'calibration',
+    'domain',
     'enhance',
     'evidence',
     'find_occlusion',
     'find_sources',
+    'fit_reference',
+    'holds',
     'inflow_prior',
     'measure_regions',
     'orientation_metric',
+    'plane',
     'solve_eikonal',
     'subtract',
     'synthesize',
     'territories',
     'vein_prior',
     'vesselness',
+    'withhold',
 ]

@@ -89,6 +89,9 @@ from .patient import (
     StandardMaps as StandardMaps,
 )
 from .patient import (
+    Trust as Trust,
+)
+from .patient import (
     align_cta as align_cta,
 )
 from .patient import (
@@ -130,6 +133,7 @@ __all__ = [
     'Measurements',
     'Prepared',
     'StandardMaps',
+    'Trust',
     'add_territories',
     'align_cta',
     'align_template',
