@@ -10,8 +10,8 @@ with a plane ``b`` that all tissues share, an enhancement ``c`` that depends on 
 and is learnt from the patient, and a smooth relative change ``d`` of it, which is delay. Delay
 scales what a tissue takes up, and shading does not: that is what tells them apart. An occlusion
 lowers grey and white matter by nearly the same HU, so that some of it leaks into the plane; the
-step between the hemispheres and the territories of the middle cerebral arteries, which no shading
-follows, take most of that, and slopes that are small enough to be a leak are not applied.
+territories of the middle cerebral arteries, which no shading follows, take part of that, and
+slopes that are small enough to be a leak are not applied.
 
 The offset is estimated and left in place: it cannot be told from a change of enhancement
 everywhere, and does little harm. Cupping and noise of a centimetre are not seen. Must not know
@@ -44,8 +44,9 @@ DENSITY, DENOISE_MM, VESSEL_HU, VEIN = (-5.0, 60.0), 2.0, 30.0, 0.2
 #: Standard deviations, before the scan is seen, of the offset and of a slope: HU at the edge of
 #: the brain, its middle being 0.
 OFFSET_SD, SLOPE_SD = 0.3, 2.0
-#: The same of the step between the hemispheres and of the territories, HU.
-LATE_SD = 2.0
+#: The same of the territories of the middle cerebral arteries, HU; their middle and half widths,
+#: as shares of the brain's half size.
+LATE_SD, LATE_MIDDLE, LATE_WIDTH = 2.0, (0.55, 0.05, 0.1), (0.25, 0.4, 0.45)
 #: The same of the relative change of enhancement, and mm over which it varies.
 CHANGE_SD, CHANGE_MM = 0.35, 20.0
 #: Degrees of freedom of the changes (large ones are rare, but as large as an occlusion's) and of
@@ -55,7 +56,7 @@ CHANGE_FREEDOM, NOISE_FREEDOM = 3.0, 4.0
 LEAST_HU = 0.3
 #: HU of a slope that is left in place. A slope beyond it is applied less its square over the
 #: slope: continuous, and nearly all of a large one.
-DEAD_HU = 0.8
+DEAD_HU = 1.0
 #: Rounds in which enhancement and weights follow each other.
 ROUNDS = 4
 
@@ -289,13 +290,10 @@ def _kinds(blocks: _Blocks, density: np.ndarray) -> np.ndarray:
 
 
 def _late(place: np.ndarray) -> np.ndarray:
-    """Return the step between the hemispheres and both middle cerebral territories, (N, 3)."""
-    step = np.tanh(place[:, 0] / 0.15)
-    lumps = [
-        np.exp(-0.5 * np.square((place - [side * 0.55, 0.05, 0.1]) / [0.25, 0.4, 0.45]).sum(1))
-        for side in (-1, 1)
-    ]
-    return np.stack([step, *lumps], 1)
+    """Return both middle cerebral territories, (N, 2)."""
+    x, y, z = LATE_MIDDLE
+    away = [np.square((place - (side * x, y, z)) / LATE_WIDTH).sum(1) for side in (-1, 1)]
+    return np.exp(-0.5 * np.stack(away, 1))
 
 
 def _changes(mm: np.ndarray) -> np.ndarray:
