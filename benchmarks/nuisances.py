@@ -301,8 +301,8 @@ def measure(patient: Patient, spacing: float, seed: int) -> Iterator[dict[str, o
 def summary(rows: pd.DataFrame) -> str:
     """Return the table, in Markdown: each nuisance by both variants, paired with clean."""
     lines = [
-        '| nuisance | variant | Spearman (fall; may) | AUC (fall; may) | mean error, mL | open: mean '
-        '(largest) mL | open: named | shut: named, right | against the mL | doubtful |',
+        '| nuisance | variant | Spearman (fall; may) | AUC (fall; may) | mean error, mL '
+        '| open: mean (largest) mL | open: named | shut: named, right | against mL | doubtful |',
         '|---|---|---|---|---|---|---|---|---|---|',
     ]
     for name in NUISANCES:

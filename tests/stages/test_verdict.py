@@ -21,8 +21,8 @@ GOOD: dict[str, object] = {
     'vessel_contrast': 160.0, 'inflow_method': 'prior', 'inflow_voxels': 30,
     'arrival_left': 100.0, 'arrival_right': 90.0, 'unusual_contrast': 'none',
     'registration_residual': 0.08, 'shading_applied': 0.0, 'shading_x': 0.3,
-    'shading_x_error': 0.4, 'shading_y': -0.3, 'shading_y_error': 0.2, 'shading_z': 0.4, 'shading_z_error': 0.2,
-    'shading_offset': 0.0, 'shading_residual': 2.0,
+    'shading_x_error': 0.4, 'shading_y': -0.3, 'shading_y_error': 0.2, 'shading_z': 0.4,
+    'shading_z_error': 0.2, 'shading_offset': 0.0, 'shading_residual': 2.0,
 }  # fmt: skip
 
 
