@@ -68,17 +68,17 @@ def test_scans_without_shading_are_left_as_they_are():
 
 
 @pytest.mark.parametrize('slopes', [(2.0, 0.0, 0.0), (-2.0, 0.0, 0.0), (0.0, 2.0, -2.0)])
-def test_shading_is_found_and_mostly_taken_away(slopes):
+def test_shading_is_found_and_partly_taken_away(slopes):
     ncct, cta, brain, white, grey = scans(seed=1)
     shaded = cta + plane(brain, slopes)
     level, found = fit(ncct, shaded, brain, white, grey)
-    np.testing.assert_allclose(found.slopes, slopes, atol=0.4)
+    np.testing.assert_allclose(found.slopes, slopes, atol=0.6)
     assert all(0 < error < 1 for error in found.errors)
     clean = enhance(ncct, cta, brain, SPACING).subtraction
     inside = brain & (level.subtraction != 0)
     before = (level.subtraction - clean)[inside].square().mean().sqrt()
     after = (found.correct(level).subtraction - clean)[inside].square().mean().sqrt()
-    assert after < 0.4 * before
+    assert after < 0.7 * before
     assert torch.equal(found.correct(level).vesselness, level.vesselness)
 
 
@@ -94,7 +94,7 @@ def test_a_slope_that_may_be_a_leak_is_left_and_a_large_one_is_applied_continuou
 
     assert _shrink(DEAD_HU) == _shrink(-DEAD_HU) == 0.0
     assert _shrink(DEAD_HU + 1e-6) == pytest.approx(0.0, abs=1e-5)
-    assert 1.6 < _shrink(2.0) < 2.0
+    assert _shrink(2.0) == pytest.approx(2.0 - DEAD_HU**2 / 2)
     assert _shrink(-2.0) == -_shrink(2.0)
 
 
