@@ -11,6 +11,9 @@ told apart, since they carry less of the delay; `--phase` makes all scans so.
 
 Seeds from 1000 on are held out: no weight was fitted on them.
 
+With `--nuisances` the table of `nuisances.py` is printed instead: what errors of scanners and
+movement cost, with and without what the app does against them.
+
 Run: python benchmarks/perfusion.py [--patients 40] [--spacing 2] [--seed 1000] [--steps 10]
 """
 
@@ -24,10 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
+import nuisances
 import numpy as np
 import pandas as pd
 import torch
 from nibabel.processing import resample_from_to
+from nuisances import CALLED
 from scipy import ndimage
 
 from bids_perfdeficit import ct, perfusion
@@ -44,13 +49,6 @@ SITES = {
 }  # fmt: skip
 
 
-#: What each site of the phantom is called by the finder.
-CALLED = {
-    'ICA': 'ICA', 'M1': 'M1', 'M2sup': 'M2', 'M2inf': 'M2', 'A2': 'ACA', 'P1': 'PCA', 'P2': 'PCA',
-    'BA': 'BA',
-}  # fmt: skip
-
-
 @dataclass(frozen=True)
 class Scan:
     """What the map is computed from, (X, Y, Z) on the conformed grid."""
@@ -64,11 +62,14 @@ class Scan:
     sources: np.ndarray | None = None
 
 
-def draw(seed: int, spacing: float, phase: float | None = None) -> Patient:
+def draw(
+    seed: int, spacing: float, phase: float | None = None, site: str | None = None
+) -> Patient:
     """Make one patient of a mix of occlusions, collaterals, phases and slice thicknesses."""
     rng = np.random.default_rng([seed, 77])
+    drawn = str(rng.choice(list(SITES), p=list(SITES.values())))
     occlusion = Occlusion(
-        site=str(rng.choice(list(SITES), p=list(SITES.values()))),
+        site=drawn if site is None else site,
         side=str(rng.choice(['L', 'R'])),
         collaterals=float(rng.beta(2.5, 2.5)),
         position=float(rng.uniform(0, 0.7)),
@@ -320,7 +321,13 @@ def main() -> None:
     parser.add_argument('--steps', type=int, default=10, help='patients with steps given')
     parser.add_argument('--phase', type=float, help='of all scans, s after the arterial peak')
     parser.add_argument('--rows', type=Path, help='JSON lines to which patients are added')
+    parser.add_argument(
+        '--nuisances', action='store_true', help='errors of scanners and movement instead'
+    )
     options = parser.parse_args()
+    if options.nuisances:
+        nuisances.run(options, draw)
+        return
     torch.set_num_threads(1)
     template = ct.load_template('MNI152NLin2009aSym', spacing=2.0)
     rows: list[dict[str, object]] = []

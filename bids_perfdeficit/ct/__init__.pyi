@@ -29,6 +29,12 @@ from .reading import CTVolume as CTVolume
 from .reading import Geometry as Geometry
 from .reading import read_ct as read_ct
 from .reading import read_map as read_map
+from .refinement import (
+    Refinement as Refinement,
+)
+from .refinement import (
+    refine_rigid as refine_rigid,
+)
 from .registration import (
     RigidResult as RigidResult,
 )
@@ -77,6 +83,7 @@ __all__ = [
     'Conformed',
     'Coverage',
     'Geometry',
+    'Refinement',
     'RigidResult',
     'Scale',
     'Template',
@@ -96,6 +103,7 @@ __all__ = [
     'read_map',
     'read_rigid',
     'read_transform',
+    'refine_rigid',
     'register_cta',
     'register_template',
     'resample',

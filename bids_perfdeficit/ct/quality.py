@@ -187,7 +187,8 @@ def sidecar_metrics(ncct: Mapping[str, Any], cta: Mapping[str, Any]) -> dict[str
     -------
     dict
         ``slice_jump``, ``slices_repeated`` and ``affine_difference``, the larger of both scans';
-        ``hu_scale``, ``'as stored'``, ``'corrected'`` or ``'estimated'``, the worse of both.
+        ``hu_scale``, ``'as stored'``, ``'corrected'`` or ``'estimated'``, the worse of both;
+        ``registration_residual`` (mm) of the CTA.
     """
     found: dict[str, object] = {}
     for name, key in (
@@ -198,6 +199,8 @@ def sidecar_metrics(ncct: Mapping[str, Any], cta: Mapping[str, Any]) -> dict[str
         values = [float(facts[key]) for facts in (ncct, cta) if facts.get(key) is not None]
         if values:
             found[name] = max(values)
+    if 'Residual' in (aligned := cta.get('Registration') or {}):
+        found['registration_residual'] = aligned['Residual']
     scales = [facts for facts in (ncct, cta) if 'HUShift' in facts]
     if scales:
         corrected = any(s['HUSlope'] != 1 or s['HUShift'] != 0 for s in scales)

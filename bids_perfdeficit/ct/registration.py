@@ -27,6 +27,7 @@ from scipy import ndimage
 
 from bids_perfdeficit.ct.conforming import conform, resample
 from bids_perfdeficit.ct.reading import AIR_HU, CTVolume
+from bids_perfdeficit.ct.refinement import refine_rigid
 from bids_perfdeficit.ct.templates import Template, load_template
 from bids_perfdeficit.ct.warping import (
     FLIP,
@@ -68,7 +69,8 @@ class RigidResult:
     image : Nifti1Image
         CTA in HU on the grid of the NCCT, read in one interpolation; -1024 outside the scan.
     quality : dict of str to float
-        ``Correlation`` in and around the brain, ``Rotation`` (degrees), ``Translation`` (mm).
+        ``Correlation`` in and around the brain, ``Rotation`` (degrees), ``Translation`` (mm), and
+        ``Refinement`` and ``Residual`` (mm), as `Refinement.moved` and `Refinement.residual`.
     notes : tuple of str
         What makes it doubtful.
     provenance : mapping
@@ -158,12 +160,15 @@ def register_cta(
             matrix, best = other, score
         if best >= GOOD_CORRELATION:
             break
+    refined = refine_rigid(ncct, cta, brain, matrix)
+    matrix = refined.matrix
     aligned = resample(cta, ncct.shape, matrix @ ncct.affine)
     if (aligned[inside] > AIR_HU).mean() < 0.2:
         raise InputError(
             'the CTA and the NCCT do not show the same part of the head',
             fix='check that both belong to this patient and cover the brain',
         )
+    best = _correlation(fixed_values[near], np.clip(aligned[near], *HEAD_WINDOW))
     notes = []
     if best < POOR_CORRELATION:
         notes.append(
@@ -178,6 +183,8 @@ def register_cta(
             'Correlation': best,
             'Rotation': float(np.degrees(np.arccos(cosine))),
             'Translation': float(np.linalg.norm((matrix @ centre - centre)[:3])),
+            'Refinement': refined.moved,
+            'Residual': refined.residual,
         },
         tuple(notes),
     )

@@ -16,7 +16,7 @@ from nipype.interfaces.base import (
 from bids_perfdeficit import ct, pipeline
 from bids_perfdeficit.bids import sidecar_path
 from bids_perfdeficit.bids.jsonfile import read_facts
-from bids_perfdeficit.interfaces.files import hash_file, load_image, save_image
+from bids_perfdeficit.interfaces.files import hash_file, known_numbers, load_image, save_image
 
 
 class _ConformInput(BaseInterfaceInputSpec):
@@ -107,7 +107,7 @@ class RegisterCTA(SimpleInterface):
         self._results['meta'] = {
             'SourceSHA256': hash_file(self.inputs.cta),
             **result.provenance,
-            'Registration': result.quality,
+            'Registration': known_numbers(result.quality),
             'Notes': list(result.notes),
         }
         return runtime

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -27,3 +29,8 @@ def hash_file(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal digits."""
     with open(path, 'rb') as stream:
         return hashlib.file_digest(stream, 'sha256').hexdigest()
+
+
+def known_numbers(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """Return numbers as JSON can hold them, in which there is no NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from nipype.interfaces.base import (
@@ -14,7 +15,7 @@ from nipype.interfaces.base import (
 )
 
 from bids_perfdeficit import pipeline
-from bids_perfdeficit.interfaces.files import load_image, save_image
+from bids_perfdeficit.interfaces.files import known_numbers, load_image, save_image
 from bids_perfdeficit.perfusion.settings import PerfusionSettings
 
 
@@ -67,6 +68,8 @@ class ComputePerfusion(SimpleInterface):
             'InflowMethod': maps.inflow.method,
             'InflowPoints': maps.inflow.points,
             'Unusual': list(maps.inflow.unusual),
+            'Shading': known_numbers(maps.trust.shading),
+            'OtherReadOuts': [dataclasses.asdict(other) for other in maps.trust.others],
             'Notes': list(maps.notes),
             'Device': self.inputs.device,
         }

@@ -14,7 +14,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from bids_perfdeficit import ct, pipeline
+from bids_perfdeficit import ct, perfusion, pipeline
 from bids_perfdeficit.bids import sidecar_path
 from bids_perfdeficit.interfaces.files import load_image
 
@@ -64,6 +64,10 @@ class MeasureResults(SimpleInterface):
             ),
             missing=ncct.get('CoverageMissing', ()),
             found=ct.sidecar_metrics(ncct, cta),
+            trust=pipeline.Trust(
+                inflow.get('Shading', {}),
+                tuple(perfusion.ReadOut(**other) for other in inflow.get('OtherReadOuts', ())),
+            ),
         )
         for key, frame in (('qc_metrics', found.quality), ('regions_metrics', found.regions)):
             path = Path(runtime.cwd) / f'{key}.tsv'

@@ -7,8 +7,12 @@ from .agreement import (
 from .agreement import (
     measure_agreement as measure_agreement,
 )
+from .combination import Mirror as Mirror
 from .combination import calibration as calibration
 from .eikonal import solve_eikonal as solve_eikonal
+from .guards import ReadOut as ReadOut
+from .guards import holds as holds
+from .guards import withhold as withhold
 from .occlusion import (
     OcclusionFinding as OcclusionFinding,
 )
@@ -23,6 +27,9 @@ from .occlusion import (
 )
 from .priors import inflow_prior as inflow_prior
 from .priors import vein_prior as vein_prior
+from .reference import ReferenceField as ReferenceField
+from .reference import fit_reference as fit_reference
+from .reference import plane as plane
 from .regions import (
     aspects_regions as aspects_regions,
 )
@@ -45,6 +52,9 @@ from .synthesis import (
     asymmetry as asymmetry,
 )
 from .synthesis import (
+    domain as domain,
+)
+from .synthesis import (
     enhance as enhance,
 )
 from .synthesis import (
@@ -60,26 +70,34 @@ __all__ = [
     'Agreement',
     'Artefacts',
     'Enhancement',
+    'Mirror',
     'OcclusionFinding',
     'PerfusionMaps',
     'PerfusionSettings',
+    'ReadOut',
+    'ReferenceField',
     'Sources',
     'aspects_regions',
     'asymmetry',
     'calibration',
+    'domain',
     'enhance',
     'evidence',
     'find_occlusion',
     'find_sources',
+    'fit_reference',
+    'holds',
     'inflow_prior',
     'measure_agreement',
     'measure_regions',
     'nearest_site',
     'orientation_metric',
+    'plane',
     'solve_eikonal',
     'subtract',
     'synthesize',
     'territories',
     'vein_prior',
     'vesselness',
+    'withhold',
 ]

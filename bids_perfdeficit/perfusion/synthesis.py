@@ -84,7 +84,21 @@ class Enhancement:
 def domain(
     ncct: Tensor, brain: Tensor, spacing: Sequence[float], settings: PerfusionSettings
 ) -> Tensor:
-    """Return the brain, grown by `settings.dilation` mm for vessels on it, minus bone."""
+    """Return where the front can run: the brain, grown for the vessels on it, minus bone.
+
+    Parameters
+    ----------
+    ncct : Tensor, (Z, Y, X)
+        HU.
+    brain : Tensor, bool, (Z, Y, X)
+    spacing : sequence of float
+        mm along (z, y, x).
+    settings : PerfusionSettings
+
+    Returns
+    -------
+    Tensor, bool, (Z, Y, X)
+    """
     inside = brain.bool().cpu().numpy()
     margin = [math.ceil(settings.dilation / h) + 1 for h in spacing]
     (found,) = ndimage.find_objects(inside.astype(np.uint8))
@@ -141,6 +155,7 @@ def enhance(
     brain: Tensor,
     spacing: Sequence[float],
     *,
+    inside: Tensor | None = None,
     settings: PerfusionSettings | None = None,
     threads: int = 1,
 ) -> Enhancement:
@@ -153,6 +168,8 @@ def enhance(
     brain : Tensor, bool, (Z, Y, X)
     spacing : sequence of float
         mm along (z, y, x).
+    inside : Tensor, bool, (Z, Y, X), optional
+        From `domain`, where it is known already.
     settings : PerfusionSettings, optional
     threads : int
         Threads; the result does not depend on them.
@@ -168,7 +185,8 @@ def enhance(
     """
     settings = settings or PerfusionSettings()
     _check(ncct, cta, brain)
-    inside = domain(ncct, brain, spacing, settings)
+    if inside is None:
+        inside = domain(ncct, brain, spacing, settings)
     return _enhance(ncct, cta, inside, spacing, settings, threads)
 
 

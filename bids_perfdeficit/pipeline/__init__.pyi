@@ -113,6 +113,9 @@ from .patient import (
     StandardMaps as StandardMaps,
 )
 from .patient import (
+    Trust as Trust,
+)
+from .patient import (
     align_cta as align_cta,
 )
 from .patient import (
@@ -158,6 +161,7 @@ __all__ = [
     'Prepared',
     'Reference',
     'StandardMaps',
+    'Trust',
     'add_territories',
     'align_cta',
     'align_template',

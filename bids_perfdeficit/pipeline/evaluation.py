@@ -349,7 +349,7 @@ def _all_maps(
     """Return the values (N,) of `MAPS` where the reference is known, higher is later."""
     again = compute_maps(
         patient, settings=PerfusionSettings(recipe='published'), device=device, threads=threads,
-        diagnostics=True,
+        check=False, diagnostics=True,
     )  # fmt: skip
 
     def read(image: nib.Nifti1Image) -> np.ndarray:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 #: mm of the grid on which maps are compared between patients.
 TEMPLATE_MM = 2.0
+#: Errors under which the site of an occlusion must hold: HU of shading at the edge of the brain
+#: from side to side, and mm of movement between the scans. Half of what was seen to invent one.
+SHADING_HU, SHIFT_MM = 1.0, 1.0
 #: Note on a number of the patient that lies outside those that the calibration was fitted on.
 _UNUSUAL = {
     name: f'the contrast of the {what} over that of the arteries is unlike any that the perfusion '
@@ -97,13 +100,32 @@ class Inflow:
 
 
 @dataclass(frozen=True)
+class Trust:
+    """What was checked of a map beside the map.
+
+    Parameters
+    ----------
+    shading : dict of str to float
+        Quality metrics of the reference field, HU: ``shading_x``, ``shading_y``, ``shading_z`` (at
+        the edge of the brain, to the right, forward and upward, in which the CTA is brighter than
+        contrast makes it), each with ``_error``; ``shading_offset``; ``shading_applied``, the
+        largest that was taken away; ``shading_residual``. NaN where there was too little tissue.
+    others : tuple of perfusion.ReadOut
+        Likely occlusions of the scans with an error added, up to the first that disagrees.
+    """
+
+    shading: dict[str, float] = field(default_factory=dict)
+    others: tuple[perfusion.ReadOut, ...] = ()
+
+
+@dataclass(frozen=True)
 class Maps:
     """What is computed of a patient; float32 images on the grid of the NCCT.
 
     Parameters
     ----------
     subtraction : Nifti1Image
-        CTA - NCCT in HU; 0 in bone and away from the brain.
+        CTA - NCCT in HU, less the shading between them; 0 in bone and away from the brain.
     vessel : Nifti1Image
         Vesselness in [0, 1).
     toa : Nifti1Image
@@ -116,6 +138,8 @@ class Maps:
         Where the front started.
     notes : tuple of str
         What makes the maps doubtful, a sentence each.
+    trust : Trust
+        What was checked of them.
     controls : mapping of str to Nifti1Image
         With `diagnostics` of `compute_maps`: the ``distance`` from the inflow in mm, and the maps
         of `perfusion.PerfusionMaps.signs`, by name. Empty otherwise.
@@ -128,6 +152,7 @@ class Maps:
     hypoperfused: nib.Nifti1Image
     inflow: Inflow
     notes: tuple[str, ...] = ()
+    trust: Trust = field(default_factory=Trust)
     controls: Mapping[str, nib.Nifti1Image] = field(default_factory=dict)
 
 
@@ -167,7 +192,7 @@ class Measurements:
         One row; columns of `ct.measure_quality`, and of coverage, inflow and arrival.
     regions : DataFrame
         A row per region; columns of `perfusion.measure_regions`. The first row also has the
-        likely occlusion, which is missing where the calibration does not hold.
+        likely occlusion, or why none is reported: the calibration does not hold, or a guard.
     """
 
     quality: pd.DataFrame
@@ -291,6 +316,7 @@ def compute_maps(
     settings: PerfusionSettings | None = None,
     device: str = 'cpu',
     threads: int = 1,
+    check: bool = True,
     diagnostics: bool = False,
 ) -> Maps:
     """Compute arrival and perfusion of a prepared patient.
@@ -305,6 +331,9 @@ def compute_maps(
         Of torch: ``'cpu'`` or ``'cuda:N'``.
     threads : int
         Threads on the CPU; the maps do not depend on them.
+    check : bool
+        Whether the likely occlusion is found again with errors added to the scans, so that
+        `measure` can withhold one that does not hold.
     diagnostics : bool
         Return also `Maps.controls`, which the maps themselves do not need.
 
@@ -323,37 +352,111 @@ def compute_maps(
 
     with one_thread():
         return _compute_maps(
-            patient, settings or PerfusionSettings(), device, threads, diagnostics
+            patient, settings or PerfusionSettings(), device, threads, check, diagnostics
         )
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """A patient's images as tensors, with what the template says of their places."""
+
+    ncct: torch.Tensor
+    cta: torch.Tensor
+    brain: torch.Tensor
+    inside: torch.Tensor
+    spacing: tuple[float, float, float]
+    veins: torch.Tensor
+    inflow: torch.Tensor
+    white: torch.Tensor
+    grey: torch.Tensor
+    mirror: perfusion.Mirror
+
+
 def _compute_maps(
-    patient: Prepared, settings: PerfusionSettings, device: str, threads: int, diagnostics: bool
+    patient: Prepared,
+    settings: PerfusionSettings,
+    device: str,
+    threads: int,
+    check: bool,
+    diagnostics: bool,
 ) -> Maps:
     import torch
 
-    affine, shape = patient.ncct.affine, patient.ncct.shape
-    sizes = patient.ncct.header.get_zooms()
-    spacing = (float(sizes[2]), float(sizes[1]), float(sizes[0]))
+    affine = patient.ncct.affine
     # On a GPU the pieces of work run one after the other in any case.
     pieces = threads if device == 'cpu' else 1
-
-    def tensor(values: np.ndarray, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        return torch.as_tensor(np.ascontiguousarray(values.T)).to(device, dtype)
 
     def image(values: torch.Tensor) -> nib.Nifti1Image:
         # Arrival is infinite outside the brain; images hold 0 there.
         finite = torch.nan_to_num(values.to('cpu', torch.float32), posinf=0.0)
         return nib.Nifti1Image(finite.numpy().T, affine)
 
+    frame = _frame(patient, settings, device, threads)
+    enhancement = perfusion.enhance(
+        frame.ncct, frame.cta, frame.brain, frame.spacing, inside=frame.inside, settings=settings,
+        threads=pieces,
+    )  # fmt: skip
+    reference = None
+    if settings.reference == 'fitted':
+        reference = perfusion.fit_reference(
+            frame.ncct, enhancement.subtraction, frame.brain, frame.spacing,
+            veins=frame.veins, white=frame.white, grey=frame.grey,
+        )  # fmt: skip
+        enhancement = reference.correct(enhancement)
+    sources, maps = _synthesize(frame, enhancement, settings, pieces, diagnostics)
+    controls = {name: values for name, values in maps.signs.items() if values.ndim}
+    if maps.distance is not None:
+        controls['distance'] = maps.distance
+    points = torch.nonzero(sources.mask).flip(1).cpu().numpy()
+    points = np.round(nib.affines.apply_affine(affine, points), 1).tolist()
+    applied = (0.0, 0.0, 0.0) if reference is None else reference.applied
+    return Maps(
+        image(maps.subtraction),
+        image(maps.vesselness),
+        image(maps.arrival),
+        image(maps.perfusion),
+        image(maps.hypoperfused),
+        Inflow(sources.method, points, maps.unusual),
+        (*sources.notes, *(_UNUSUAL[name] for name in maps.unusual)),
+        Trust(
+            {} if reference is None else _shading(reference),
+            _read_again(patient, applied, settings, device, threads)
+            if check and not maps.unusual
+            else (),
+        ),
+        {name: image(values) for name, values in controls.items()},
+    )
+
+
+def _shading(reference: perfusion.ReferenceField) -> dict[str, float]:
+    found = {'shading_offset': reference.offset, 'shading_residual': reference.residual}
+    for axis, slope, error in zip('xyz', reference.slopes, reference.errors, strict=True):
+        found |= {f'shading_{axis}': slope, f'shading_{axis}_error': error}
+    known = np.isfinite(reference.slopes).all()
+    return found | {
+        'shading_applied': max(abs(v) for v in reference.applied) if known else float('nan')
+    }
+
+
+def _frame(patient: Prepared, settings: PerfusionSettings, device: str, threads: int) -> _Frame:
+    """Bring a patient's images, priors and mirror onto a device."""
+    import torch
+
+    affine, shape = patient.ncct.affine, patient.ncct.shape
+    sizes = patient.ncct.header.get_zooms()
+    spacing = (float(sizes[2]), float(sizes[1]), float(sizes[0]))
+
+    def tensor(values: np.ndarray, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.as_tensor(np.ascontiguousarray(values.T)).to(device, dtype)
+
     ncct, cta = (
         tensor(np.asarray(i.dataobj, dtype=np.float32)) for i in (patient.ncct, patient.cta)
     )
     inside = np.asarray(patient.brain.dataobj) > 0
     brain = tensor(inside, torch.bool)
-    enhancement = perfusion.enhance(ncct, cta, brain, spacing, settings=settings, threads=pieces)
+    grown = perfusion.domain(ncct, brain, spacing, settings)
 
-    box = _bounds(enhancement.inside.cpu().numpy().T)
+    box = _bounds(grown.cpu().numpy().T)
     here = _points(affine, box)
     priors, mirrored = _anatomy(patient, here, inside[box], threads)
     veins, inflow, white, grey = (tensor(_filled(values, shape, box)) for values in priors)
@@ -375,38 +478,125 @@ def _compute_maps(
         out[inside] = found
         return tensor(out)
 
+    return _Frame(ncct, cta, brain, grown, spacing, veins, inflow, white, grey, mirror)
+
+
+def _synthesize(
+    frame: _Frame,
+    enhancement: perfusion.Enhancement,
+    settings: PerfusionSettings,
+    threads: int,
+    diagnostics: bool = False,
+) -> tuple[perfusion.Sources, perfusion.PerfusionMaps]:
     sources = perfusion.find_sources(
-        enhancement.subtraction, enhancement.vesselness, inflow, brain, spacing, settings=settings
-    )
+        enhancement.subtraction, enhancement.vesselness, frame.inflow, frame.brain, frame.spacing,
+        settings=settings,
+    )  # fmt: skip
     maps = perfusion.synthesize(
-        ncct,
-        cta,
-        brain,
+        frame.ncct,
+        frame.cta,
+        frame.brain,
         sources,
-        spacing,
-        veins=veins,
-        white=white,
-        grey=grey,
-        mirror=mirror,
+        frame.spacing,
+        veins=frame.veins,
+        white=frame.white,
+        grey=frame.grey,
+        mirror=frame.mirror,
         enhancement=enhancement,
         settings=settings,
         diagnostics=diagnostics,
-        threads=pieces,
+        threads=threads,
     )
-    controls = {name: values for name, values in maps.signs.items() if values.ndim}
-    if maps.distance is not None:
-        controls['distance'] = maps.distance
-    points = torch.nonzero(sources.mask).flip(1).cpu().numpy()
-    points = np.round(nib.affines.apply_affine(affine, points), 1).tolist()
-    return Maps(
-        image(maps.subtraction),
-        image(maps.vesselness),
-        image(maps.arrival),
-        image(maps.perfusion),
-        image(maps.hypoperfused),
-        Inflow(sources.method, points, maps.unusual),
-        (*sources.notes, *(_UNUSUAL[name] for name in maps.unusual)),
-        {name: image(values) for name, values in controls.items()},
+    return sources, maps
+
+
+def _read_again(
+    patient: Prepared,
+    applied: Sequence[float],
+    settings: PerfusionSettings,
+    device: str,
+    threads: int,
+) -> tuple[perfusion.ReadOut, ...]:
+    """Find the likely occlusion again on a coarse grid, with errors added to the CTA.
+
+    Ends with the first read-out that disagrees with that of the scans as they are: one is enough.
+    The first is of the scans as they are, since the coarse grid is a change too.
+    """
+    coarse = _coarse(patient)
+    frame = _frame(coarse, settings, device, threads)
+    pieces = threads if device == 'cpu' else 1
+    template = ct.load_template(patient.space, spacing=TEMPLATE_MM)
+    there = ct.carry(
+        ct.read_transform(patient.forward), ct.all_points(template.brain_mask), threads=threads
+    )
+    (mask,) = ct.sample([coarse.brain], there, order=0)
+    brain = (mask.reshape(template.brain_mask.shape) > 0) & (
+        np.asarray(template.brain_mask.dataobj) > 0
+    )
+
+    def find(slopes: Sequence[float], shift: Sequence[float]) -> perfusion.OcclusionFinding:
+        cta = frame.cta - perfusion.plane(frame.brain, slopes)
+        if any(shift):
+            moved = ndimage.shift(
+                cta.cpu().numpy(), np.divide(shift, frame.spacing), order=1, mode='nearest'
+            )
+            cta = cta.new_tensor(moved)
+        enhancement = perfusion.enhance(
+            frame.ncct, cta, frame.brain, frame.spacing, inside=frame.inside, settings=settings,
+            threads=pieces,
+        )  # fmt: skip
+        maps = _synthesize(frame, enhancement, settings, pieces)[1]
+        images = [
+            nib.Nifti1Image(values.cpu().numpy().T, coarse.ncct.affine)
+            for values in (maps.hypoperfused, maps.subtraction)
+        ]
+        probability, level = (
+            values.reshape(brain.shape) for values in ct.sample(images, there, threads=threads)
+        )
+        return perfusion.find_occlusion(
+            perfusion.evidence(
+                np.where(brain, probability, 0), level, brain, template.brain_mask.affine
+            )
+        )
+
+    x, y, z = applied
+    found: list[perfusion.ReadOut] = []
+    for name, slopes, shift in (
+        (f'a grid of {TEMPLATE_MM:g} mm', (x, y, z), (0.0, 0.0, 0.0)),
+        (f'a shading of +{SHADING_HU:g} HU', (x - SHADING_HU, y, z), (0.0, 0.0, 0.0)),
+        (f'a shading of -{SHADING_HU:g} HU', (x + SHADING_HU, y, z), (0.0, 0.0, 0.0)),
+        (f'a shift of {SHIFT_MM:g} mm', (x, y, z), (SHIFT_MM / 3**0.5,) * 3),
+        (f'a shift of -{SHIFT_MM:g} mm', (x, y, z), (-SHIFT_MM / 3**0.5,) * 3),
+    ):
+        finding = find(slopes, shift)
+        found.append(perfusion.ReadOut(name, finding.site, finding.side))
+        first = found[0]
+        if first.site == 'none' or not perfusion.holds(first.site, first.side, found[-1]):
+            break
+    return tuple(found)
+
+
+def _coarse(patient: Prepared) -> Prepared:
+    """Average a patient's images over blocks of about `TEMPLATE_MM`."""
+    factor = max(1, round(TEMPLATE_MM / float(patient.ncct.header.get_zooms()[0])))
+    if factor == 1:
+        return patient
+    affine = patient.ncct.affine @ np.diag([factor, factor, factor, 1.0])
+    affine[:3, 3] += patient.ncct.affine[:3, :3] @ np.full(3, (factor - 1) / 2)
+    shape = [n // factor for n in patient.ncct.shape]
+
+    def average(image: nib.Nifti1Image) -> np.ndarray:
+        values = np.asarray(image.dataobj, dtype=np.float32)
+        values = values[tuple(slice(0, n * factor) for n in shape)]
+        split = values.reshape([k for n in shape for k in (n, factor)])
+        return np.asarray(split.mean((1, 3, 5)))
+
+    ncct, cta, brain = (average(i) for i in (patient.ncct, patient.cta, patient.brain))
+    return replace(
+        patient,
+        ncct=nib.Nifti1Image(ncct, affine),
+        cta=nib.Nifti1Image(cta, affine),
+        brain=nib.Nifti1Image((brain >= 0.5).astype(np.uint8), affine),
     )
 
 
@@ -523,7 +713,11 @@ def measure(patient: Prepared, maps: Maps, standard: StandardMaps) -> Measuremen
         patient.ncct, patient.cta, patient.brain, maps.subtraction,
         standard.brain, standard.toa, standard.perfusion, standard.hypoperfused,
         forward=patient.forward, space=patient.space, inflow=maps.inflow, missing=patient.missing,
-        found=ct.sidecar_metrics(*patient.provenance),
+        found=ct.sidecar_metrics(
+            patient.provenance[0],
+            {**patient.provenance[1], 'Registration': patient.quality.get('cta', {})},
+        ),
+        trust=maps.trust,
     )  # fmt: skip
 
 
@@ -542,6 +736,7 @@ def measure_images(
     inflow: Inflow | None = None,
     missing: Sequence[str] = (),
     found: Mapping[str, object] | None = None,
+    trust: Trust | None = None,
 ) -> Measurements:
     """Measure volumes, regions, the likely occlusion, and the quality of the scans.
 
@@ -561,12 +756,14 @@ def measure_images(
         Parts of the head that the NCCT does not show.
     found : mapping, optional
         Metrics that were measured when the scans were read; see `ct.sidecar_metrics`.
+    trust : Trust, optional
+        What was checked of the maps when they were computed.
 
     Returns
     -------
     Measurements
     """
-    inflow = inflow or Inflow()
+    inflow, trust = inflow or Inflow(), trust or Trust()
     with one_thread():
         template = ct.load_template(space, spacing=TEMPLATE_MM)
         inside = np.asarray(std_brain.dataobj) > 0
@@ -603,7 +800,17 @@ def measure_images(
             )
         )
         quality |= found or {}
-    # Of the whole brain: only the first row has them, and only if the calibration holds.
+    hemisphere = regions.set_index('region').loc['hemisphere']
+    reason = (
+        'the contrast is unlike any that the perfusion map was calibrated on'
+        if inflow.unusual
+        else perfusion.withhold(
+            finding,
+            [float(hemisphere[f'hypoperfused_{side}']) for side in ('left', 'right')],  # type: ignore[arg-type]
+            trust.others,
+        )
+    )
+    # Of the whole brain: only the first row has them, and only if they can be trusted.
     for column, value in (
         ('occlusion_site', finding.site),
         ('occlusion_side', finding.side),
@@ -613,9 +820,12 @@ def measure_images(
         ('occlusion_next_side', finding.next_side),
         ('occlusion_next_confidence', finding.next_confidence),
     ):
-        known = None if inflow.unusual else value
+        known = None if reason else value
         regions[column] = pd.Series([known], dtype=object).reindex(regions.index)
-    hemisphere = regions.set_index('region').loc['hemisphere']
+    regions['occlusion_withheld'] = pd.Series([reason or None], dtype=object).reindex(
+        regions.index
+    )
+    quality |= trust.shading
     quality |= {
         'coverage_missing': ', '.join(missing) or 'none',
         'inflow_method': inflow.method,

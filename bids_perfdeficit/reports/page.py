@@ -139,6 +139,8 @@ def tell_findings(regions: Sequence[Mapping[str, Any]]) -> dict[str, object]:
     if (any_at_all := number(whole.get('occlusion_any'))) is not None:
         found['Likely occlusion'] = _tell_site(whole)
         found['Probability of any occlusion'] = _chance(any_at_all)
+    elif isinstance(reason := whole.get('occlusion_withheld'), str) and reason != 'n/a':
+        found['Likely occlusion'] = f'not reported: {reason}'
     volumes = {side: number(whole.get(f'hypoperfused_{side}')) for side in ('left', 'right')}
     for side, volume in volumes.items():
         if volume is not None:

@@ -62,9 +62,9 @@ def init_ct_fit_wf(
 Each non-contrast CT (NCCT) was read in Hounsfield units and resampled to an isotropic {spacing:g}
 mm grid. The brain was extracted by thresholding, distance erosion and selection of the largest
 piece. The CT angiogram (CTA) was aligned with the NCCT by a rigid transform that maximised
-Mattes' mutual information (*ANTs*, @ants). The brain, clipped to 0-80 HU, was aligned with a CT
-contrast made from the tissue maps of the template *{space}* by an affine and a symmetric
-diffeomorphic transform (SyN, @syn).
+Mattes' mutual information (*ANTs*, @ants), and by a last rigid step on the edges of the skull. The
+brain, clipped to 0-80 HU, was aligned with a CT contrast made from the tissue maps of the template
+*{space}* by an affine and a symmetric diffeomorphic transform (SyN, @syn).
 """
     inputnode = pe.Node(niu.IdentityInterface(fields=['ncct', 'cta']), name='inputnode')
     outputnode = pe.Node(niu.IdentityInterface(fields=list(FIT_KEYS)), name='outputnode')

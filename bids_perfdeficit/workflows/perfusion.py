@@ -60,19 +60,28 @@ def init_perfusion_wf(
             'density and kind of the tissue, and their differences from the other hemisphere, '
             'by a small neural network fitted on digital patients. '
         )
+    shading = ''
+    if how.reference == 'fitted':
+        shading = (
+            'The shading between the scans, three slopes, was fitted together with the '
+            'enhancement of tissue, and slopes beyond what an occlusion may cause were taken '
+            'away. '
+        )
     workflow = LiterateWorkflow(name=name)
     workflow.__desc__ = f"""\
-The NCCT was subtracted from the CTA, and the contrast arrival time was computed by solving the
-{'isotropic' if how.arrival == 'isotropic' else 'anisotropic (Riemannian)'} eikonal equation from
-the arterial inflow at the skull base [after @vtrails; @perfusion], with a speed given by the
+The NCCT was subtracted from the CTA. {shading}The contrast arrival time was computed by solving
+the {'isotropic' if how.arrival == 'isotropic' else 'anisotropic (Riemannian)'} eikonal equation
+from the arterial inflow at the skull base [after @vtrails; @perfusion], with a speed given by the
 vesselness of the subtraction to the power {how.exponent:g} plus {how.floor:g}. {blend}It was
 rescaled to [0, 1] between its 2nd and 98th percentile in the brain; higher values are later. Its
 asymmetry is its difference from its left-right mirror image in *{space}*. From the same signs
 came the probability of hypoperfusion, a delay of more than 6 s, and from it and the filling of the
-arterial trunks the likely site of an occlusion.
+arterial trunks the likely site of an occlusion, which was reported where it held under a shading
+of 1 HU and a shift of 1 mm.
 """
     facts = {
         'Recipe': how.recipe,
+        'Reference': how.reference,
         'Arrival': how.arrival,
         'HypoperfusionThreshold': calibration()['threshold'],
     }

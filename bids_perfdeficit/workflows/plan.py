@@ -85,6 +85,7 @@ STAGES: tuple[Stage, ...] = (
         _seeded,
         requires=('conform', 'brain'),
         scans=('cta',),
+        version=2,
     ),
     Stage(
         'template',
@@ -98,6 +99,7 @@ STAGES: tuple[Stage, ...] = (
         lambda s: dataclasses.asdict(s.perfusion) | _space(s),
         requires=_PREPARED,
         level=Level.FULL,
+        version=2,
     ),
     Stage(
         'standard',
@@ -120,6 +122,7 @@ STAGES: tuple[Stage, ...] = (
         _space,
         requires=(*_PREPARED, 'perfusion', 'standard'),
         level=Level.FULL,
+        version=2,
     ),
 )
 FIGURES = Stage('figures', (), lambda s: _space(s) | {'level': str(s.processing.level)})

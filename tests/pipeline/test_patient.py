@@ -13,7 +13,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from bids_perfdeficit import ct, pipeline
+from bids_perfdeficit import ct, perfusion, pipeline
 from bids_perfdeficit.interfaces.ct import ToTemplate
 from bids_perfdeficit.interfaces.perfusion import ComputePerfusion
 from bids_perfdeficit.perfusion.settings import PerfusionSettings
@@ -198,16 +198,90 @@ def test_results_are_measured(patient, maps, standard):
     assert row.inflow_voxels == len(maps.inflow.points)
     hemisphere = found.regions.set_index('region').loc['hemisphere']
     assert row.arrival_left == hemisphere.arrival_left
-    assert pd.notna(found.regions.occlusion_site[0])
-    assert found.regions.occlusion_site[1:].isna().all()
+    told, withheld = (found.regions[f'occlusion_{k}'] for k in ('site', 'withheld'))
+    assert pd.notna(told[0]) != pd.notna(withheld[0])
+    assert told[1:].isna().all()
+    assert withheld[1:].isna().all()
+    for axis in 'xyz':
+        assert abs(row[f'shading_{axis}']) < 2
+        assert row[f'shading_{axis}_error'] > 0
+    assert row.shading_applied >= 0
+    assert row.registration_residual == patient.quality['cta']['Residual']
 
 
 def test_no_occlusion_is_told_where_the_calibration_does_not_hold(patient, maps, standard):
     doubtful = replace(maps, inflow=replace(maps.inflow, unusual=('venous',)))
     regions = pipeline.measure(patient, doubtful, standard).regions
     columns = [name for name in regions if name.startswith('occlusion')]
-    assert len(columns) == 7
-    assert regions[columns].isna().all(axis=None)
+    assert len(columns) == 8
+    assert regions[columns].drop(columns='occlusion_withheld').isna().all(axis=None)
+    assert 'unlike any' in regions.occlusion_withheld[0]
+
+
+def test_a_site_is_reported_only_if_it_holds_and_lies_on_the_later_side(
+    patient, maps, standard, monkeypatch
+):
+    def found(site, side):
+        return lambda measured: perfusion.OcclusionFinding(
+            site, side, 0.9, 0.95, 'none', 'n/a', 0.05
+        )
+
+    def report(others=()):
+        trust = replace(maps.trust, others=tuple(others))
+        return pipeline.measure(patient, replace(maps, trust=trust), standard).regions.iloc[0]
+
+    whole = report()
+    volumes = {side: whole[f'hypoperfused_{side}'] for side in ('left', 'right')}
+    later = max(volumes, key=volumes.get)
+    earlier = min(volumes, key=volumes.get)
+    assert volumes[later] > volumes[earlier] + 5  # mL; the patient has an occlusion
+    monkeypatch.setattr('bids_perfdeficit.perfusion.find_occlusion', found('M1', earlier))
+    row = report()
+    assert pd.isna(row.occlusion_site)
+    assert f'{later} side is the later one' in row.occlusion_withheld
+    monkeypatch.setattr('bids_perfdeficit.perfusion.find_occlusion', found('M1', later))
+    assert (report().occlusion_site, report().occlusion_side) == ('M1', later)
+    assert report([perfusion.ReadOut('x', 'M1', later)]).occlusion_site == 'M1'
+    row = report([perfusion.ReadOut('a shift of 1 mm', 'none', 'n/a')])
+    assert pd.isna(row.occlusion_site)
+    assert pd.isna(row.occlusion_confidence)
+    assert 'a shift of 1 mm' in row.occlusion_withheld
+
+
+def test_read_outs_end_with_the_first_that_disagrees(patient, monkeypatch):
+    """One disagreement is enough, and each read-out costs time."""
+    told = iter([('M1', 'left'), ('ICA', 'left'), ('M2', 'right'), ('M1', 'left')])
+    monkeypatch.setattr(
+        'bids_perfdeficit.perfusion.find_occlusion',
+        lambda measured: perfusion.OcclusionFinding(*next(told), 0.9, 0.95, 'none', 'n/a', 0.05),
+    )
+    others = pipeline.compute_maps(patient).trust.others
+    assert [(o.site, o.side) for o in others] == [
+        ('M1', 'left'), ('ICA', 'left'), ('M2', 'right'),
+    ]  # fmt: skip
+    assert [o.condition for o in others[1:]] == ['a shading of +1 HU', 'a shading of -1 HU']
+    assert pipeline.compute_maps(patient, check=False).trust.others == ()
+
+
+def test_shading_is_taken_away_once_and_only_if_asked(patient, maps):
+    """A plane that is put into the CTA leaves the subtraction less than half of it."""
+    from bids_perfdeficit.perfusion import plane
+
+    brain = torch.from_numpy(np.ascontiguousarray(values(patient.brain).T > 0))
+    tilt = plane(brain, (3.0, 0.0, 0.0)).numpy().T
+    shaded = replace(patient, cta=nib.Nifti1Image(values(patient.cta) + tilt, patient.cta.affine))
+    plain = PerfusionSettings(reference='none')
+    kept = pipeline.compute_maps(shaded, settings=plain, check=False)
+    fitted = pipeline.compute_maps(shaded, check=False)
+    inside = (values(patient.brain) > 0) & (np.abs(values(maps.subtraction)) < 200)
+    steps = [
+        np.polyfit(tilt[inside], (values(m.subtraction) - values(maps.subtraction))[inside], 1)[0]
+        for m in (kept, fitted)
+    ]
+    assert steps[0] > 0.6  # of the whole slope, less what was taken from the patient as it was
+    assert abs(steps[1]) < 0.5 * steps[0]
+    assert kept.trust.shading == {}
+    assert fitted.trust.shading['shading_applied'] > 1
 
 
 def test_interfaces_compute_the_same(patient, maps, standard, tmp_path):

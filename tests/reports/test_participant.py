@@ -228,6 +228,17 @@ def test_what_was_found_is_told_as_far_as_the_table_tells_it():
     assert tell_findings([sideless])['Likely occlusion'].startswith('BA (70 %)')
 
 
+def test_a_site_that_is_withheld_is_told_with_its_reason():
+    from bids_perfdeficit.reports.page import tell_findings
+
+    nothing = dict.fromkeys([k for k in WHOLE if k.startswith('occlusion')])
+    reason = 'left M2 does not hold under a shift of 1 mm (no occlusion then)'
+    found = tell_findings([WHOLE | nothing | {'occlusion_withheld': reason}])
+    assert found['Likely occlusion'] == f'not reported: {reason}'
+    assert 'Probability of any occlusion' not in found
+    assert 'Likely occlusion' not in tell_findings([WHOLE | nothing])
+
+
 @pytest.mark.parametrize(
     ('site', 'chance', 'told'),
     [

@@ -20,6 +20,9 @@ GOOD: dict[str, object] = {
     'template_correlation': 0.7, 'enhancement': 4.0, 'subtraction_noise': 12.0,
     'vessel_contrast': 160.0, 'inflow_method': 'prior', 'inflow_voxels': 30,
     'arrival_left': 100.0, 'arrival_right': 90.0, 'unusual_contrast': 'none',
+    'registration_residual': 0.08, 'shading_applied': 0.0, 'shading_x': 0.3,
+    'shading_x_error': 0.4, 'shading_y': -0.3, 'shading_y_error': 0.2, 'shading_z': 0.4,
+    'shading_z_error': 0.2, 'shading_offset': 0.0, 'shading_residual': 2.0,
 }  # fmt: skip
 
 
@@ -37,6 +40,8 @@ def test_the_table_limits_every_metric_that_the_example_names():
     [
         ('identical_share', 0.99, 'failed', 'same data'),
         ('unusual_contrast', 'venous', 'doubtful', 'unlike any'),
+        ('registration_residual', 0.7, 'doubtful', 'moved'),
+        ('shading_applied', 1.3, 'doubtful', 'shading'),
         ('swapped_contrast', 76.0, 'failed', 'swapped'),
         ('arterial_contrast', 3.0, 'failed', 'no contrast'),
         ('arterial_contrast', 20.0, 'doubtful', 'no contrast'),

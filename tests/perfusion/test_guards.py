@@ -1,0 +1,42 @@
+"""A site is reported only on the later side, and only where small errors leave it the answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from bids_perfdeficit.perfusion import OcclusionFinding, ReadOut, holds, withhold
+
+
+def finding(site, side):
+    return OcclusionFinding(site, side, 0.9, 0.95, 'none', 'n/a', 0.05)
+
+
+@pytest.mark.parametrize('volumes', [(0.0, 12.0), (3.0, 564.0)])
+def test_a_side_that_is_not_the_later_one_is_never_named(volumes):
+    assert 'right side is the later one' in withhold(finding('M2', 'left'), volumes)
+    assert 'left side is the later one' in withhold(finding('ICA', 'right'), volumes[::-1])
+    assert withhold(finding('M2', 'right'), volumes) == ''
+
+
+def test_the_basilar_has_no_side_and_open_arteries_nothing_to_withhold():
+    assert withhold(finding('BA', 'n/a'), (0.0, 50.0)) == ''
+    changed = [ReadOut('a shading of +1 HU', 'M1', 'left')]
+    assert withhold(finding('none', 'n/a'), (0.0, 50.0), changed) == ''
+
+
+def test_a_site_that_a_small_error_changes_is_withheld_with_the_error_as_reason():
+    same = ReadOut('a grid of 2 mm', 'PCA', 'left')
+    other = ReadOut('a shift of 1 mm', 'none', 'n/a')
+    assert withhold(finding('PCA', 'left'), (20.0, 0.0), [same]) == ''
+    reason = withhold(finding('PCA', 'left'), (20.0, 0.0), [same, other])
+    assert reason == 'left PCA does not hold under a shift of 1 mm (no occlusion then)'
+
+
+def test_neighbouring_sites_of_one_side_agree_and_others_do_not():
+    assert holds('M1', 'left', ReadOut('', 'ICA', 'left'))
+    assert holds('M2', 'left', ReadOut('', 'M1', 'left'))
+    assert not holds('M2', 'left', ReadOut('', 'ICA', 'left'))
+    assert not holds('M1', 'left', ReadOut('', 'M1', 'right'))
+    assert holds('BA', 'n/a', ReadOut('', 'PCA', 'left'))
+    assert not holds('M1', 'left', ReadOut('', 'none', 'n/a'))
+    assert not holds('BA', 'n/a', ReadOut('', 'none', 'n/a'))
