@@ -265,7 +265,9 @@ def stack(
     if not measures:
         raise InputError(
             f'no map can be used ({next(iter(dropped.values()), "there is none")})',
-            fix='run the participant level again for them',
+            fix='run the participant level again for them'
+            if threshold is None
+            else 'give masks or probabilities of lesions on a grid of the template',
         )
     count = len(measures)
     coverage = (deficits / count).astype(np.float32)

@@ -281,3 +281,11 @@ def test_the_group_mask_is_that_of_the_lesions_and_not_of_their_mirror_image(
 def test_fewer_than_five_lesions_cover_nothing(lesion, lattice, tmp_path):
     with pytest.raises(InputError, match='in no voxel 5 of the 4 participants'):
         stack([lesion] * 4, [None] * 4, tmp_path / 'm.npy', lattice=lattice, threshold=0.5)
+
+
+def test_no_usable_map_is_an_error_of_its_own(lattice, tmp_path):
+    shape, affine = grid()
+    path = save(tmp_path / 'sub-1_mask.nii.gz', zero(ball(shape, affine)), affine)
+    with pytest.raises(InputError, match=r'no map can be used .*is empty') as told:
+        stack([path], [None], tmp_path / 'm.npy', lattice=lattice, threshold=0.5)
+    assert 'participant level' not in str(told.value)
