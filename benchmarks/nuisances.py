@@ -301,7 +301,7 @@ def measure(patient: Patient, spacing: float, seed: int) -> Iterator[dict[str, o
 def summary(rows: pd.DataFrame) -> str:
     """Return the table, in Markdown: each nuisance by both variants, paired with clean."""
     lines = [
-        '| nuisance | variant | Spearman (fall; may) | AUC (fall; may) | mean error, mL '
+        '| nuisance (n) | variant | Spearman (fall; may) | AUC (fall; may) | mean error, mL '
         '| open: mean (largest) mL | open: named | shut: named, right | against mL | doubtful |',
         '|---|---|---|---|---|---|---|---|---|---|',
     ]
@@ -329,7 +329,8 @@ def summary(rows: pd.DataFrame) -> str:
             )
             doubtful = (part.get('shading_applied', 0) > 1) | (part.residual > 0.5)
             lines.append(
-                f'| {name} | {variant} | {part.rho.mean():.3f} ({fall[0]:+.3f}; {may[0]}) | '
+                f'| {name} ({len(part)}) | {variant} | '
+                f'{part.rho.mean():.3f} ({fall[0]:+.3f}; {may[0]}) | '
                 f'{part.auc.mean():.3f} ({fall[1]:+.3f}; {may[1]}) | '
                 f'{(part.ml - part["true ml"]).abs().mean():.1f} | '
                 f'{part.ml[open_].mean():.1f} ({part.ml[open_].max():.0f}) | '
