@@ -230,7 +230,7 @@ def compute(case: Case, name: str, variant: str, seed: int) -> dict[str, object]
         start, residual = refined.matrix, refined.residual
     aligned = nib.Nifti1Image(ct.resample(cta, grid.shape, start @ grid.affine), grid.affine)
     patient = replace(case.prepared, cta=aligned)
-    settings = PerfusionSettings(reference='fitted' if variant == 'now' else 'none')
+    settings = PerfusionSettings(reference_field='fitted' if variant == 'now' else 'none')
     maps = pipeline.compute_maps(patient, settings=settings, check=variant == 'now')
     inside = (np.asarray(patient.brain.dataobj) > 0) & case.known
     delay = case.delay[inside]

@@ -23,7 +23,7 @@ class PerfusionSettings:
         `published`: the arrival of VTrails (Moriconi et al., TMI 2018), as in Tangwiriyasakul et
         al. 2026. `default`: that arrival without veins, joined with the tissue's own
         enhancement and other signs by a network that was fitted on digital patients.
-    reference : {'fitted', 'none'}
+    reference_field : {'fitted', 'none'}
         `fitted`: shading between the scans is estimated together with the enhancement and taken
         away from the subtraction. `none`: it stays.
     window : tuple of float
@@ -42,7 +42,7 @@ class PerfusionSettings:
 
     arrival: Literal['isotropic', 'anisotropic'] = 'isotropic'
     recipe: Literal['default', 'published'] = 'default'
-    reference: Literal['fitted', 'none'] = 'fitted'
+    reference_field: Literal['fitted', 'none'] = 'fitted'
     window: tuple[float, float] = ranged((0.0, 300.0), -1000, 3000, unit='HU')
     exponent: float = ranged(2.0, 0, 10, above=True)
     # With 0 no front would reach tissue without contrast; at 1 vessels would not matter.

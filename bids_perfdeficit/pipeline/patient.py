@@ -397,7 +397,7 @@ def _compute_maps(
         threads=pieces,
     )  # fmt: skip
     reference = None
-    if settings.reference == 'fitted':
+    if settings.reference_field == 'fitted':
         reference = perfusion.fit_reference(
             frame.ncct, enhancement.subtraction, frame.brain, frame.spacing,
             veins=frame.veins, white=frame.white, grey=frame.grey,

@@ -61,7 +61,7 @@ def init_perfusion_wf(
             'by a small neural network fitted on digital patients. '
         )
     shading = ''
-    if how.reference == 'fitted':
+    if how.reference_field == 'fitted':
         shading = (
             'The shading between the scans, three slopes, was fitted together with the '
             'enhancement of tissue, and slopes beyond what an occlusion may cause were taken '
@@ -81,7 +81,7 @@ of 1 HU and a shift of 1 mm.
 """
     facts = {
         'Recipe': how.recipe,
-        'Reference': how.reference,
+        'ReferenceField': how.reference_field,
         'Arrival': how.arrival,
         'HypoperfusionThreshold': calibration()['threshold'],
     }

@@ -270,7 +270,7 @@ def test_shading_is_taken_away_once_and_only_if_asked(patient, maps):
     brain = torch.from_numpy(np.ascontiguousarray(values(patient.brain).T > 0))
     tilt = plane(brain, (3.0, 0.0, 0.0)).numpy().T
     shaded = replace(patient, cta=nib.Nifti1Image(values(patient.cta) + tilt, patient.cta.affine))
-    plain = PerfusionSettings(reference='none')
+    plain = PerfusionSettings(reference_field='none')
     kept = pipeline.compute_maps(shaded, settings=plain, check=False)
     fitted = pipeline.compute_maps(shaded, check=False)
     inside = (values(patient.brain) > 0) & (np.abs(values(maps.subtraction)) < 200)
