@@ -36,9 +36,6 @@ from bids_perfdeficit.perfusion.vessels import smooth
 BLOCK_MM, BLOCK_SHARE = 4.0, 0.4
 #: Fewest blocks with which the fit is believed: some 15 mL of tissue would follow any plane.
 FEWEST = 500
-#: mm of a voxel beyond which nothing is fitted: a block is a voxel then, and an occlusion of M1 at
-#: 4 mm was taken for 1.8 HU of shading.
-COARSE_MM = 3.0
 #: mm of the brain's rim that are left out: partial volume of the skull, residual movement.
 RIM_MM = 3.0
 #: HU, after smoothing over so many mm, of tissue and CSF in the NCCT; HU of contrast from which a
@@ -147,11 +144,10 @@ def fit_reference(
     Returns
     -------
     ReferenceField
-        Of NaN, with nothing to take away, where there is too little tissue or the grid is coarser
-        than `COARSE_MM`.
+        Of NaN, with nothing to take away, where there is too little tissue.
     """
     blocks = _blocks(ncct, subtraction, brain.bool(), spacing, veins, white, grey)
-    if len(blocks.contrast) < FEWEST or max(spacing) > COARSE_MM:
+    if len(blocks.contrast) < FEWEST:
         unknown = (math.nan,) * 3
         nothing = torch.zeros(brain.shape, dtype=torch.float32, device=brain.device)
         return ReferenceField(
