@@ -7,6 +7,7 @@ so that equal results are equal bytes. Must not know what the files are for.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -19,14 +20,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import psutil
-from isal import igzip
 
 if TYPE_CHECKING:
     import nibabel as nib
     import pandas as pd
 
-#: Of ISA-L's gzip: as small as level 3 of zlib, in a tenth of the time.
-COMPRESSION = 2
+#: Of zlib. ISA-L is faster, but packs the same content in two ways once in thousands of files.
+COMPRESSION = 1
 
 #: Ending of a file while it is written.
 TEMPORARY = '.part'
@@ -51,7 +51,7 @@ def write_nifti(image: nib.Nifti1Image, path: str | os.PathLike[str]) -> Path:
 
     def write(stream: IO[bytes]) -> None:
         if path.name.endswith('.gz'):
-            with igzip.IGzipFile('', 'wb', COMPRESSION, stream, mtime=0) as zipped:
+            with gzip.GzipFile('', 'wb', COMPRESSION, stream, mtime=0) as zipped:
                 image.to_stream(zipped)
         else:
             image.to_stream(cast(io.IOBase, stream))
