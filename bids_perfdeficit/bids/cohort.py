@@ -625,11 +625,11 @@ def _given_maps(
 
 def _name_given(wanted: Mapping[str, Any]) -> str:
     """Return what the maps that users give are, as a noun phrase."""
-    told = ', '.join(f'{name} {_tell_value(value)}' for name, value in wanted.items())
-    return f'map with {told}'
+    words = ', '.join(f'{name} {_describe_value(value)}' for name, value in wanted.items())
+    return f'map with {words}'
 
 
-def _tell_value(value: Any) -> str:
+def _describe_value(value: Any) -> str:
     values = value if isinstance(value, list) else [value]
     return ' or '.join('absent' if v is None else str(v) for v in values)
 
@@ -752,12 +752,12 @@ def _numbers(
             path=table.path,
         )
     lacking = pd.concat(columns, axis=1).isna().any(axis=1)
-    told = ''
+    beside = ''
     if indicator in expected or (lacking.any() and not expected):
-        columns[indicator], told = lacking.astype(float), f' beside the indicator {indicator}'
+        columns[indicator], beside = lacking.astype(float), f' beside the indicator {indicator}'
     if absent.any():
         notes.append(
-            f'covariate {name}: missing for {int(absent.sum())}, taken as the mean{told}: '
+            f'covariate {name}: missing for {int(absent.sum())}, taken as the mean{beside}: '
             f'{shorten(text.index[absent])}'
         )
     return columns

@@ -83,9 +83,9 @@ class EvaluateLevel(Level):
         self._plan = make_evaluation_plan(self.settings)
         self.cases = dict(self._plan.cases)
         if self.is_empty() and not self._plan.problems:
-            told = '; '.join(f'{n}: {why}' for n, why in list(self._plan.left_out.items())[:3])
+            reasons = '; '.join(f'{n}: {why}' for n, why in list(self._plan.left_out.items())[:3])
             raise InputError(
-                f'no participant with a perfusion map has a reference ({told})',
+                f'no participant with a perfusion map has a reference ({reasons})',
                 fix='give --reference with a pattern whose files name the participants',
             )
         return self._plan.problems
@@ -187,10 +187,10 @@ class EvaluateLevel(Level):
 
     def _judged(self, case: Case) -> Outcome:
         """Return the verdict on an evaluation that is done."""
-        doubts = list(map(str, self._told(case).get('Doubts', [])))
+        doubts = list(map(str, self._sidecar(case).get('Doubts', [])))
         return Outcome(case.name, 'doubtful' if doubts else 'complete', doubts)
 
-    def _told(self, case: Case) -> dict[str, Any]:
+    def _sidecar(self, case: Case) -> dict[str, Any]:
         return read_facts(sidecar_path(self._path(case, 'reference_metrics')))
 
     def _path(self, case: Case, key: str) -> Path:
@@ -272,7 +272,7 @@ class EvaluateLevel(Level):
         participant, _, session = outcome.name.partition('_')
         case = done.get(outcome.name)
         status = 'failed' if outcome.status == 'failed' else 'left out'
-        told = {} if case is None else self._told(case)
+        facts = {} if case is None else self._sidecar(case)
         return {
             'name': outcome.name,
             'participant_id': participant,
@@ -280,7 +280,7 @@ class EvaluateLevel(Level):
             'status': 'evaluated' if case is not None else status,
             'reason': None if case is not None else ' | '.join(outcome.reasons),
             'reference': None if case is None else file_uri(case.reference, self.settings),
-            'notes': ' | '.join([*told.get('Doubts', []), *told.get('Notes', [])]) or None,
+            'notes': ' | '.join([*facts.get('Doubts', []), *facts.get('Notes', [])]) or None,
         }
 
     def _read(self, done: Mapping[str, Case]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -338,7 +338,7 @@ class GroupLevel(Level):
 
     def _warnings(self) -> tuple[str, ...]:
         """Return the doubts about scores and maps; whether sides are swapped comes first."""
-        told = []
+        warnings = []
         plan = self.planned
         if plan.scores is not None:
             people = pd.read_csv(group_path(self.settings, 'group_cohort'), sep='\t')
@@ -346,15 +346,15 @@ class GroupLevel(Level):
             sides = dict(zip(labels, people['side'], strict=True))
             if swapped := check_sides(plan.scores, sides):
                 LOGGER.warning(swapped)
-                told.append(f'{swapped}.')
+                warnings.append(f'{swapped}.')
         if len(plan.cohort.entries) < FEW:
-            told.append(
+            warnings.append(
                 f'Only {len(plan.cohort.entries)} participants: maps of a group need '
                 f'{FEW} or more, and what is declared here may not hold elsewhere.'
             )
         if self.settings.processing.sloppy:
-            told.append('The run was --sloppy: for trying things out, never for results.')
-        return (*told, *(f'{note}.' for note in plan.cohort.notes))
+            warnings.append('The run was --sloppy: for trying things out, never for results.')
+        return (*warnings, *(f'{note}.' for note in plan.cohort.notes))
 
 
 def _tell_dropped(dropped: Mapping[str, str]) -> Iterator[str]:

@@ -328,11 +328,11 @@ class Progress:
         run = plugin.run
         self._splits = isinstance(plugin, DistributedPluginBase)
 
-        def told(graph: Any, *args: Any, **kwargs: Any) -> Any:
+        def observed(graph: Any, *args: Any, **kwargs: Any) -> Any:
             self.expect(graph)
             return run(graph, *args, **kwargs)
 
-        plugin.run = told
+        plugin.run = observed
         return plugin
 
     def expect(self, graph: Any) -> None:
@@ -437,10 +437,10 @@ def read_crashes(log_dir: Path) -> dict[str, list[str]]:
         node = re.search(r'^Node: (\S+)', text, re.M)
         parts = node.group(1).split('.') if node else []
         branch = parts[1] if len(parts) > 1 else ''
-        told = re.findall(r'bids_perfdeficit\.errors\.InputError: (.+)', text)
+        sentences = re.findall(r'bids_perfdeficit\.errors\.InputError: (.+)', text)
         killed = re.findall(r'^WorkerKilled: (.+)', text, re.M)
-        if told:
-            sentence = told[-1].strip()
+        if sentences:
+            sentence = sentences[-1].strip()
         else:
             last = killed or [line.strip() for line in text.splitlines() if line.strip()]
             step = parts[-1] if parts else 'a step'

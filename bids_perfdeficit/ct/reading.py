@@ -171,10 +171,10 @@ def read_ct(path: str | Path, *, role: str = 'NCCT', max_gb: float = MAX_GB) -> 
     if scale is not None and not scale.is_hounsfield:
         values = _rescale(values, scale, path)
         mean, flat = blocks(values, sizes)
-        told = (
+        remark = (
             '' if scale.known else '; no converter is known to do this, so look at the densities'
         )
-        notes.append(f'{role}: values were {scale.describe()} HU and were shifted back{told}')
+        notes.append(f'{role}: values were {scale.describe()} HU and were shifted back{remark}')
     values[without], values[infinite] = AIR_HU, METAL_HU
     if values.min() < AIR_HU:
         notes.append(f'{role}: padding of {values.min():g} was set to {AIR_HU:g} HU')

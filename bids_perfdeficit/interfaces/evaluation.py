@@ -62,7 +62,7 @@ class EvaluateMaps(SimpleInterface):
             inputs.space,
         )
         reference = pipeline.read_reference(Path(inputs.reference), patient.brain)
-        told = json.loads(sidecar_path(Path(inputs.hypoperfused)).read_text(encoding='utf-8'))
+        facts = json.loads(sidecar_path(Path(inputs.hypoperfused)).read_text(encoding='utf-8'))
         regions = pd.read_csv(inputs.regions_metrics, sep='\t', na_values='n/a')
         found = pipeline.evaluate_patient(
             patient,
@@ -70,7 +70,7 @@ class EvaluateMaps(SimpleInterface):
             load_image(inputs.perfusion),
             load_image(inputs.hypoperfused),
             reference,
-            threshold=told.get('HypoperfusionThreshold'),
+            threshold=facts.get('HypoperfusionThreshold'),
             found={
                 str(key): value if pd.notna(value) else None
                 for key, value in regions.iloc[0].items()

@@ -91,14 +91,14 @@ def _write(outputs: Iterable[GroupOutput], folder: str) -> str:
     """Write what a step leaves and return its manifest."""
     manifest = Manifest(folder)
     for output in outputs:
-        content, told, entities = output.content, output.facts, output.entities
+        content, facts, entities = output.content, output.facts, output.entities
         if isinstance(content, pd.DataFrame):
-            manifest.table(output.key, content, told, **entities)
+            manifest.table(output.key, content, facts, **entities)
         elif isinstance(content, DeficitFit):
-            content.save(manifest.add(output.key, 'params.pt', told, **entities))
+            content.save(manifest.add(output.key, 'params.pt', facts, **entities))
         else:
             values = np.asanyarray(content.dataobj)
-            manifest.image(output.key, values, content.affine, told, **entities)
+            manifest.image(output.key, values, content.affine, facts, **entities)
     return manifest.write()
 
 

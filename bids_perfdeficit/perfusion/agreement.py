@@ -255,25 +255,25 @@ def find_artefacts(
 
 def describe_artefacts(found: Artefacts) -> tuple[str, ...]:
     """Return the artefacts that a reader must know, a sentence each without a full stop."""
-    told = []
+    notes = []
     if found.zero_share > 0.02:
-        told.append(f'{found.zero_share:.0%} of the brain that the reference covers is exactly 0')
+        notes.append(f'{found.zero_share:.0%} of the brain that the reference covers is exactly 0')
     if found.top_share > 0.001:
-        told.append(
+        notes.append(
             f'the reference ends at {found.top:.3g} s, which {found.top_share:.1%} of the brain '
             'have: longer delays were cut off'
         )
     if found.specks_ml >= SPECK_ML:
-        told.append(
+        notes.append(
             f'{found.specks} isolated specks of the reference above {DEFICIT_S:g} s '
             f'({found.specks_ml:.0f} mL) are each smaller than {SPECK_ML:g} mL'
         )
     if found.outside_ml >= SPECK_ML:
-        told.append(
+        notes.append(
             f'{found.outside_ml:.0f} mL of the reference above {DEFICIT_S:g} s lie outside the '
             'brain'
         )
-    return tuple(told)
+    return tuple(notes)
 
 
 def rank_shares(values: NDArray[np.floating]) -> NDArray[np.float64]:

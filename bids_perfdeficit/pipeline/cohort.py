@@ -314,10 +314,10 @@ def match_cohort(
     table = table.reshape(count, -1)[kept]
     if names and names[-1] == TOTAL_VOLUME:
         table = np.c_[table, measures[TOTAL_VOLUME]]
-    told = dict(facts or {})
+    described = dict(facts or {})
     if RECIPE in measures:
         found = sorted({str(recipe) for recipe in measures[RECIPE].dropna()})
-        told['Recipe'] = found[0] if len(found) == 1 else found
+        described['Recipe'] = found[0] if len(found) == 1 else found
     return CohortData(
         tuple(str(participants[i]) for i in kept),
         tuple(
@@ -329,7 +329,7 @@ def match_cohort(
         np.asarray(scores, float).reshape(count, -1)[kept],
         table,
         names,
-        told,
+        described,
         None if values is None else np.asarray(values, float).reshape(count, -1)[kept],
         tuple(str(groups[i]) for i in kept) if groups else None,
     )
@@ -390,11 +390,11 @@ def cohort_outputs(
         Of the stack.
     """
     facts = _without_seed(_facts(data))
-    told = _GIVEN if 'MapThreshold' in facts else {}
+    wording = _GIVEN if 'MapThreshold' in facts else {}
     yield GroupOutput('group_mask', mask, facts)
-    yield GroupOutput('group_coverage', coverage, {**facts, **told.get('group_coverage', {})})
+    yield GroupOutput('group_coverage', coverage, {**facts, **wording.get('group_coverage', {})})
     columns = _describe_items(data.items) | _describe_used(table, data)
-    columns |= dict(told.get('group_cohort', {}))
+    columns |= dict(wording.get('group_cohort', {}))
     if RECIPE in table:
         columns[RECIPE] = {'Description': 'Recipe that the map was computed by'}
     yield GroupOutput('group_cohort', table, facts | columns)
@@ -466,13 +466,13 @@ def fit_outputs(fit: DeficitFit, data: CohortData, prepared: Prepared) -> Iterat
     )
     summary = deficit.summary_table(fit, data.scores, prepared)
     yield GroupOutput('group_summary', summary, facts, entities)
-    told = {
+    details = {
         'Items': [item.name for item in fit.items],
         'Levels': [item.levels for item in fit.items],
         'Skipped': fit.skipped,
         'Device': fit.settings.device,
     }
-    yield GroupOutput('group_params', fit, facts | told, entities)
+    yield GroupOutput('group_params', fit, facts | details, entities)
 
 
 def add_territories(clusters: pd.DataFrame, fit: DeficitFit) -> pd.DataFrame:
@@ -557,9 +557,9 @@ def validation_outputs(validation: Validation, data: CohortData) -> Iterator[Gro
         for item in validation.items
         if item.name not in validation.skipped
     }
-    told = {'Skipped': validation.skipped, 'Calibration': curves, 'GainOver': validation.bar}
+    details = {'Skipped': validation.skipped, 'Calibration': curves, 'GainOver': validation.bar}
     table = deficit.metrics_table(validation)
-    yield GroupOutput('group_metrics', table, facts | told, entities)
+    yield GroupOutput('group_metrics', table, facts | details, entities)
 
 
 def fit_shuffled(
@@ -736,20 +736,20 @@ def _find_items(items: Sequence[Item], data: CohortData) -> list[int]:
 def _describe_items(items: Sequence[Item]) -> dict[str, Any]:
     """Return the description of a column of scores for each item."""
     scale = json.loads(load('nihss.json').read_text(encoding='utf-8'))
-    told = {}
+    columns = {}
     for item in items:
         known = scale.get(item.name, {'Description': f'Score of {item.name}'})
-        told[item.name] = {key: value for key, value in known.items() if key != 'LongName'}
+        columns[item.name] = {key: value for key, value in known.items() if key != 'LongName'}
         if 'Levels' in known:
-            told[item.name]['Levels'] = {
+            columns[item.name]['Levels'] = {
                 level: text for level, text in known['Levels'].items() if level.isdigit()
             }
-    return told
+    return columns
 
 
 def _describe_used(table: pd.DataFrame, data: CohortData) -> dict[str, Any]:
     """Return the description of the levels that models took, and of covariates."""
-    told = {
+    columns = {
         f'{item.name}_level': {
             'Description': f'Level of {item.name} that the models take, from 0, the mildest'
         }
@@ -757,8 +757,8 @@ def _describe_used(table: pd.DataFrame, data: CohortData) -> dict[str, Any]:
     }
     for name in data.covariate_names:
         for column in (name, f'covariate_{name}', f'used_{name}'):
-            told[column] = {'Description': f'Covariate {name} as it was used'}
-    return {column: entry for column, entry in told.items() if column in table}
+            columns[column] = {'Description': f'Covariate {name} as it was used'}
+    return {column: entry for column, entry in columns.items() if column in table}
 
 
 def _describe_levels(table: pd.DataFrame) -> dict[str, Any]:

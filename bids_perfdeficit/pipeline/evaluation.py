@@ -228,19 +228,19 @@ def _check_fit(
     inside = float((support & rim).sum() / support.sum())
     here = brain & support.any((0, 1))
     filled = float((support & here).sum() / here.sum())
-    told = (
+    shares = (
         f'{inside:.0%} of its values lie in the brain, and {filled:.0%} of the brain has one, in '
         'the slices that it covers'
     )
     best = max(inside, filled)
     if best < _FITS:
         raise InputError(
-            f'does not fit the brain ({told}): it is of another patient, or not registered',
+            f'does not fit the brain ({shares}): it is of another patient, or not registered',
             fix='give a Tmax map of this patient that is registered to the NCCT',
             path=path,
         )
     if best < _FITS_WELL:
-        return (f'the reference fits the brain poorly ({told}): check its registration',)
+        return (f'the reference fits the brain poorly ({shares}): check its registration',)
     return ()
 
 
@@ -467,10 +467,10 @@ def _sites() -> tuple[str, ...]:
     return (*SIDED, *MIDLINE)
 
 
-def _right(told: pd.Series, true: pd.Series, known: tuple[str, ...]) -> np.ndarray:
+def _right(found: pd.Series, true: pd.Series, known: tuple[str, ...]) -> np.ndarray:
     """Return 1 where both agree and 0 where not, of those whose truth is known."""
-    kept = true.isin(known) & told.notna()
-    return (told[kept] == true[kept]).to_numpy(float)
+    kept = true.isin(known) & found.notna()
+    return (found[kept] == true[kept]).to_numpy(float)
 
 
 def _describe(name: str, measure: str, values: np.ndarray, seed: int) -> dict[str, object]:

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from bids_perfdeficit.bids import output_path, write_text
-from bids_perfdeficit.reports.page import tell_findings
+from bids_perfdeficit.reports.page import describe_findings
 from bids_perfdeficit.reports.words import (
     DATA,
     environment,
     number,
     quality_limits,
-    tell,
+    show,
     usual,
     verdict,
 )
@@ -57,7 +57,7 @@ class Row:
     metrics : mapping of str to str or float
         As in ``desc-qc_metrics.tsv``.
     found : mapping of str to object
-        As from `tell_findings`.
+        As from `describe_findings`.
     """
 
     name: str
@@ -119,7 +119,7 @@ def build_index(
     ]
     coverage = sorted(output_dir.glob('tpl-*/figures/tpl-*_desc-coverage_probseg.svg'))
     sections = [
-        ('Summary', pieces.summary([(k, tell(v)) for k, v in facts.items()], others)),
+        ('Summary', pieces.summary([(k, show(v)) for k, v in facts.items()], others)),
         ('Participants', pieces.table(*_table(rows, shown))),
         ('Failures', pieces.failures(_failures(failed))),
         *([('Doubts', pieces.failures(_failures(doubtful)))] if doubtful else []),
@@ -156,10 +156,10 @@ def read_statuses(output_dir: Path) -> dict[str, tuple[str, Sequence[str]]]:
     found: dict[str, tuple[str, Sequence[str]]] = {}
     for path in sorted(output_dir.glob('logs/*/status.json')):  # names begin with the time
         try:
-            told = json.loads(path.read_text(encoding='utf-8')).get('participants', {})
+            people = json.loads(path.read_text(encoding='utf-8')).get('participants', {})
         except (OSError, ValueError):
             continue
-        for name, entry in told.items():
+        for name, entry in people.items():
             status, reasons = entry['status'], entry['reasons']
             if status not in ('complete', 'doubtful', 'failed'):
                 status, reasons = 'failed', ['the run ended before it was finished']
@@ -185,7 +185,7 @@ def read_rows(output_dir: Path, statuses: Mapping[str, tuple[str, Sequence[str]]
                 status,
                 tuple(reasons),
                 next(iter(read('qc_metrics')), {}),
-                tell_findings(read('regions_metrics')),
+                describe_findings(read('regions_metrics')),
             )
         )
     return rows
@@ -228,9 +228,9 @@ def _table(rows: Sequence[Row], shown: Sequence[str]) -> tuple[list[tuple[str, s
     cells = []
     for row in rows:
         doubts = set(row.doubts)
-        line = [(row.status, row.status != 'complete'), (tell(len(doubts)), False)]
-        line += [(tell(row.found.get(label)), False) for label in found]
-        line += [(tell(row.metrics.get(k)), k in doubts) for k in shown]
+        line = [(row.status, row.status != 'complete'), (show(len(doubts)), False)]
+        line += [(show(row.found.get(label)), False) for label in found]
+        line += [(show(row.metrics.get(k)), k in doubts) for k in shown]
         cells.append((row.name, row.link, line))
     return columns, cells
 
@@ -262,13 +262,13 @@ def _outliers(rows: Sequence[Row], key: str) -> dict[str, Any]:
         distance = abs(value - middle) / spread if spread > 0 else 0.0
         beyond = verdict(value, entry) == 'look'
         if beyond or (values.size >= FEW and distance > APART):
-            away.append((distance, row, tell(value), beyond))
+            away.append((distance, row, show(value), beyond))
     away.sort(key=lambda item: -item[0])
     return {
         'label': entry['label'],
         'usual': usual(entry),
         'meaning': entry['meaning'],
-        'middle': tell(middle),
+        'middle': show(middle),
         'units': entry.get('units', ''),
         'beyond': sum(beyond for *_, beyond in away),
         'apart': sum(not beyond for *_, beyond in away),
@@ -289,7 +289,7 @@ def _distribution(rows: Sequence[Row], key: str) -> dict[str, Any]:
     bars = [
         {'x': n * width, 'height': 60.0 * count / counts.max(), 'count': int(count),
          'look': verdict(float(centre), entry) == 'look',
-         'range': f'{tell(float(a))} to {tell(float(b))}'}
+         'range': f'{show(float(a))} to {show(float(b))}'}
         for n, (count, centre, a, b) in enumerate(
             zip(counts, centres, edges[:-1], edges[1:], strict=True)
         )
@@ -299,7 +299,7 @@ def _distribution(rows: Sequence[Row], key: str) -> dict[str, Any]:
         'bars': bars,
         'width': width * 0.9,
         'marks': [100.0 * (limit - low) / (high - low) for limit in limits],
-        'low': tell(float(low)),
-        'high': tell(float(high)),
+        'low': show(float(low)),
+        'high': show(float(high)),
         'n': len(values),
     }

@@ -22,7 +22,7 @@ from bids_perfdeficit.bids.jsonfile import read_facts
 from bids_perfdeficit.pipeline import MAPS, MEASURES
 from bids_perfdeficit.reports import evaluation_figures
 from bids_perfdeficit.reports.figures import draw_side_by_side
-from bids_perfdeficit.reports.words import cite, embed, environment, tell
+from bids_perfdeficit.reports.words import cite, embed, environment, show
 
 #: Participants below which a mean says little.
 FEW = 10
@@ -164,8 +164,8 @@ class _Page:
     def mean(self, name: str, measure: str) -> str:
         """Return mean and standard deviation in words."""
         spread = self.value(name, measure, 'sd')
-        told = _fixed(self.value(name, measure))
-        return told if np.isnan(spread) else f'{told} ({_fixed(spread)})'
+        text = _fixed(self.value(name, measure))
+        return text if np.isnan(spread) else f'{text} ({_fixed(spread)})'
 
     def summary(self) -> list[dict[str, Any]]:
         counts = self.people['status'].value_counts()
@@ -191,7 +191,7 @@ class _Page:
                 (self.own.verdict(self._compare(), 'Against an unlearned blend'), ''),
                 (
                     self.common.summary(
-                        [(k, tell(v)) for k, v in facts.items()], self._warnings()
+                        [(k, show(v)) for k, v in facts.items()], self._warnings()
                     ),
                     '',
                 ),
@@ -206,7 +206,7 @@ class _Page:
 
     def _compare(self) -> str:
         """Set the computed map beside the best of what needs no learning."""
-        told = []
+        gains = []
         for measure in ('spearman', 'auc'):
             gain, low, high = (
                 self.value('blend', measure, column)
@@ -216,38 +216,38 @@ class _Page:
                 continue
             word = 'higher' if gain >= 0 else 'lower'
             within = '' if np.isnan(low) else f' (95 % interval {_fixed(low)} to {_fixed(high)})'
-            told.append(f'{MEASURES[measure]} is {_fixed(abs(gain))} {word}{within}')
-        if not told:
+            gains.append(f'{MEASURES[measure]} is {_fixed(abs(gain))} {word}{within}')
+        if not gains:
             return 'No measure could be compared.'
-        return f'In the same participants, {" and ".join(told)}, for the computed map.'
+        return f'In the same participants, {" and ".join(gains)}, for the computed map.'
 
     def _warnings(self) -> list[str]:
-        told = []
+        warnings = []
         if len(self.patients) < FEW:
-            told.append(
+            warnings.append(
                 f'Only {len(self.patients)} participants: means and intervals are uncertain.'
             )
-        artefacts = [name for name in self.patients if self._told(name).get('Notes')]
+        artefacts = [name for name in self.patients if self._sidecar(name).get('Notes')]
         if artefacts:
-            told.append(
+            warnings.append(
                 f'{len(artefacts)} of {len(self.patients)} references have artefacts (see '
                 'Participants): they are compared as they are, so that agreement cannot be '
                 'perfect.'
             )
-        doubtful = [n for n in self.patients if self._told(n).get('Doubts')]
+        doubtful = [n for n in self.patients if self._sidecar(n).get('Doubts')]
         if doubtful:
-            told.append(f'References that fit the brain poorly: {", ".join(doubtful)}.')
+            warnings.append(f'References that fit the brain poorly: {", ".join(doubtful)}.')
         covered = [float(row['covered']) for row in self.patients.values()]
         if min(covered) < 0.9:
-            told.append(
+            warnings.append(
                 f'References cover {min(covered):.0%} to {max(covered):.0%} of the brain; volumes '
                 'and sides are those of the covered part.'
             )
         if any(self._sloppy(pair) for pair in self.report.pairs):
-            told.append('Maps were computed with --sloppy: for trials, never for results.')
-        return told
+            warnings.append('Maps were computed with --sloppy: for trials, never for results.')
+        return warnings
 
-    def _told(self, name: str) -> dict[str, Any]:
+    def _sidecar(self, name: str) -> dict[str, Any]:
         pair = next(p for p in self.report.pairs if p.prefix == name)
         return read_facts(sidecar_path(self.report.of(pair, 'reference_metrics')))
 
@@ -345,8 +345,8 @@ class _Page:
         )
         facts = {
             "Lin's concordance": _fixed(self.value('computed', 'concordance')),
-            'Bias, mL': tell(bias),
-            '95 % limits of agreement, mL': f'{tell(low)} to {tell(high)}',
+            'Bias, mL': show(bias),
+            '95 % limits of agreement, mL': f'{show(low)} to {show(high)}',
             'Median of computed over reference': _fixed(self.value('computed', 'volume_ratio')),
             'Dice, mean (SD)': self.mean('computed', 'dice'),
             'Dice, median': _fixed(self.value('computed', 'dice', 'median')),
@@ -420,20 +420,20 @@ class _Page:
         parts = []
         for word, name in picked.items():
             pair = next(p for p in self.report.pairs if p.prefix == name)
-            told = f'{word} by {chosen_by}: {name}'
+            title = f'{word} by {chosen_by}: {name}'
             try:
-                drawn = self._draw(pair, told, word.lower())
+                drawn = self._draw(pair, title, word.lower())
             except (OSError, ValueError) as error:
-                parts.append(_part(told, (self.common.no_figure(f'{name}: {error}'), '')))
+                parts.append(_part(title, (self.common.no_figure(f'{name}: {error}'), '')))
                 continue
             row = self.patients[name]
             caption = (
                 f'Spearman {_fixed(by_rank[name])}, AUC {_fixed(by_auc.get(name, np.nan))}; '
-                f'{tell(row["found_ml"])} mL found, {tell(row["reference_ml"])} mL in the '
+                f'{show(row["found_ml"])} mL found, {show(row["reference_ml"])} mL in the '
                 f'reference, Dice {_fixed(float(row["dice"]))}.'
             )
             link = self.report.link(drawn)
-            parts.append(_part(told, (self.common.figure(drawn.name, link, '', told), caption)))
+            parts.append(_part(title, (self.common.figure(drawn.name, link, '', title), caption)))
         return parts
 
     def _draw(self, pair: ScanPair, title: str, word: str) -> Path:
@@ -473,13 +473,13 @@ class _Page:
             measures = ('spearman', 'partial', 'spearman_deficit', 'auc')
             rows.append([
                 self._link(name), *(_fixed(float(own[m])) for m in measures),
-                tell(row['found_ml']), tell(row['reference_ml']), _fixed(float(row['dice'])),
-                f'{tell(row["found_side"])}, {tell(row["reference_side"])}',
-                f'{tell(row["found_site"])}, {tell(row["reference_site"])}',
+                show(row['found_ml']), show(row['reference_ml']), _fixed(float(row['dice'])),
+                f'{show(row["found_side"])}, {show(row["reference_side"])}',
+                f'{show(row["found_site"])}, {show(row["reference_site"])}',
                 f'{float(row["covered"]):.0%}',
             ])  # fmt: skip
-            told = self._told(name)
-            if said := [*told.get('Doubts', []), *told.get('Notes', [])]:
+            facts = self._sidecar(name)
+            if said := [*facts.get('Doubts', []), *facts.get('Notes', [])]:
                 notes.append([name, '; '.join(said)])
         missing = self.people[self.people['status'] != 'evaluated']
         failures = [[_person(row), row.status, str(row.reason)] for row in missing.itertuples()]

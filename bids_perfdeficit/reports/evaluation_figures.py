@@ -65,9 +65,9 @@ def draw_volumes(
     most = float(max(x.max(), y.max(), 1.0)) * 1.06
     left.plot([0, most], [0, most], color='#999', linewidth=1, linestyle='--')
     left.plot(x, y, mark, color=colour, markersize=6, alpha=0.8)
-    told = f'Concordance {concordance:.2f}' if np.isfinite(concordance) else 'Volumes'
+    title = f'Concordance {concordance:.2f}' if np.isfinite(concordance) else 'Volumes'
     left.set(
-        xlim=(-0.02 * most, most), ylim=(-0.02 * most, most), aspect='equal', title=told,
+        xlim=(-0.02 * most, most), ylim=(-0.02 * most, most), aspect='equal', title=title,
         xlabel='reference: Tmax > 6 s, mL', ylabel='computed: hypoperfused, mL',
     )  # fmt: skip
     mean, difference = (x + y) / 2, y - x

@@ -36,7 +36,7 @@ from bids_perfdeficit.reports.words import (
     cite,
     embed,
     environment,
-    tell,
+    show,
     words_for,
 )
 
@@ -201,7 +201,8 @@ class _Page:
             _part(
                 '',
                 self.common.summary(
-                    [(label, tell(value)) for label, value in facts.items()], self._warnings()
+                    [(label, show(value)) for label, value in facts.items()],
+                    self._warnings(),
                 ),
             ),
             _part('Steps that failed', self.common.errors(list(self.report.errors)))
@@ -210,18 +211,18 @@ class _Page:
         ]
 
     def _warnings(self) -> list[str]:
-        told = [_sentence(warning) for warning in self.report.warnings]
+        warnings = [_sentence(warning) for warning in self.report.warnings]
         for model in self.summaries:
             told_of = _read_json(sidecar_path(self.report.path('group_params', model=model)))
             if told_of.get('Covariates') and not get_model(model).offers.covariates:
-                told.append(f'{model} does not adjust its map for covariates.')
+                warnings.append(f'{model} does not adjust its map for covariates.')
         for model, summary in self.summaries.items():
             if 'coverage_resemblance' in summary:
                 alike = summary[
                     (summary['coverage_resemblance'] > _RESEMBLES) & (summary['declared_ml'] > 0)
                 ]
                 if len(alike):
-                    told.append(
+                    warnings.append(
                         f'{model}: the maps of {_listed(alike["item"])} look much like the places '
                         f'that are often {self.words.affected} anyway (vascular bias); see Trust.'
                     )
@@ -229,7 +230,7 @@ class _Page:
             if len(null):
                 noisy = null[null['nothing_declared'] < _CLEAN]
                 if len(noisy):
-                    told.append(
+                    warnings.append(
                         f'{model}: on shuffled scores something was declared more than 5 % of the '
                         f'time for {_listed(noisy["item"])}.'
                     )
@@ -238,11 +239,11 @@ class _Page:
                 own = metrics[metrics['predictor'] == model]
                 poor = own[own['gain_high'] < 0]
                 if len(poor):
-                    told.append(
+                    warnings.append(
                         f'{model}: held-out prediction is worse than by the {self.words.size} '
                         f'in each territory for {_listed(poor["item"])}.'
                     )
-        return told
+        return warnings
 
     def cohort(self) -> list[dict[str, Any]]:
         people = self.people
@@ -451,7 +452,7 @@ class _Page:
         if len(clusters):
             table = [
                 [c.cluster, f'{c.volume_ml:.1f}', f'{c.x:.0f}, {c.y:.0f}, {c.z:.0f}',
-                 f'{c.side} {TERRITORIES.get(str(c.territory), str(c.territory))}', tell(c.peak),
+                 f'{c.side} {TERRITORIES.get(str(c.territory), str(c.territory))}', show(c.peak),
                  c.result]
                 for c in clusters.itertuples()
             ]  # fmt: skip
@@ -513,8 +514,8 @@ class _Page:
     def _sentence(self, item: str, model: str, row: pd.Series) -> str:
         text = f'{row["declared_ml"]:.0f} mL'
         if np.isfinite(row['p_value']):
-            text += f', p = {tell(row["p_value"])} for the item as a whole'.replace('= <', '<')
-            text += f' ({tell(row["p_holm"])} adjusted for all items)'
+            text += f', p = {show(row["p_value"])} for the item as a whole'.replace('= <', '<')
+            text += f' ({show(row["p_holm"])} adjusted for all items)'
         text += f'; {row["with_deficit"]:.0f} of {row["scored"]:.0f} '
         text += 'have a deficit' if item in ITEMS else 'are above the lowest level'
         held_out = self._held_out(item, model)
@@ -532,24 +533,24 @@ class _Page:
 
     def _caveats(self, item: str, model: str, row: pd.Series) -> list[str]:
         """Return what speaks against a declared map; it is as large as the declaration."""
-        told = []
+        caveats = []
         held_out = self._held_out(item, model)
         if held_out is None:
-            told.append('its prediction was not tested')
+            caveats.append('its prediction was not tested')
         elif held_out['gain_low'] <= 0:
-            told.append(
+            caveats.append(
                 f'it predicts {_compare(held_out)} the {self.words.size} in each territory, so do '
                 'not interpret the place'
             )
         if row['coverage_resemblance'] > _RESEMBLES:
-            told.append(
+            caveats.append(
                 f'the map looks much like the places that are often {self.words.affected} anyway'
             )
         null = self.nulls[model]
         null = null[null['item'] == item] if len(null) else null
         if len(null) and null.iloc[0]['nothing_declared'] < _CLEAN:
-            told.append('something is declared too often on shuffled scores as well')
-        return told
+            caveats.append('something is declared too often on shuffled scores as well')
+        return caveats
 
     def prediction(self) -> list[dict[str, Any]]:
         frames = [f.assign(model=m) for m, f in self.metrics.items() if len(f)]
@@ -630,12 +631,12 @@ class _Page:
             if len(metrics):
                 facts = _read_json(sidecar_path(self.report.path('group_metrics', model=model)))
                 break
-        told = ''
+        folding = ''
         if facts.get('FoldRepeats', 1) > 1:
-            told += f'; means over {facts["FoldRepeats"]} assignments to folds'
+            folding += f'; means over {facts["FoldRepeats"]} assignments to folds'
         if facts.get('FoldGroups'):
-            told += f'; no fold splits one of the {facts["FoldGroups"]} groups'
-        return told
+            folding += f'; no fold splits one of the {facts["FoldGroups"]} groups'
+        return folding
 
     def trust(self) -> list[dict[str, Any]]:
         table = []
@@ -651,8 +652,8 @@ class _Page:
                     for f in (self.nulls[model], self.stabilities[model])
                 )
                 table.append([
-                    _name(item), model, f'{row["declared_ml"]:.0f}', tell(row['p_value']),
-                    tell(row['p_holm']),
+                    _name(item), model, f'{row["declared_ml"]:.0f}', show(row['p_value']),
+                    show(row['p_holm']),
                     'n/a' if np.isnan(row['coverage_resemblance'])
                     else f'{row["coverage_resemblance"]:.2f}',
                     'not asked for' if null is None
@@ -750,11 +751,11 @@ def _sentence(warning: str) -> str:
 
 
 def _words(table: Sequence[Sequence[object]]) -> list[list[str]]:
-    return [[re.sub(r'(?<!\w)-(?=\d)', '−', tell(cell)) for cell in row] for row in table]
+    return [[re.sub(r'(?<!\w)-(?=\d)', '−', show(cell)) for cell in row] for row in table]
 
 
 def _generalise(reason: str) -> str:
-    """Return a reason without the file's name, so that equal ones are told once."""
+    """Return a reason without the file's name, so that equal ones are shown once."""
     return re.sub(r'\S*sub-\S+\.nii\.gz', 'the file', reason)
 
 

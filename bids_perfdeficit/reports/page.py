@@ -19,9 +19,9 @@ from bids_perfdeficit.reports.words import TERRITORIES, number
 #: mL by which one side must be hypoperfused more than the other to be called later. In digital
 #: patients the site with the least, P2, has a median of 12 mL (`benchmarks/RESULTS.md`).
 LEAST_ML = 5.0
-#: Beyond these no probability is told: on digital patients the method is too sure of itself.
+#: Beyond these no probability is shown: on digital patients the method is too sure of itself.
 _SURE = 0.95
-#: What each site is most often told for, whatever the probability (`benchmarks/RESULTS.md`).
+#: What each site is most often reported for, whatever the probability (`benchmarks/RESULTS.md`).
 _CONFUSED: Mapping[str, str] = {'ICA': 'M1', 'M1': 'ICA', 'PCA': 'BA'}
 #: Columns of the regional table that are shown: heading, and digits after the point.
 _COLUMNS: Mapping[str, tuple[str, int]] = {
@@ -105,7 +105,7 @@ def build_page(
         pair.participant,
         pair.session,
         summary=summary,
-        found=tell_findings(
+        found=describe_findings(
             [{str(k): v for k, v in row.items()} for row in regions.to_dict('records')]
         ),
         qc=qc,
@@ -120,7 +120,7 @@ def build_page(
     )
 
 
-def tell_findings(regions: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+def describe_findings(regions: Sequence[Mapping[str, Any]]) -> dict[str, object]:
     """Put ``desc-regions_metrics.tsv`` into a few facts, without calling them a diagnosis.
 
     Parameters
@@ -137,7 +137,7 @@ def tell_findings(regions: Sequence[Mapping[str, Any]]) -> dict[str, object]:
     whole = by_region.get('hemisphere', {})
     found: dict[str, object] = {}
     if (any_at_all := number(whole.get('occlusion_any'))) is not None:
-        found['Likely occlusion'] = _tell_site(whole)
+        found['Likely occlusion'] = _describe_site(whole)
         found['Probability of any occlusion'] = _chance(any_at_all)
     elif isinstance(reason := whole.get('occlusion_withheld'), str) and reason != 'n/a':
         found['Likely occlusion'] = f'not reported: {reason}'
@@ -147,22 +147,22 @@ def tell_findings(regions: Sequence[Mapping[str, Any]]) -> dict[str, object]:
             found[f'Hypoperfused {side}, mL'] = round(volume)
     left, right = volumes.values()
     if left is not None and right is not None:
-        found['Later side'] = _tell_side(left, right, by_region)
+        found['Later side'] = _describe_side(left, right, by_region)
     return found
 
 
-def _tell_site(whole: Mapping[str, Any]) -> str:
-    """Tell the likeliest site, and the next where it is likely or known to be mistaken for it."""
+def _describe_site(whole: Mapping[str, Any]) -> str:
+    """Return the likeliest site, and the next where it is likely or easily taken for it."""
     site = str(whole.get('occlusion_site'))
     first = _place(site, whole.get('occlusion_side'))
-    told = f'{first} ({_chance(number(whole.get("occlusion_confidence")) or 0.0)})'
+    likeliest = f'{first} ({_chance(number(whole.get("occlusion_confidence")) or 0.0)})'
     chance = number(whole.get('occlusion_next_confidence')) or 0.0
     if chance > 1 - _SURE:
         other = _place(str(whole['occlusion_next_site']), whole.get('occlusion_next_side'))
-        return f'{told}, or {other} ({_chance(chance)})'
+        return f'{likeliest}, or {other} ({_chance(chance)})'
     if site in _CONFUSED:
-        return f'{told}, or {_place(_CONFUSED[site], whole.get("occlusion_side"))}'
-    return told
+        return f'{likeliest}, or {_place(_CONFUSED[site], whole.get("occlusion_side"))}'
+    return likeliest
 
 
 def _place(site: str, side: object) -> str:
@@ -179,7 +179,7 @@ def _chance(probability: float) -> str:
     return f'{5 * round(20 * probability)} %'
 
 
-def _tell_side(left: float, right: float, by_region: Mapping[str, Mapping[str, Any]]) -> str:
+def _describe_side(left: float, right: float, by_region: Mapping[str, Mapping[str, Any]]) -> str:
     """Tell which side is later, by the mL that are hypoperfused, and where most of it is."""
     if max(left, right) < LEAST_ML:
         return f'neither (both under {LEAST_ML:.0f} mL)'

@@ -26,7 +26,7 @@ from bids_perfdeficit.reports.words import (
     environment,
     number,
     quality_limits,
-    tell,
+    show,
     title,
     usual,
     verdict,
@@ -105,8 +105,8 @@ def build_participant_report(
     pieces: Any = environment().get_template('pieces.html').module
     rows = _quality_rows(qc)
     html = {
-        'found': pieces.facts(_told(found or {}), large=True),
-        'summary': pieces.summary(_told(summary), [*notes, *_doubts(rows)]),
+        'found': pieces.facts(_formatted(found or {}), large=True),
+        'summary': pieces.summary(_formatted(summary), [*notes, *_doubts(rows)]),
         'quality': pieces.quality(rows),
         'errors': pieces.errors(list(errors)),
         'methods': pieces.methods(*cite(methods)),
@@ -119,7 +119,7 @@ def build_participant_report(
     if regions is not None and len(regions):
         html['regions'] = pieces.table(
             [title(str(column)) for column in regions.columns],
-            [[tell(cell) for cell in row] for row in regions.itertuples(index=False)],
+            [[show(cell) for cell in row] for row in regions.itertuples(index=False)],
         )
     for name in FIGURES:
         html[name] = _figure(pieces, out_dir, prefix, name, self_contained)
@@ -181,8 +181,8 @@ def _figure(pieces: Any, out_dir: Path, prefix: str, name: str, self_contained: 
     return pieces.no_figure(name)
 
 
-def _told(facts: Mapping[str, object]) -> list[tuple[str, str]]:
-    return [(label, tell(value)) for label, value in facts.items()]
+def _formatted(facts: Mapping[str, object]) -> list[tuple[str, str]]:
+    return [(label, show(value)) for label, value in facts.items()]
 
 
 def _quality_rows(qc: Mapping[str, object] | pd.DataFrame) -> list[dict[str, str]]:
@@ -197,7 +197,7 @@ def _quality_rows(qc: Mapping[str, object] | pd.DataFrame) -> list[dict[str, str
         rows.append(
             {
                 'label': entry.get('label', title(name)),
-                'value': tell(qc[name]) + units,
+                'value': show(qc[name]) + units,
                 'usual': usual(entry),
                 'verdict': verdict(qc[name], entry),
                 'meaning': entry.get('meaning', ''),

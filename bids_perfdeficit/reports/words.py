@@ -157,12 +157,12 @@ def number(value: object) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def tell(value: object) -> str:
+def show(value: object) -> str:
     """Return a value as a person would write it."""
     if isinstance(value, bool):
         return 'yes' if value else 'no'
     if isinstance(value, list | tuple):
-        return ', '.join(tell(item) for item in value) or 'none'
+        return ', '.join(show(item) for item in value) or 'none'
     found = number(value)
     if found is not None:
         if 0 < found < 0.0005:

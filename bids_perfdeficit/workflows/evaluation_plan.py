@@ -215,9 +215,9 @@ def _find_entries(
                 entries.append(entry)
     if not entries:
         known = {**left_out, **unusable}
-        told = '; '.join(f'{name}: {why}' for name, why in list(known.items())[:3])
+        reasons = '; '.join(f'{name}: {why}' for name, why in list(known.items())[:3])
         raise InputError(
-            'no participant has a finished perfusion map' + (f' ({told})' if told else ''),
+            'no participant has a finished perfusion map' + (f' ({reasons})' if reasons else ''),
             fix='run the participant level first, with the same --output-spaces',
             path=root,
         )
@@ -227,8 +227,8 @@ def _find_entries(
 def _raw_scan(entry: Entry, settings: Settings) -> Path | None:
     """Return the NCCT that the maps were computed from, where it still lies in BIDS_DIR."""
     root, space = settings.inputs.output_dir.absolute(), settings.processing.output_spaces[0]
-    told = read_facts(sidecar_path(path_of(root, _pair(entry), 'preproc_ct', space)))
-    for source in told.get('Sources', []):
+    facts = read_facts(sidecar_path(path_of(root, _pair(entry), 'preproc_ct', space)))
+    for source in facts.get('Sources', []):
         path = settings.inputs.bids_dir.absolute() / str(source).removeprefix('bids:raw:')
         if str(source).startswith('bids:raw:') and path.is_file():
             return path

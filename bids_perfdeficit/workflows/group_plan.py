@@ -535,8 +535,8 @@ def name_maps(plan: GroupPlan) -> str:
     given = plan.given or {}
     if given.get('label') == LESION_LABEL:
         return 'lesion maps'
-    told = ', '.join(f'{k} {v}' for k, v in given.items() if k != 'space' and v is not None)
-    return f'given maps ({told})'
+    words = ', '.join(f'{k} {v}' for k, v in given.items() if k != 'space' and v is not None)
+    return f'given maps ({words})'
 
 
 def describe_group(plan: GroupPlan) -> str:
@@ -551,6 +551,8 @@ def describe_group(plan: GroupPlan) -> str:
     ]
     for model in plan.model_names:
         steps = plan.to_run(model)
-        told = [f'{step} ({plan.states[step, model].reason})' for step in steps]
-        lines.append(f'{model}: {", ".join(told) if told else "complete, nothing to do"}')
+        unfinished = [f'{step} ({plan.states[step, model].reason})' for step in steps]
+        lines.append(
+            f'{model}: {", ".join(unfinished) if unfinished else "complete, nothing to do"}'
+        )
     return '\n'.join(lines)

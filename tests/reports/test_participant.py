@@ -207,16 +207,16 @@ def test_a_metric_is_set_beside_its_limits(out_dir, metrics, verdict):
 
 
 def test_what_was_found_is_told_as_far_as_the_table_tells_it():
-    from bids_perfdeficit.reports.page import tell_findings
+    from bids_perfdeficit.reports.page import describe_findings
 
     territories = [
         {'region': 'ACA', 'hypoperfused_right': 9.0},
         {'region': 'VB', 'hypoperfused_right': 90.0},
         {'region': 'M1', 'hypoperfused_right': 99.0},  # an ASPECTS region
     ]
-    assert tell_findings([]) == {}
-    assert tell_findings(territories) == {}
-    found = tell_findings([WHOLE, *territories])
+    assert describe_findings([]) == {}
+    assert describe_findings(territories) == {}
+    found = describe_findings([WHOLE, *territories])
     assert found == {
         'Likely occlusion': 'right M2 (70 %), or left PCA (20 %)',
         'Probability of any occlusion': '95 %',
@@ -225,18 +225,18 @@ def test_what_was_found_is_told_as_far_as_the_table_tells_it():
         'Later side': 'right, most in the vertebrobasilar territory',
     }
     sideless = WHOLE | {'occlusion_site': 'BA', 'occlusion_side': None}
-    assert tell_findings([sideless])['Likely occlusion'].startswith('BA (70 %)')
+    assert describe_findings([sideless])['Likely occlusion'].startswith('BA (70 %)')
 
 
 def test_a_site_that_is_withheld_is_told_with_its_reason():
-    from bids_perfdeficit.reports.page import tell_findings
+    from bids_perfdeficit.reports.page import describe_findings
 
     nothing = dict.fromkeys([k for k in WHOLE if k.startswith('occlusion')])
     reason = 'left M2 does not hold under a shift of 1 mm (no occlusion then)'
-    found = tell_findings([WHOLE | nothing | {'occlusion_withheld': reason}])
+    found = describe_findings([WHOLE | nothing | {'occlusion_withheld': reason}])
     assert found['Likely occlusion'] == f'not reported: {reason}'
     assert 'Probability of any occlusion' not in found
-    assert 'Likely occlusion' not in tell_findings([WHOLE | nothing])
+    assert 'Likely occlusion' not in describe_findings([WHOLE | nothing])
 
 
 @pytest.mark.parametrize(
@@ -249,11 +249,11 @@ def test_a_site_that_is_withheld_is_told_with_its_reason():
     ],
 )
 def test_no_site_is_told_as_if_it_were_sure(site, chance, told):
-    from bids_perfdeficit.reports.page import tell_findings
+    from bids_perfdeficit.reports.page import describe_findings
 
     sure = {'occlusion_site': site, 'occlusion_confidence': chance, 'occlusion_any': 1.0,
             'occlusion_next_confidence': 0.001}  # fmt: skip
-    found = tell_findings([WHOLE | sure])
+    found = describe_findings([WHOLE | sure])
     assert found['Likely occlusion'] == told
     assert found['Probability of any occlusion'] == '> 95 %'
 
@@ -269,11 +269,11 @@ def test_no_site_is_told_as_if_it_were_sure(site, chance, told):
     ],
 )
 def test_a_side_is_called_later_only_where_there_is_something_to_see(left, right, told):
-    from bids_perfdeficit.reports.page import tell_findings
+    from bids_perfdeficit.reports.page import describe_findings
 
     whole = WHOLE | {'hypoperfused_left': left, 'hypoperfused_right': right}
     territory = {'region': 'MCA', 'asymmetry': 0.9}
-    assert tell_findings([whole, territory])['Later side'] == told
+    assert describe_findings([whole, territory])['Later side'] == told
 
 
 def test_regions_are_told_apart_from_arteries_and_with_as_many_digits_as_mean_something():
@@ -303,10 +303,10 @@ def test_regions_are_told_apart_from_arteries_and_with_as_many_digits_as_mean_so
 
 
 def test_numbers_have_the_digits_of_a_person():
-    from bids_perfdeficit.reports.words import tell
+    from bids_perfdeficit.reports.words import show
 
     told = [
-        tell(v) for v in (1492.3, 39.662, 9.176, 0.98062, 0.8, 0.0264, 3.0, 0.0001, -0.0001, -4.44)
+        show(v) for v in (1492.3, 39.662, 9.176, 0.98062, 0.8, 0.0264, 3.0, 0.0001, -0.0001, -4.44)
     ]
     assert told == ['1492', '39.7', '9.2', '0.981', '0.8', '0.026', '3', '< 0.001', '0', '−4.4']
 
