@@ -23,7 +23,6 @@ from bids_perfdeficit.bids.jsonfile import read_facts
 from bids_perfdeficit.bids.listing import natural
 from bids_perfdeficit.cli.logbook import LOGGER, Logbook, Outcome, read_crashes
 from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_SOME_FAILED
-from bids_perfdeficit.cli.resources import share_threads
 from bids_perfdeficit.cli.runner import Level, Unit, Work, explain
 from bids_perfdeficit.errors import InputError
 from bids_perfdeficit.settings import Settings
@@ -157,10 +156,6 @@ class EvaluateLevel(Level):
         )
         labels = {branch_name(case): case.name for case in cases}
         return Work(workflow, labels, fresh=tuple(labels))
-
-    def threads(self, processes: int, units: int) -> int:
-        resources = self.settings.resources
-        return resources.omp_nthreads or share_threads(processes, units, low_mem=resources.low_mem)
 
     def judge(
         self, units: Sequence[Unit], book: Logbook, failed: Mapping[str, str]

@@ -23,7 +23,7 @@ from bids_perfdeficit.bids.files import remove_leftovers
 from bids_perfdeficit.bids.jsonfile import read_facts, read_json
 from bids_perfdeficit.cli.logbook import LOGGER, Logbook, Outcome, read_crashes
 from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_SOME_FAILED
-from bids_perfdeficit.cli.resources import available_memory_gb, share_threads
+from bids_perfdeficit.cli.resources import available_memory_gb
 from bids_perfdeficit.cli.runner import Level, Unit, Work, explain
 from bids_perfdeficit.errors import InputError, printable
 from bids_perfdeficit.nifti import open_nifti
@@ -199,10 +199,6 @@ class ParticipantLevel(Level):
         workflow = init_bids_perfdeficit_wf(plans=plans, settings=settings, device=device)
         labels = {branch_name(plan): plan.pair.prefix for plan in plans}
         return Work(workflow, labels, fresh=tuple(labels))
-
-    def threads(self, processes: int, units: int) -> int:
-        resources = self.settings.resources
-        return resources.omp_nthreads or share_threads(processes, units, low_mem=resources.low_mem)
 
     def judge(
         self, units: Sequence[Unit], book: Logbook, failed: Mapping[str, str]

@@ -24,7 +24,7 @@ from bids_perfdeficit.cli.logbook import (
     set_threads,
 )
 from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, print_problems
-from bids_perfdeficit.cli.resources import available_cores, resolve_device
+from bids_perfdeficit.cli.resources import available_cores, resolve_device, share_threads
 from bids_perfdeficit.errors import InputError, printable
 from bids_perfdeficit.settings import Settings
 from bids_perfdeficit.stages.lock import Lock
@@ -151,9 +151,10 @@ class Level(ABC):
         """Return how many processes may run at once."""
         return self.settings.resources.nprocs or available_cores()
 
-    @abstractmethod
     def threads(self, processes: int, units: int) -> int:
-        """Return the threads of one step."""
+        """Return the threads of one step: the cores that other units leave."""
+        resources = self.settings.resources
+        return resources.omp_nthreads or share_threads(processes, units, low_mem=resources.low_mem)
 
 
 def run_level(level: Level) -> int:

@@ -23,7 +23,9 @@ from bids_perfdeficit.reports.words import (
     DATA,
     environment,
     number,
+    page_part,
     quality_limits,
+    render_page,
     show,
     usual,
     verdict,
@@ -134,19 +136,10 @@ def build_index(
             coverage[0].relative_to(output_dir).as_posix() if coverage else '',
         )),
     ]  # fmt: skip
-    html = (
-        environment()
-        .get_template('page.html')
-        .render(
-            title='All participants',
-            header=[],
-            navbar=[],
-            footer=[pieces.script((DATA / 'cohort.js').read_text(encoding='utf-8'))],
-            sections=[
-                {'name': name, 'reportlets': [{'subtitle': '', 'components': [(content, '')]}]}
-                for name, content in sections
-            ],
-        )
+    html = render_page(
+        'All participants',
+        [(name, [page_part('', content)]) for name, content in sections],
+        footer=[pieces.script((DATA / 'cohort.js').read_text(encoding='utf-8'))],
     )
     return write_text(html, output_path(output_dir, 'index'))
 

@@ -22,7 +22,7 @@ from bids_perfdeficit.bids.jsonfile import read_facts
 from bids_perfdeficit.pipeline import MAPS, MEASURES
 from bids_perfdeficit.reports import evaluation_figures
 from bids_perfdeficit.reports.figures import draw_side_by_side
-from bids_perfdeficit.reports.words import cite, embed, environment, show
+from bids_perfdeficit.reports.words import cite, embed, environment, page_part, render_page, show
 
 #: Participants below which a mean says little.
 FEW = 10
@@ -112,26 +112,13 @@ def build_evaluation_page(report: EvaluationReport) -> Path:
         ('Reproduce', page.reproduce()),
     ]
     index = output_path(report.output_dir, 'index')
-    html = (
-        environment()
-        .get_template('page.html')
-        .render(
-            title='Computed perfusion against CT perfusion',
-            header=[own.style()],
-            navbar=[] if report.self_contained or not index.is_file() else [common.up(index.name)],
-            footer=[],
-            sections=[
-                {'name': name, 'reportlets': [r for r in reportlets if r['components']]}
-                for name, reportlets in sections
-            ],
-        )
+    html = render_page(
+        'Computed perfusion against CT perfusion',
+        sections,
+        header=[own.style()],
+        navbar=[] if report.self_contained or not index.is_file() else [common.up(index.name)],
     )
     return write_text(html, report.path('evaluation_report'))
-
-
-def _part(subtitle: str, *components: tuple[Any, str]) -> dict[str, Any]:
-    """Return one piece of a section: pairs of content and caption."""
-    return {'subtitle': subtitle, 'components': [c for c in components if c[0]]}
 
 
 class _Page:
@@ -185,7 +172,7 @@ class _Page:
             'Site right': self._share('site'),
         }
         return [
-            _part(
+            page_part(
                 '',
                 (self.common.facts(list(large.items()), True), ''),
                 (self.own.verdict(self._compare(), 'Against an unlearned blend'), ''),
@@ -292,7 +279,7 @@ class _Page:
             measures=MEASURES,
         )
         return [
-            _part(
+            page_part(
                 'Table for a paper',
                 (
                     self.own.rows(columns, rows),
@@ -303,14 +290,14 @@ class _Page:
                     'the reference has above 6 s.',
                 ),
             ),
-            _part(
+            page_part(
                 'Each participant',
                 (
                     self._plot(figure, 'Agreement of each map with the reference'),
                     'Lines are participants, marks their means.',
                 ),
             ),
-            _part(
+            page_part(
                 'Differences in the same participants',
                 (
                     self.own.rows(['Difference', *MEASURES.values()], gains),
@@ -352,7 +339,7 @@ class _Page:
             'Dice, median': _fixed(self.value('computed', 'dice', 'median')),
         }
         parts = [
-            _part(
+            page_part(
                 '',
                 (
                     self._plot(figure, 'Volumes against each other, and their differences'),
@@ -367,7 +354,7 @@ class _Page:
             if table := self._confusion(f'found_{key}', f'reference_{key}'):
                 columns, rows = table
                 parts.append(
-                    _part(title, (
+                    page_part(title, (
                         self.own.rows(columns, rows),
                         'Rows are what the reference has, columns what was found.',
                     ))
@@ -424,7 +411,7 @@ class _Page:
             try:
                 drawn = self._draw(pair, title, word.lower())
             except (OSError, ValueError) as error:
-                parts.append(_part(title, (self.common.no_figure(f'{name}: {error}'), '')))
+                parts.append(page_part(title, (self.common.no_figure(f'{name}: {error}'), '')))
                 continue
             row = self.patients[name]
             caption = (
@@ -433,7 +420,9 @@ class _Page:
                 f'reference, Dice {_fixed(float(row["dice"]))}.'
             )
             link = self.report.link(drawn)
-            parts.append(_part(title, (self.common.figure(drawn.name, link, '', title), caption)))
+            parts.append(
+                page_part(title, (self.common.figure(drawn.name, link, '', title), caption))
+            )
         return parts
 
     def _draw(self, pair: ScanPair, title: str, word: str) -> Path:
@@ -484,8 +473,8 @@ class _Page:
         missing = self.people[self.people['status'] != 'evaluated']
         failures = [[_person(row), row.status, str(row.reason)] for row in missing.itertuples()]
         return [
-            _part('Who was compared', (self.own.rows(columns, rows), '')),
-            _part(
+            page_part('Who was compared', (self.own.rows(columns, rows), '')),
+            page_part(
                 'What is to be said of the references',
                 (
                     self.common.notes(['Participant', 'Note'], notes) if notes else '',
@@ -493,7 +482,7 @@ class _Page:
                     'isolated specks, delays outside the brain.',
                 ),
             ),
-            _part(
+            page_part(
                 'Who was not compared, and why',
                 (
                     self.common.notes(['Participant', 'Status', 'Reason'], failures)
@@ -513,7 +502,7 @@ class _Page:
 
     def methods(self) -> list[dict[str, Any]]:
         paragraphs, references = cite(self.report.methods)
-        return [_part('', (self.common.methods(paragraphs, references), ''))]
+        return [page_part('', (self.common.methods(paragraphs, references), ''))]
 
     def reproduce(self) -> list[dict[str, Any]]:
         entries = []
@@ -524,8 +513,8 @@ class _Page:
             path = self.report.path(key)
             entries.append((path.name, self.report.link(path), meaning))
         return [
-            _part('Tables to download', (self.own.downloads(entries), '')),
-            _part(
+            page_part('Tables to download', (self.own.downloads(entries), '')),
+            page_part(
                 'Settings and software',
                 (
                     self.common.reproduce(

@@ -36,6 +36,8 @@ from bids_perfdeficit.reports.words import (
     cite,
     embed,
     environment,
+    page_part,
+    render_page,
     show,
     words_for,
 )
@@ -142,27 +144,14 @@ def build_group_page(report: GroupReport) -> Path:
     ]
     index = output_path(report.output_dir, 'index')
     neighbours = not report.self_contained and any(report.output_dir.glob('sub-*.html'))
-    html = (
-        environment()
-        .get_template('page.html')
-        .render(
-            title=page.words.title,
-            header=[own.style()],
-            navbar=[common.up(index.name)] if neighbours else [],
-            footer=[own.script((DATA / 'viewer.js').read_text(encoding='utf-8'))],
-            sections=[
-                {'name': name, 'reportlets': [r for r in reportlets if r['components']]}
-                for name, reportlets in sections
-            ],
-        )
+    html = render_page(
+        page.words.title,
+        sections,
+        header=[own.style()],
+        navbar=[common.up(index.name)] if neighbours else [],
+        footer=[own.script((DATA / 'viewer.js').read_text(encoding='utf-8'))],
     )
     return write_text(html, report.path('group_report'))
-
-
-def _part(subtitle: str, *components: tuple[Any, str] | Any) -> dict[str, Any]:
-    """Return one piece of a section: pairs of content and caption, or contents alone."""
-    pairs = [c if isinstance(c, tuple) else (c, '') for c in components if c]
-    return {'subtitle': subtitle, 'components': pairs}
 
 
 class _Page:
@@ -198,16 +187,16 @@ class _Page:
             **self.report.facts,
         }
         return [
-            _part(
+            page_part(
                 '',
                 self.common.summary(
                     [(label, show(value)) for label, value in facts.items()],
                     self._warnings(),
                 ),
             ),
-            _part('Steps that failed', self.common.errors(list(self.report.errors)))
+            page_part('Steps that failed', self.common.errors(list(self.report.errors)))
             if self.report.errors
-            else _part(''),
+            else page_part(''),
         ]
 
     def _warnings(self) -> list[str]:
@@ -262,9 +251,9 @@ class _Page:
             merged.setdefault(reason, []).extend(who)
         figure = self._coverage()
         return [
-            _part('Who is in', self.own.flow(steps, list(merged.items()))),
-            _part('Scores', self._distributions()),
-            _part(
+            page_part('Who is in', self.own.flow(steps, list(merged.items()))),
+            page_part('Scores', self._distributions()),
+            page_part(
                 'Coverage',
                 (
                     self.common.figure(
@@ -277,8 +266,8 @@ class _Page:
                 ),
             )
             if figure
-            else _part(''),
-            _part(f'Largest volumes of the {self.words.size}', self._outliers()),
+            else page_part(''),
+            page_part(f'Largest volumes of the {self.words.size}', self._outliers()),
         ]  # fmt: skip
 
     def _coverage(self) -> Path | None:
@@ -330,7 +319,7 @@ class _Page:
 
     def maps(self) -> list[dict[str, Any]]:
         parts = [
-            _part(
+            page_part(
                 '',
                 (
                     self.own.index([(contrast_label(i), _name(i)) for i in self.items]),
@@ -346,7 +335,7 @@ class _Page:
             components: list[Any] = [self.own.anchor(contrast_label(item))]
             for model in self.report.models:
                 components += self._item(item, model)
-            parts.append(_part(_name(item), *components))
+            parts.append(page_part(_name(item), *components))
         return parts
 
     @functools.cached_property
@@ -475,7 +464,7 @@ class _Page:
 
     def viewer(self) -> list[dict[str, Any]]:
         if not self.seen:
-            return [_part('', Markup('<p>No map was fitted.</p>'))]
+            return [page_part('', Markup('<p>No map was fitted.</p>'))]
         t1 = self.ground
         grey = np.asarray(t1.dataobj, np.float32)
         high = np.percentile(grey[grey > 0], 99.5)
@@ -496,7 +485,7 @@ class _Page:
             'colours': np.round(255 * ramp).astype(int).ravel().tolist(),
         }
         return [
-            _part(
+            page_part(
                 '',
                 (
                     self.own.viewer(
@@ -555,7 +544,7 @@ class _Page:
     def prediction(self) -> list[dict[str, Any]]:
         frames = [f.assign(model=m) for m, f in self.metrics.items() if len(f)]
         if not frames:
-            return [_part('', Markup('<p>There was no cross-validation (--folds 0).</p>'))]
+            return [page_part('', Markup('<p>There was no cross-validation (--folds 0).</p>'))]
         seen = pd.concat(frames)
         # Baselines are the same for all models, but for items that one of them lacks.
         seen = seen.drop_duplicates(['item', 'predictor'])
@@ -595,7 +584,7 @@ class _Page:
                    'Weighted kappa', 'AUC any deficit', 'Calibration error']  # fmt: skip
         link = self.report.link
         return [
-            _part(
+            page_part(
                 f'Does the map predict more than the {self.words.size} in each territory?',
                 (
                     _plain_figure(link(gain), 'Gain over the baseline of territories'),
@@ -607,7 +596,7 @@ class _Page:
                     f'folds share{self._folding()}.',
                 ),
             ),
-            _part(
+            page_part(
                 'Calibration',
                 (
                     _plain_figure(link(calibration), 'Calibration curves'),
@@ -615,7 +604,7 @@ class _Page:
                     '30 %.',
                 ),
             ),
-            _part(
+            page_part(
                 'All numbers',
                 (
                     self.own.rows(columns, _words(table)),
@@ -665,7 +654,7 @@ class _Page:
                    'Nothing declared on shuffled scores',
                    'Declared in resampled cohorts']  # fmt: skip
         return [
-            _part(
+            page_part(
                 'Models side by side',
                 (
                     self.own.rows(columns, _words(table)),
@@ -683,7 +672,7 @@ class _Page:
 
     def methods(self) -> list[dict[str, Any]]:
         paragraphs, references = cite(self.report.methods)
-        return [_part('', self.common.methods(paragraphs, references))]
+        return [page_part('', self.common.methods(paragraphs, references))]
 
     def reproduce(self) -> list[dict[str, Any]]:
         entries = []
@@ -704,8 +693,8 @@ class _Page:
                 if path.is_file():
                     entries.append((path.name, self.report.link(path), meaning))
         return [
-            _part('Tables to download', self.own.downloads(entries)),
-            _part(
+            page_part('Tables to download', self.own.downloads(entries)),
+            page_part(
                 'Settings and software',
                 self.common.reproduce(
                     self.report.settings,

@@ -9,7 +9,7 @@ import base64
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,38 @@ def number(value: object) -> float | None:
     except (TypeError, ValueError):
         return None
     return found if math.isfinite(found) else None
+
+
+def page_part(subtitle: str, *components: tuple[Any, str] | Any) -> dict[str, Any]:
+    """Return one piece of a section: pairs of content and caption, or contents alone."""
+    pairs = [c if isinstance(c, tuple) else (c, '') for c in components]
+    return {'subtitle': subtitle, 'components': [pair for pair in pairs if pair[0]]}
+
+
+def render_page(
+    title: str,
+    sections: Iterable[tuple[str, Iterable[dict[str, Any]]]],
+    *,
+    header: Sequence[Any] = (),
+    navbar: Sequence[Any] = (),
+    footer: Sequence[Any] = (),
+) -> str:
+    """Return a page of named sections; pieces of a section without a content are left out."""
+    page: str = (
+        environment()
+        .get_template('page.html')
+        .render(
+            title=title,
+            header=header,
+            navbar=navbar,
+            footer=footer,
+            sections=[
+                {'name': name, 'reportlets': [part for part in parts if part['components']]}
+                for name, parts in sections
+            ],
+        )
+    )
+    return page
 
 
 def show(value: object) -> str:
