@@ -49,10 +49,13 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# torch is pinned without its local version, so that CPU or CUDA stays the installer's choice.
+# One lock for every Python. Pins stay unless LOCK says otherwise, e.g. LOCK=--upgrade. What torch
+# brings for a GPU is not pinned, so that CPU or CUDA stays the installer's choice.
 lock: setup
-	$(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable \
-		| sed -E '/^(uv|pip)==/d; s/^(torch==[0-9.]+)\+.*/\1/' > constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --fork-strategy requires-python \
+		--python-version 3.11 --extra dev --no-annotate --no-header $(LOCK) \
+		--output-file constraints.txt pyproject.toml
+	sed -i -E '/^(nvidia|cuda)-|^triton==/d' constraints.txt
 
 docs: setup
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
