@@ -1,14 +1,18 @@
-"""What platforms read about the app says what the app is: the Boutiques descriptor."""
+"""What platforms read about the app says what the app is: Boutiques, Nipoppy, BABS, Neurodesk."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shlex
+import subprocess
+import sys
 from argparse import SUPPRESS, _HelpAction, _VersionAction
 from pathlib import Path
 
 import pytest
+import yaml
 from boutiques import execute
 from boutiques.validator import validate_descriptor
 
@@ -66,3 +70,49 @@ def test_what_a_platform_starts_is_what_was_asked_for(descriptor, tmp_path):
     assert (settings.resources.mem, settings.resources.nprocs) == (7.5, 3)
     assert (settings.group.resolution, settings.group.min_coverage) == (6.5, 0.05)
     assert settings.resources.work_dir == tmp_path / 'work'
+
+
+@pytest.fixture(scope='module')
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('platforms')
+    subprocess.run(
+        [sys.executable, SCRIPT.with_name('platform_files.py'), folder, '--image', 'o/n:1'],
+        check=True,
+    )
+    return folder
+
+
+def test_nipoppy_starts_what_the_parser_reads(written, descriptor, tmp_path):
+    [pipeline] = (written / 'nipoppy').iterdir()
+    assert json.loads((pipeline / 'descriptor.json').read_text())['container-image']['image'] == (
+        'o/n:1'
+    )
+    config = json.loads((pipeline / 'config.json').read_text())
+    assert pipeline.name == f'{config["NAME"]}-{config["VERSION"]}'
+    (tmp_path / 'descriptor.json').write_text(json.dumps(descriptor))
+    for step in config['STEPS']:
+        text = (pipeline / step['INVOCATION_FILE']).read_text()
+        replaced = re.sub(r'\[\[NIPOPPY_DPATH_(\w+)\]\]', rf'{tmp_path}/\1', text)
+        replaced = re.sub(r'\[\[NIPOPPY_\w+_ID\]\]', '01', replaced)
+        (tmp_path / 'BIDS').mkdir(exist_ok=True)
+        (tmp_path / 'invocation.json').write_text(replaced)
+        done = execute(
+            'simulate', str(tmp_path / 'descriptor.json'), '-i', str(tmp_path / 'invocation.json')
+        )
+        settings = parse_settings(shlex.split(done.shell_command)[1:])
+        assert settings.inputs.analysis_level.value == step['NAME']
+        for name in (step['TRACKER_CONFIG_FILE'], step['HPC_CONFIG_FILE']):
+            assert json.loads((pipeline / name).read_text())
+
+
+def test_babs_passes_options_that_exist(written):
+    config = yaml.safe_load((written / 'babs.yaml').read_text())
+    known = set(build_parser()._option_string_actions)
+    assert {o for o in config['bids_app_args'] if o.startswith('-')} <= known
+    assert config['bids_app_args']['$SUBJECT_SELECTION_FLAG'] in known
+    assert '@' not in (written / 'babs.yaml').read_text()
+
+
+def test_the_recipe_of_neurodesk_is_based_on_the_image(written):
+    recipe = yaml.safe_load((written / 'neurodesk' / 'build.yaml').read_text())
+    assert recipe['build']['base-image'] == 'o/n:1'

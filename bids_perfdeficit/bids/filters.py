@@ -17,6 +17,9 @@ from bids_perfdeficit.errors import InputError, printable
 #: What a filter can be for.
 KEYS = ('ncct', 'cta', 'map')
 
+#: Those that are for scans.
+_SCANS = ('ncct', 'cta')
+
 #: Keys that other BIDS Apps use. One file may serve several apps.
 FOREIGN_KEYS = frozenset({
     't1w', 't2w', 't2star', 'flair', 'pd', 'pdw', 'angio', 't1map', 't2map', 'mp2rage',
@@ -74,7 +77,8 @@ def check_filters(
     filters : dict
         Those of `keys`.
     notes : list of str
-        About the others.
+        About the others. Where all of these that name a session name the same one, both scans are
+        taken from it: BABS, which processes by session, selects the session in this way only.
 
     Raises
     ------
@@ -109,7 +113,23 @@ def check_filters(
             f'the keys {", ".join(sorted(foreign))} of the filter file belong to other BIDS Apps '
             f'and are not used; the keys here are {", ".join(keys)}'
         )
+        session = _common_session([filters[key] for key in foreign])
+        scans = [key for key in _SCANS if key in keys]
+        if session and not any('session' in used.get(key, {}) for key in scans):
+            for key in scans:
+                used.setdefault(key, {})['session'] = session
+            notes[0] += f'; all of them name session {session}, which the scans are taken from'
     return used, notes
+
+
+def _common_session(filters: Sequence[Any]) -> str | None:
+    """Return the session that all filters which name one agree on."""
+    named = {
+        str(wanted['session']).removeprefix('ses-')
+        for wanted in filters
+        if isinstance(wanted, Mapping) and isinstance(wanted.get('session'), str | int)
+    }
+    return named.pop() if len(named) == 1 and not named & {*ABSENT, *PRESENT} else None
 
 
 def _check_entity(key: str, name: str, value: Any) -> None:

@@ -490,6 +490,19 @@ def test_keys_of_other_apps_in_a_filter_are_a_note(make):
     assert note.startswith('the keys T1w, bold of the filter file belong to other BIDS Apps')
 
 
+def test_the_session_that_all_keys_of_other_apps_name_is_taken(make):
+    root = make(*(
+        f'sub-01/ses-{s}/ct/sub-01_ses-{s}_{kind}.nii.gz' for s in 'AB' for kind in ('ct', 'cta')
+    ))  # fmt: skip
+    of_babs = {'fmap': {'datatype': 'fmap'}, 'bold': {'session': 'B'}, 't1w': {'session': 'ses-B'}}
+    found = discover(root, filters=of_babs)
+    assert [str(pair.cta.name) for pair in found.pairs] == ['sub-01_ses-B_cta.nii.gz']
+    assert 'all of them name session B' in found.notes[0]
+    # the app's own keys win, and sessions that differ select nothing
+    for more in ({'cta': {'session': ['A', 'B']}}, {'flair': {'session': 'A'}}):
+        assert len(discover(root, filters={**of_babs, **more}).pairs) == 2
+
+
 def test_a_number_in_a_filter_is_compared_as_one_only_when_it_is_one(make):
     root = make('sub-01/ct/sub-01_ct.nii.gz', 'sub-01/ct/sub-01_run-02_cta.nii.gz')
     assert len(discover(root, filters={'cta': {'run': '2'}}).pairs) == 1
