@@ -100,7 +100,7 @@ class Logbook:
         self.write_status()
 
     def add(self, *outcomes: Outcome) -> None:
-        """Note outcomes, in place of what was known of the same units, and write the status."""
+        """Note outcomes, replacing what was known of the same units, and write the status."""
         self.outcomes |= {outcome.name: outcome for outcome in outcomes}
         self.write_status()
 
@@ -256,7 +256,7 @@ def _load_plugin(path: Path, progress: Progress) -> Any:
 
 
 def set_threads(threads: int) -> None:
-    """Tell all libraries how many threads one step has; before they are imported."""
+    """Set for all libraries how many threads one step has, before they are imported."""
     for name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS',
                  'NUMBA_NUM_THREADS'):  # fmt: skip
         os.environ[name] = str(threads)
@@ -322,7 +322,7 @@ class Progress:
         self._failed: set[str] = set()
 
     def watch(self, plugin: Any) -> Any:
-        """Return a plugin that tells which steps it is given, of which some may never be run."""
+        """Return a plugin that reports which steps it receives, of which some may never be run."""
         from nipype.pipeline.plugins.base import DistributedPluginBase
 
         run = plugin.run
@@ -365,7 +365,7 @@ class Progress:
             self._lose(node, branch, step)
         if note is not None and self._open[branch] == 0:
             note(called, 'failed' if branch in self._failed else 'computed')
-        if took >= 0.5 or status == 'exception':  # moving files is no news
+        if took >= 0.5 or status == 'exception':  # moving files is not worth a line
             verb = 'failed' if status == 'exception' else 'done'
             LOGGER.info(
                 '%s: %s %s in %.0f s (step %d of %d%s)',
@@ -391,7 +391,7 @@ class Progress:
             self._forget(follower, self._reports(follower))
 
     def _reports(self, node: Any) -> int:
-        """Return how often Nipype tells of a step: once, and once of each piece of it."""
+        """Return how often Nipype reports a step: once, and once for each of its pieces."""
         pieces = len(getattr(node.inputs, node.iterfield[0])) if hasattr(node, 'iterfield') else 0
         return 1 + (pieces if self._splits and pieces > 1 else 0)
 
@@ -406,7 +406,7 @@ class Progress:
         self._open[branch] = self._open.get(branch, 0) + reports
 
     def _left(self) -> str:
-        """Tell the time left once enough steps have been seen to tell it by."""
+        """Report the time left once enough steps have ended to estimate it."""
         total = self.total * (1 + self.waiting / max(len(self._open), 1))
         if self.done < 3 or self.done >= total:
             return ''
@@ -417,7 +417,7 @@ class Progress:
 def _place(node: Any) -> tuple[str, str]:
     """Return the branch and the name of a step.
 
-    A piece of a step that was split knows its place only by its folder,
+    A piece of a step that was split is identified only by its folder,
     ``<workflow>/<branch>/<step>/mapflow``.
     """
     parts = node.fullname.split('.')

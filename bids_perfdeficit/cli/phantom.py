@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         problems.append(f'{options.out} is there and not an empty folder; give a new one.')
     else:
-        # Told before an hour of work, not after it.
+        # Reported before an hour of work, not after it.
         nearest = next(p for p in (options.out, *options.out.absolute().parents) if p.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             problems.append(

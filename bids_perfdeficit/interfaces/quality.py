@@ -24,7 +24,7 @@ class _MeasureInput(BaseInterfaceInputSpec):
     cta = File(exists=True, mandatory=True)
     brain = File(exists=True, mandatory=True)
     subtraction = File(exists=True, mandatory=True)
-    perfusion = File(exists=True, mandatory=True, desc='its sidecar tells of the inflow')
+    perfusion = File(exists=True, mandatory=True, desc='its sidecar describes the inflow')
     std_brain_mask = File(exists=True, mandatory=True, desc='derivatives, template grid')
     std_toa = File(exists=True, mandatory=True)
     std_perfusion = File(exists=True, mandatory=True)

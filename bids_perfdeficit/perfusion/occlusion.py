@@ -150,7 +150,7 @@ def log_odds(measured: np.ndarray, fitted: dict[str, object]) -> np.ndarray:
 
 
 def find_occlusion(measured: np.ndarray) -> OcclusionFinding:
-    """Tell the likeliest site and side.
+    """Return the likeliest site and side.
 
     Parameters
     ----------

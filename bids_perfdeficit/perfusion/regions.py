@@ -1,4 +1,4 @@
-"""What the maps say per side and region, for a reader who is no programmer.
+"""What the maps say per side and region, for readers who do not program.
 
 Arterial territories and ASPECTS regions are drawn from coordinates, so that nothing has to be
 downloaded. Must not know files or registration.

@@ -142,7 +142,7 @@ class Maps:
         What was checked of them.
     controls : mapping of str to Nifti1Image
         With `diagnostics` of `compute_maps`: the ``distance`` from the inflow in mm, and the maps
-        of `perfusion.PerfusionMaps.signs`, by name. Empty otherwise.
+        of `perfusion.PerfusionMaps.features`, by name. Empty otherwise.
     """
 
     subtraction: nib.Nifti1Image
@@ -169,8 +169,8 @@ class StandardMaps:
     toa, perfusion, hypoperfused : Nifti1Image
         As in `Maps`, float32.
     asymmetry : Nifti1Image
-        Perfusion minus its left-right mirror image, float32; 0 where the mirror place is not in
-        the brain.
+        Perfusion minus its left-right mirror image, float32; 0 where the mirrored position is not
+        in the brain.
     """
 
     ncct: nib.Nifti1Image
@@ -358,7 +358,7 @@ def compute_maps(
 
 @dataclass(frozen=True)
 class _Frame:
-    """A patient's images as tensors, with what the template says of their places."""
+    """A patient's images as tensors, with what the template says of their positions."""
 
     ncct: torch.Tensor
     cta: torch.Tensor
@@ -404,7 +404,7 @@ def _compute_maps(
         )  # fmt: skip
         enhancement = reference.correct(enhancement)
     sources, maps = _synthesize(frame, enhancement, settings, pieces, diagnostics)
-    controls = {name: values for name, values in maps.signs.items() if values.ndim}
+    controls = {name: values for name, values in maps.features.items() if values.ndim}
     if maps.distance is not None:
         controls['distance'] = maps.distance
     points = torch.nonzero(sources.mask).flip(1).cpu().numpy()
@@ -463,8 +463,8 @@ def _frame(patient: Prepared, settings: PerfusionSettings, device: str, threads:
 
     corner = affine.copy()
     corner[:3, 3] = here[:, 0]
-    # Brains are not symmetric: a mirror place beyond the rim has the value of the rim, as in the
-    # calibration, and not the 0 that lies outside.
+    # Brains are not symmetric: a mirrored position beyond the rim has the value of the rim, as in
+    # the calibration, and not the 0 that lies outside.
     mirrored = np.clip(mirrored, here[:, :1], here[:, -1:])
     nearest = np.ravel_multi_index(
         ndimage.distance_transform_edt(~inside[box], return_distances=False, return_indices=True),

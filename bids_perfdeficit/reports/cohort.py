@@ -37,7 +37,7 @@ APART = 4.0
 FEW = 10
 #: How many names a list shows before it refers to the table.
 LISTED = 12
-#: Metrics that tell of a failed registration.
+#: Metrics that show a failed registration.
 REGISTRATIONS = ('skull_dice', 'template_dice')
 _BARS = 40
 
@@ -145,7 +145,7 @@ def build_index(
 
 
 def read_statuses(output_dir: Path) -> dict[str, tuple[str, Sequence[str]]]:
-    """Return status and reasons of every participant, as its last run tells."""
+    """Return status and reasons of every participant, as reported by its last run."""
     found: dict[str, tuple[str, Sequence[str]]] = {}
     for path in sorted(output_dir.glob('logs/*/status.json')):  # names begin with the time
         try:
@@ -161,7 +161,7 @@ def read_statuses(output_dir: Path) -> dict[str, tuple[str, Sequence[str]]]:
 
 
 def read_rows(output_dir: Path, statuses: Mapping[str, tuple[str, Sequence[str]]]) -> list[Row]:
-    """Return a row for each page and each participant that a run tells of."""
+    """Return a row for each page and each participant that a run reports."""
     pages = {path.stem: path.name for path in output_dir.glob('sub-*.html')}
     rows = []
     for name in sorted({*pages, *(n for n in statuses if n.startswith('sub-'))}):

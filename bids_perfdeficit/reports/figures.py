@@ -26,18 +26,19 @@ from bids_perfdeficit.bids import write_text
 
 #: Width of every figure in SVG units, so that letters have one size on a page.
 WIDTH = 1200.0
-#: Room for the marks left and right of a row, and for a line of text, in SVG units.
+#: Space for the marks left and right of a row, and for a line of text, in SVG units.
 GUTTER = 22.0
 LINE = 24.0
 #: Between two slices, in SVG units.
 GAP = 4.0
 #: HU window in which stroke is read on NCCT.
 STROKE_WINDOW = (0.0, 80.0)
-#: HU window in which vessels, brain and skull can all be told apart on CTA.
+#: HU window in which vessels, brain and skull can be distinguished on CTA.
 CTA_WINDOW = (-20.0, 220.0)
 #: HU window of the subtraction; below 40 HU a projection shows only noise.
 SUBTRACTION_WINDOW = (40.0, 240.0)
-#: Orange and sky blue of Okabe and Ito's palette, which all kinds of colour vision tell apart.
+#: Orange and sky blue of Okabe and Ito's palette, which are distinct in all kinds of colour
+#: vision.
 OUTLINE_COLOUR = '#E69F00'
 SOURCE_COLOUR = '#56B4E9'
 #: JPEG quality; at 88, with full colour resolution, noise stays noise and edges stay edges.
@@ -585,7 +586,7 @@ def _paint_grey(view: _View, volume: np.ndarray, window: tuple[float, float] | N
 
 
 def _place(view: _View, axis: int, index: int) -> str:
-    """Tell where a slice lies: mm from the middle for sides, coordinate in mm otherwise."""
+    """Return the position of a slice: mm from the middle for sides, coordinate in mm otherwise."""
     position = view.affine[axis, 3] + index * view.affine[axis, axis]
     if axis == 0:
         middle = view.affine[0, 3] + (view.first[0] + view.last[0]) / 2 * view.affine[0, 0]
@@ -659,7 +660,7 @@ def _outline(
 
 
 def _legend(outlined: str, top: float) -> str:
-    """Tell, at the level of the colour scale, what the line with a halo is."""
+    """Draw, beside the colour scale, what the line with a halo is."""
     if not outlined:
         return ''
     middle = top + LINE + 14
@@ -718,7 +719,7 @@ def _colour_bar(
     *,
     beyond: tuple[bool, bool],
 ) -> str:
-    """Draw a colour scale with words at its ends; `beyond` tells where values are cut off."""
+    """Draw a colour scale with words at its ends; `beyond` says where values are cut off."""
     left, width = WIDTH / 2 - 200, 400.0
     top += LINE + 8
     parts = [_image(ramp, (left, top, width, 12))]

@@ -202,8 +202,8 @@ class _Page:
     def _warnings(self) -> list[str]:
         warnings = [_sentence(warning) for warning in self.report.warnings]
         for model in self.summaries:
-            told_of = _read_json(sidecar_path(self.report.path('group_params', model=model)))
-            if told_of.get('Covariates') and not get_model(model).offers.covariates:
+            fitted = _read_json(sidecar_path(self.report.path('group_params', model=model)))
+            if fitted.get('Covariates') and not get_model(model).offers.covariates:
                 warnings.append(f'{model} does not adjust its map for covariates.')
         for model, summary in self.summaries.items():
             if 'coverage_resemblance' in summary:
@@ -212,16 +212,16 @@ class _Page:
                 ]
                 if len(alike):
                     warnings.append(
-                        f'{model}: the maps of {_listed(alike["item"])} look much like the places '
-                        f'that are often {self.words.affected} anyway (vascular bias); see Trust.'
+                        f'{model}: the maps of {_listed(alike["item"])} are similar to the map '
+                        f'of often {self.words.affected} voxels (vascular bias); see Trust.'
                     )
         for model, null in self.nulls.items():
             if len(null):
                 noisy = null[null['nothing_declared'] < _CLEAN]
                 if len(noisy):
                     warnings.append(
-                        f'{model}: on shuffled scores something was declared more than 5 % of the '
-                        f'time for {_listed(noisy["item"])}.'
+                        f'{model}: on shuffled scores a substrate was declared in more than 5 % '
+                        f'of the cohorts for {_listed(noisy["item"])}.'
                     )
         for model, metrics in self.metrics.items():
             if len(metrics):
@@ -260,9 +260,9 @@ class _Page:
                         figure.name, self.report.link(figure), self._named(figure),
                         f'Share of participants {self.words.among} in each voxel',
                     ),
-                    f'Share of the participants {self.words.among} in each voxel. Nothing can be '
-                    f'said about places that are rarely {self.words.affected}. The outline is the '
-                    f'group mask{self.least}.',
+                    f'Share of the participants {self.words.among} in each voxel. No conclusion '
+                    f'is possible about regions that are rarely {self.words.affected}. The '
+                    f'outline is the group mask{self.least}.',
                 ),
             )
             if figure
@@ -323,10 +323,10 @@ class _Page:
                 '',
                 (
                     self.own.index([(contrast_label(i), _name(i)) for i in self.items]),
-                    'The white line bounds what a model declares by its own rule; where there is '
-                    'none, the colours are a tendency and no finding. A map shows where '
-                    f'{self.words.subject} goes together with the score over patients; places '
-                    f'that {self.words.fall} together cannot be told apart. Maps were '
+                    'The white line bounds what a model declares by its own rule; without '
+                    'a line, the colours are a tendency and not a finding. A map shows where '
+                    f'{self.words.subject} is associated with the score over patients; regions '
+                    f'that {self.words.fall} together cannot be distinguished. Maps were '
                     f'computed at {self._resolution}; they are interpolated for display only.',
                 ),
             )
@@ -529,16 +529,14 @@ class _Page:
         elif held_out['gain_low'] <= 0:
             caveats.append(
                 f'it predicts {_compare(held_out)} the {self.words.size} in each territory, so do '
-                'not interpret the place'
+                'not interpret the region'
             )
         if row['coverage_resemblance'] > _RESEMBLES:
-            caveats.append(
-                f'the map looks much like the places that are often {self.words.affected} anyway'
-            )
+            caveats.append(f'the map is similar to the map of often {self.words.affected} voxels')
         null = self.nulls[model]
         null = null[null['item'] == item] if len(null) else null
         if len(null) and null.iloc[0]['nothing_declared'] < _CLEAN:
-            caveats.append('something is declared too often on shuffled scores as well')
+            caveats.append('substrates are declared too often on shuffled scores too')
         return caveats
 
     def prediction(self) -> list[dict[str, Any]]:
@@ -600,8 +598,8 @@ class _Page:
                 'Calibration',
                 (
                     _plain_figure(link(calibration), 'Calibration curves'),
-                    'On the diagonal, what was said to happen in 30 % of patients happened in '
-                    '30 %.',
+                    'On the diagonal, a predicted probability of 30 % was right in 30 % of '
+                    'patients.',
                 ),
             ),
             page_part(
@@ -661,8 +659,8 @@ class _Page:
                     'p is that of each item; adjusted, it holds for all items of a model together '
                     '(Holm). '
                     'Likeness to coverage is the rank correlation of the map with the '
-                    f'{self.words.mean_map}: near 1, it may show where strokes are, not what they '
-                    'do; about 0, the two have nothing to do with each other; below 0, the map is '
+                    f'{self.words.mean_map}: near 1, it may show where strokes occur rather than '
+                    'their effect; near 0, the two are unrelated; below 0, the map is '
                     'strongest where deficits are rare, which is not an error. '
                     'Shuffled scores have no substrate: nothing should be declared in 95 % of '
                     'them or more.',

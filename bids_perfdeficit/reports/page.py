@@ -109,7 +109,7 @@ def build_page(
             [{str(k): v for k, v in row.items()} for row in regions.to_dict('records')]
         ),
         qc=qc,
-        regions=tell_regions(regions),
+        regions=format_regions(regions),
         methods=methods,
         notes=list(dict.fromkeys(caveats)),
         errors=errors,
@@ -180,7 +180,7 @@ def _chance(probability: float) -> str:
 
 
 def _describe_side(left: float, right: float, by_region: Mapping[str, Mapping[str, Any]]) -> str:
-    """Tell which side is later, by the mL that are hypoperfused, and where most of it is."""
+    """Return which side is later, by the mL that are hypoperfused, and where most of it is."""
     if max(left, right) < LEAST_ML:
         return f'neither (both under {LEAST_ML:.0f} mL)'
     if abs(left - right) < LEAST_ML:
@@ -196,7 +196,7 @@ def _describe_side(left: float, right: float, by_region: Mapping[str, Mapping[st
     return f'{side}, most in the {TERRITORIES[max(most, key=lambda name: most[name])]} territory'
 
 
-def tell_regions(regions: pd.DataFrame) -> pd.DataFrame:
+def format_regions(regions: pd.DataFrame) -> pd.DataFrame:
     """Put ``desc-regions_metrics.tsv`` into words and as many digits as mean something.
 
     Parameters

@@ -47,9 +47,9 @@ class MapWords:
     among : str
         Which participants count for the coverage of a voxel.
     affected : str
-        Participle of a voxel.
+        Adjective of a voxel.
     fall : str
-        The same as a verb in the plural.
+        The same as a clause about several regions.
     size : str
         What the volume is of.
     mean : str
@@ -62,8 +62,8 @@ class MapWords:
     more: str = 'later perfusion'
     subject: str = 'perfusion'
     among: str = 'with a deficit'
-    affected: str = 'ill'
-    fall: str = 'always fall ill'
+    affected: str = 'hypoperfused'
+    fall: str = 'are always hypoperfused'
     size: str = 'deficit'
     mean: str = 'mean perfusion of the brain'
     mean_map: str = 'mean perfusion map'
@@ -227,7 +227,7 @@ def cite(text: str) -> tuple[list[str], list[str]]:
     tuple of list of str
         Paragraphs, and the references in the order of their numbers.
     """
-    known = _references()
+    known = references()
     used: list[str] = []
 
     def numbers(match: re.Match[str]) -> str:
@@ -242,7 +242,7 @@ def cite(text: str) -> tuple[list[str], list[str]]:
 
 
 @functools.cache
-def _references() -> dict[str, str]:
+def references() -> dict[str, str]:
     """Return each entry of the bibliography as a line of text."""
     found = {}
     text = load('boilerplate.bib').read_text(encoding='utf-8')

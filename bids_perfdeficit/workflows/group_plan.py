@@ -486,7 +486,7 @@ def group_tasks(cohort: Cohort, settings: Settings) -> dict[tuple[str, str], Tas
 
 
 def _options(cohort: Cohort, settings: Settings) -> dict[str, Any]:
-    """Return what tells one cohort from another, beside the files that it was read from."""
+    """Return what distinguishes one cohort from another, beside the files it was read from."""
     options = settings.group
     return {
         'space': settings.processing.output_spaces[0],

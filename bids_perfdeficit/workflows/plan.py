@@ -1,4 +1,4 @@
-"""The stages of the participant level, and how they stand for a pair of scans.
+"""The stages of the participant level, and their state for a pair of scans.
 
 Each stage is a task with a record (`stages.task`): it is done when the record of an earlier run
 agrees with the options, the scans as they are now, the stages before it and the files on disk.
@@ -147,7 +147,7 @@ class Plan:
     others : tuple of Task
         Stages beyond the level whose results, if any, no longer hold.
     refusal : str
-        Why nothing can be computed for this pair; empty when all is well.
+        Why nothing can be computed for this pair; empty when all can be computed.
     notes : tuple of str
         What a user should know of the plan.
     """
@@ -162,7 +162,7 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     def has(self, stage: str) -> bool:
-        """Tell whether a stage is done."""
+        """Return whether a stage is done."""
         return stage not in self.tasks or self.states[stage].done
 
     @property

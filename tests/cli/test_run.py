@@ -91,7 +91,7 @@ def test_every_file_of_the_tree_is_there(finished, pair):
     figures = sorted(p.name for p in (out / 'sub-01' / 'figures').glob('*.svg'))
     assert len(figures) == 7
     assert all(name in page for name in figures)
-    (log,) = (out / 'logs').iterdir()
+    (log,) = (p for p in (out / 'logs').iterdir() if p.is_dir())
     assert {'settings.toml', 'status.json', 'methods.md', 'run.log'} <= {
         p.name for p in log.iterdir()
     }

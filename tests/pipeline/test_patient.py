@@ -198,9 +198,9 @@ def test_results_are_measured(patient, maps, standard):
     assert row.inflow_voxels == len(maps.inflow.points)
     hemisphere = found.regions.set_index('region').loc['hemisphere']
     assert row.arrival_left == hemisphere.arrival_left
-    told, withheld = (found.regions[f'occlusion_{k}'] for k in ('site', 'withheld'))
-    assert pd.notna(told[0]) != pd.notna(withheld[0])
-    assert told[1:].isna().all()
+    reported, withheld = (found.regions[f'occlusion_{k}'] for k in ('site', 'withheld'))
+    assert pd.notna(reported[0]) != pd.notna(withheld[0])
+    assert reported[1:].isna().all()
     assert withheld[1:].isna().all()
     for axis in 'xyz':
         assert abs(row[f'shading_{axis}']) < 2
@@ -250,10 +250,12 @@ def test_a_site_is_reported_only_if_it_holds_and_lies_on_the_later_side(
 
 def test_read_outs_end_with_the_first_that_disagrees(patient, monkeypatch):
     """One disagreement is enough, and each read-out costs time."""
-    told = iter([('M1', 'left'), ('ICA', 'left'), ('M2', 'right'), ('M1', 'left')])
+    reported = iter([('M1', 'left'), ('ICA', 'left'), ('M2', 'right'), ('M1', 'left')])
     monkeypatch.setattr(
         'bids_perfdeficit.perfusion.find_occlusion',
-        lambda measured: perfusion.OcclusionFinding(*next(told), 0.9, 0.95, 'none', 'n/a', 0.05),
+        lambda measured: perfusion.OcclusionFinding(
+            *next(reported), 0.9, 0.95, 'none', 'n/a', 0.05
+        ),
     )
     others = pipeline.compute_maps(patient).trust.others
     assert [(o.site, o.side) for o in others] == [

@@ -139,13 +139,13 @@ def participant_page(out_dir: Path, *, self_contained: bool = False) -> Path:
 
 def cohort_page(out_dir: Path, count: int) -> Path:
     """Every tenth failed, and every seventh of the others has a misaligned CTA."""
-    told = {}
+    reported = {}
     out_dir.mkdir(exist_ok=True)
     for number in range(count):
         name = f'sub-{number:04d}'
-        told[name] = {'status': 'complete', 'reasons': []}
+        reported[name] = {'status': 'complete', 'reasons': []}
         if number % 10 == 0:
-            told[name] = {'status': 'failed', 'reasons': [f'/d/{name}_ct.nii.gz is <damaged>']}
+            reported[name] = {'status': 'failed', 'reasons': [f'/d/{name}_ct.nii.gz is <damaged>']}
             continue
         (out_dir / f'{name}.html').write_text('')
         metrics = {'brain_volume': 1300.0 + number % 50, 'coverage_missing': 'none',
@@ -161,7 +161,7 @@ def cohort_page(out_dir: Path, count: int) -> Path:
         write_tsv(regions, folder / f'{name}_desc-regions_metrics.tsv')
     log = out_dir / 'logs' / '20260101-000000_x'
     log.mkdir(parents=True)
-    (log / 'status.json').write_text(json.dumps({'participants': told}))
+    (log / 'status.json').write_text(json.dumps({'participants': reported}))
     path = build_index(out_dir, {})
     assert path is not None
     return path
@@ -260,8 +260,8 @@ def test_flickers_take_turns_under_pointer_and_keyboard_focus_and_rest_otherwise
 
 def test_the_viewer_shows_a_right_ball_on_the_right_which_is_on_the_left(visit, pages):
     seen = visit(pages['group'])
-    told = seen.tab.locator('#view-value')
-    playwright.expect(told).to_contain_text('(right): 1, declared')
+    reported = seen.tab.locator('#view-value')
+    playwright.expect(reported).to_contain_text('(right): 1, declared')
     # Mean column of what is coloured, as a share of the width of each plane; none is null.
     coloured = """(name) => {
       const canvas = document.getElementById(`view-${name}`);
@@ -290,15 +290,15 @@ def test_the_viewer_shows_a_right_ball_on_the_right_which_is_on_the_left(visit, 
     assert seen.tab.evaluate(white) > 50, 'the border of what is declared'
     slider = seen.tab.get_by_label('x (right is +)')
     slider.fill('-36')
-    playwright.expect(told).to_contain_text('(left): 0')
+    playwright.expect(reported).to_contain_text('(left): 0')
     assert seen.tab.evaluate(coloured, 'sagittal') is None, 'the left half holds nothing'
     slider.focus()
-    before = told.text_content()
+    before = reported.text_content()
     seen.tab.keyboard.press('ArrowRight')
-    assert told.text_content() != before
+    assert reported.text_content() != before
     box = seen.tab.locator('#view-axial').bounding_box()
     seen.tab.locator('#view-axial').click(position={'x': box['width'] * 0.25, 'y': 60})
-    playwright.expect(told).to_contain_text('(right)')
+    playwright.expect(reported).to_contain_text('(right)')
 
 
 def test_a_participant_is_found_sorted_and_saved(visit, pages, tmp_path):

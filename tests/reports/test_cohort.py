@@ -37,11 +37,11 @@ def test_no_doubts_need_no_section(tmp_path):
 def test_who_was_running_when_a_run_was_killed_has_failed(tmp_path):
     folder = tmp_path / 'logs' / 'a'
     folder.mkdir(parents=True)
-    told = {
+    reported = {
         'sub-01': {'status': 'running', 'reasons': []},
         'sub-02': {'status': 'complete', 'reasons': []},
     }
-    (folder / 'status.json').write_text(json.dumps({'participants': told}))
+    (folder / 'status.json').write_text(json.dumps({'participants': reported}))
     assert read_statuses(tmp_path) == {
         'sub-01': ('failed', ['the run ended before it was finished']),
         'sub-02': ('complete', []),

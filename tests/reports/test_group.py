@@ -22,17 +22,17 @@ from bids_perfdeficit.settings import DEFAULT_SPACE
 from tests.reports.conftest import ITEM, ball
 
 
-def test_the_page_tells_what_was_found_and_how_far_to_trust_it(report):
+def test_the_page_says_what_was_found_and_how_far_to_trust_it(report):
     page = build_group_page(report).read_text()
     assert '10 analysed, 2 left out' in page
-    assert '2 left out: the file is truncated or damaged' in page  # told once for both
+    assert '2 left out: the file is truncated or damaged' in page  # reported once for both
     assert 'href="sub-09.html"' in page
     assert '12 mL, p = 0.004 for the item as a whole' in page
     assert 'right vertebrobasilar' in page
     assert 'interpolated for display only' in page
     assert 'only 0 participants have a deficit' in page
     assert '36, −16, 44' in page
-    for warning in ('A caveat.', 'vascular bias', 'more than 5 % of the time',
+    for warning in ('A caveat.', 'vascular bias', 'more than 5 % of the cohorts',
                     'worse than by the deficit in each territory'):  # fmt: skip
         assert warning in page.partition('id="cohort"')[0]
     for link in re.findall(r'(?:src|href)="([^"#:]+)"', page):
@@ -50,7 +50,7 @@ def test_what_was_not_asked_for_is_left_out_and_not_missed(report):
 
 
 @pytest.mark.parametrize(
-    ('gain', 'told'),
+    ('gain', 'reported'),
     [
         ((0.1, 0.3), ''),
         ((-0.1, 0.3), 'but it predicts no better than the deficit in each territory, so'),
@@ -58,7 +58,7 @@ def test_what_was_not_asked_for_is_left_out_and_not_missed(report):
         (None, 'but its prediction was not tested'),
     ],
 )
-def test_what_speaks_against_a_declared_map_is_as_large_as_the_declaration(report, gain, told):
+def test_what_speaks_against_a_declared_map_is_as_large_as_the_declaration(report, gain, reported):
     summary = report.path('group_summary', model='spatial')
     table = pd.read_csv(summary, sep='\t', na_values='n/a').assign(coverage_resemblance=0.1)
     write_tsv(table, summary)
@@ -72,14 +72,16 @@ def test_what_speaks_against_a_declared_map_is_as_large_as_the_declaration(repor
         write_tsv(metrics, path)
     page = build_group_page(report).read_text()
     (headline,) = re.findall(r'<strong>(spatial: declared.*?)</strong>', page)
-    assert headline.startswith(f'spatial: declared, {told}' if told else 'spatial: declared.')
+    assert headline.startswith(
+        f'spatial: declared, {reported}' if reported else 'spatial: declared.'
+    )
 
 
 def test_bias_and_false_declarations_stand_beside_the_declaration_too(report):
     (headline,) = re.findall(
         r'<strong>(spatial: declared.*?)</strong>', build_group_page(report).read_text()
     )
-    assert 'often ill anyway' in headline
+    assert 'often hypoperfused voxels' in headline
     assert 'shuffled scores' in headline
 
 
@@ -175,9 +177,9 @@ def test_citations_become_numbers_with_their_references():
 
 
 def test_every_reference_says_where_it_was_published():
-    from bids_perfdeficit.reports.words import _references
+    from bids_perfdeficit.reports.words import references
 
-    for key, line in _references().items():
+    for key, line in references().items():
         assert re.search(r'10\.\d{4}|arXiv \d{4}\.\d{5}|https?://|Press', line), key
 
 

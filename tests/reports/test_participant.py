@@ -1,4 +1,4 @@
-"""A participant's page is whole, says what it is told, and asks the network for nothing."""
+"""A participant's page is whole, says what it is reported, and asks the network for nothing."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def test_a_site_that_is_withheld_is_told_with_its_reason():
 
 
 @pytest.mark.parametrize(
-    ('site', 'chance', 'told'),
+    ('site', 'chance', 'reported'),
     [
         ('ICA', 0.9999, 'right ICA (> 95 %), or right M1'),  # the demo's, which is an M1
         ('M1', 0.96, 'right M1 (> 95 %), or right ICA'),
@@ -248,18 +248,18 @@ def test_a_site_that_is_withheld_is_told_with_its_reason():
         ('M2', 0.02, 'right M2 (< 5 %)'),
     ],
 )
-def test_no_site_is_told_as_if_it_were_sure(site, chance, told):
+def test_no_site_is_told_as_if_it_were_sure(site, chance, reported):
     from bids_perfdeficit.reports.page import describe_findings
 
     sure = {'occlusion_site': site, 'occlusion_confidence': chance, 'occlusion_any': 1.0,
             'occlusion_next_confidence': 0.001}  # fmt: skip
     found = describe_findings([WHOLE | sure])
-    assert found['Likely occlusion'] == told
+    assert found['Likely occlusion'] == reported
     assert found['Probability of any occlusion'] == '> 95 %'
 
 
 @pytest.mark.parametrize(
-    ('left', 'right', 'told'),
+    ('left', 'right', 'reported'),
     [
         (0.07, 0.0, 'neither (both under 5 mL)'),
         (4.9, 0.0, 'neither (both under 5 mL)'),
@@ -268,18 +268,18 @@ def test_no_site_is_told_as_if_it_were_sure(site, chance, told):
         (6.0, 20.0, 'right'),
     ],
 )
-def test_a_side_is_called_later_only_where_there_is_something_to_see(left, right, told):
+def test_a_side_is_called_later_only_where_there_is_something_to_see(left, right, reported):
     from bids_perfdeficit.reports.page import describe_findings
 
     whole = WHOLE | {'hypoperfused_left': left, 'hypoperfused_right': right}
     territory = {'region': 'MCA', 'asymmetry': 0.9}
-    assert describe_findings([whole, territory])['Later side'] == told
+    assert describe_findings([whole, territory])['Later side'] == reported
 
 
 def test_regions_are_told_apart_from_arteries_and_with_as_many_digits_as_mean_something():
-    from bids_perfdeficit.reports.page import tell_regions
+    from bids_perfdeficit.reports.page import format_regions
 
-    table = tell_regions(
+    table = format_regions(
         pd.DataFrame(
             {
                 'region': ['hemisphere', 'VB', 'M1', 'insula'],
@@ -305,10 +305,21 @@ def test_regions_are_told_apart_from_arteries_and_with_as_many_digits_as_mean_so
 def test_numbers_have_the_digits_of_a_person():
     from bids_perfdeficit.reports.words import show
 
-    told = [
+    reported = [
         show(v) for v in (1492.3, 39.662, 9.176, 0.98062, 0.8, 0.0264, 3.0, 0.0001, -0.0001, -4.44)
     ]
-    assert told == ['1492', '39.7', '9.2', '0.981', '0.8', '0.026', '3', '< 0.001', '0', '−4.4']
+    assert reported == [
+        '1492',
+        '39.7',
+        '9.2',
+        '0.981',
+        '0.8',
+        '0.026',
+        '3',
+        '< 0.001',
+        '0',
+        '−4.4',
+    ]
 
 
 def test_the_layout_names_each_figure_once():

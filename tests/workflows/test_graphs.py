@@ -249,8 +249,8 @@ def test_derivatives_are_taken_before_own_results_and_as_they_are(pair, tmp_path
 @pytest.mark.parametrize('same', [True, False])
 def test_derivatives_of_other_scans_are_refused(pair, tmp_path, same):
     settings = settings_for(tmp_path)
-    told = hashlib.sha256(pair.ncct.read_bytes()).hexdigest() if same else '0' * 64
-    given = lend(pair, settings, tmp_path / 'theirs', 'conform', SourceSHA256=told)
+    reported = hashlib.sha256(pair.ncct.read_bytes()).hexdigest() if same else '0' * 64
+    given = lend(pair, settings, tmp_path / 'theirs', 'conform', SourceSHA256=reported)
     plan = make_plan(pair, given)
     assert bool(plan.refusal) is not same
     assert same or 'another NCCT' in plan.refusal
