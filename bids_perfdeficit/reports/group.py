@@ -7,9 +7,7 @@ for nothing. Must not compute results.
 
 from __future__ import annotations
 
-import base64
 import functools
-import gzip
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -21,7 +19,6 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
-from matplotlib import colormaps
 from scipy import ndimage
 
 from bids_perfdeficit.bids import output_path, sidecar_path, write_text
@@ -30,6 +27,7 @@ from bids_perfdeficit.bids.nihss import ITEMS
 from bids_perfdeficit.data import load
 from bids_perfdeficit.deficit import get_model
 from bids_perfdeficit.reports import group_figures
+from bids_perfdeficit.reports.viewer import describe_view, pack_volume
 from bids_perfdeficit.reports.words import (
     DATA,
     TERRITORIES,
@@ -39,6 +37,7 @@ from bids_perfdeficit.reports.words import (
     page_part,
     render_page,
     show,
+    to_script,
     words_for,
 )
 
@@ -149,7 +148,7 @@ def build_group_page(report: GroupReport) -> Path:
         sections,
         header=[own.style()],
         navbar=[common.up(index.name)] if neighbours else [],
-        footer=[own.script((DATA / 'viewer.js').read_text(encoding='utf-8'))],
+        footer=[common.script((DATA / 'viewer.js').read_text(encoding='utf-8'))],
     )
     return write_text(html, report.path('group_report'))
 
@@ -474,23 +473,25 @@ class _Page:
             top = float(np.nanmax(np.asarray(field.dataobj, np.float32))) or 1.0
             maps.append(
                 {'id': f'{contrast}-{model}', 'title': title, 'max': top}
-                | _pack(field, float(255 / top))
-                | {'declared': _pack(_canonical(declared), np.inf)['data']}
+                | pack_volume(field, float(255 / top))
+                | {'declared': pack_volume(_canonical(declared), np.inf)['data']}
             )
-        ramp = colormaps['inferno'](np.linspace(0.25, 1, 256))[:, :3]
-        data = {
+        view = describe_view(
             # 64 greys: the eye sees no more of them, and the page is a third smaller.
-            'brain': _pack(t1, 63 / float(high)),
-            'maps': maps,
-            'colours': np.round(255 * ramp).astype(int).ravel().tolist(),
-        }
+            {'template': pack_volume(t1, 63 / float(high))},
+            [('Template', 'template', 0, 97)],
+            maps,
+            inside='declared',
+            sides=True,
+        )
         return [
             page_part(
                 '',
                 (
-                    self.own.viewer(
+                    self.common.viewer(
                         [(m['id'], m['title']) for m in maps],
-                        Markup(json.dumps(data).replace('<', '\\u003c')),  # noqa: S704
+                        [g['title'] for g in view['grounds']],
+                        to_script(view),
                     ),
                     'Every map in three planes. Click into a plane, or use the sliders, to move. '
                     'A map opens at its highest value. The white line bounds what the model '
@@ -761,23 +762,6 @@ def _canonical(path: Path) -> nib.Nifti1Image:
     image = nib.as_closest_canonical(nib.load(path))
     assert isinstance(image, nib.Nifti1Image)
     return image
-
-
-def _pack(image: nib.Nifti1Image, scale: float) -> dict[str, Any]:
-    """Return a volume in RAS for the viewer: bytes, x fastest, compressed; an infinite scale
-    makes a mask of it.
-    """
-    values = np.nan_to_num(np.asarray(image.dataobj, np.float32))
-    if np.isinf(scale):
-        values, scale = (values != 0).astype(np.float32), 1.0
-    small = np.clip(np.round(values * scale), 0, 255).astype(np.uint8)
-    packed = gzip.compress(small.tobytes(order='F'), mtime=0)
-    return {
-        'shape': list(image.shape),
-        'origin': [float(v) for v in image.affine[:3, 3]],
-        'spacing': [float(v) for v in np.diag(image.affine)[:3]],
-        'data': base64.b64encode(packed).decode('ascii'),
-    }
 
 
 @functools.cache

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,12 +17,16 @@ from typing import Any
 
 import jinja2
 import yaml
+from markupsafe import Markup
 
 from bids_perfdeficit.bids.cohort import LESION_LABEL
 from bids_perfdeficit.data import load
 
 #: Templates, scripts and limits.
 DATA = Path(__file__).resolve().parents[1] / 'data' / 'reports'
+
+#: How the script begins that holds what a viewer shows.
+SCRIPT = 'window.perfdeficitView = '
 
 #: Arterial territories, in words.
 TERRITORIES: Mapping[str, str] = {
@@ -217,6 +222,22 @@ def embed(path: Path) -> str:
     """Return a file as a link that holds it."""
     code = base64.b64encode(path.read_bytes()).decode('ascii')
     return f'data:{_MEDIA.get(path.suffix, "application/octet-stream")};base64,{code}'
+
+
+def read_view(path: Path) -> dict[str, Any] | None:
+    """Return what `viewer.write_patient_view` wrote into a script; None when there is none."""
+    try:
+        text = path.read_text(encoding='utf-8')
+        view = json.loads(text.removeprefix(SCRIPT).rstrip().removesuffix(';'))
+    except (OSError, ValueError):
+        return None
+    known = isinstance(view, dict) and {'maps', 'grounds', 'volumes'} <= view.keys()
+    return view if known else None
+
+
+def to_script(view: Mapping[str, Any]) -> Markup:
+    """Return a view as JSON that cannot end the element of the page that holds it."""
+    return Markup(json.dumps(view).replace('<', '\\u003c'))  # noqa: S704
 
 
 def cite(text: str) -> tuple[list[str], list[str]]:

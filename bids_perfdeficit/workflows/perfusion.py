@@ -167,6 +167,7 @@ of 1 HU and a shift of 1 mm.
             (perfusion_buffer, measure, [
                 ('subtraction', 'subtraction'),
                 ('perfusion', 'perfusion'),
+                ('hypoperfused', 'hypoperfused'),
             ]),
             (standard_buffer, measure, [
                 ('std_brain_mask', 'std_brain_mask'),

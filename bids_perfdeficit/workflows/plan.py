@@ -67,8 +67,22 @@ def _figures(settings: Settings) -> tuple[str, ...]:
     return MINIMAL_FIGURES + (FULL_FIGURES if full else ())
 
 
-MINIMAL_FIGURES = ('figure_brain', 'figure_registration', 'figure_normalization')
-FULL_FIGURES = ('figure_sources', 'figure_arrival', 'figure_perfusion', 'figure_asymmetry')
+MINIMAL_FIGURES = (
+    'figure_brain',
+    'figure_stroke',
+    'figure_registration',
+    'figure_normalization',
+)
+FULL_FIGURES = (
+    'figure_hypoperfused',
+    'figure_arrival',
+    'figure_perfusion',
+    'figure_asymmetry',
+    'figure_slabs',
+    'figure_rotation',
+    'figure_sources',
+    'viewer',
+)
 _PREPARED = ('conform', 'brain', 'cta', 'template')
 
 STAGES: tuple[Stage, ...] = (
@@ -122,10 +136,10 @@ STAGES: tuple[Stage, ...] = (
         _space,
         requires=(*_PREPARED, 'perfusion', 'standard'),
         level=Level.FULL,
-        version=2,
+        version=3,
     ),
 )
-FIGURES = Stage('figures', (), lambda s: _space(s) | {'level': str(s.processing.level)})
+FIGURES = Stage('figures', (), lambda s: _space(s) | {'level': str(s.processing.level)}, version=2)
 
 
 @dataclass(frozen=True)
