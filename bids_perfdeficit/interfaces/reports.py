@@ -133,6 +133,9 @@ class DrawFigures(SimpleInterface):
                 cmap='inferno',
                 clear=0.25,
             ),
+            'figure_thumbnail': figures.draw_thumbnail(
+                probability, brain, ncct, late, target('thumbnail')
+            ),
             'figure_slabs': figures.draw_slabs(
                 subtraction, brain, target('slabs'), site=site, called=called
             ),

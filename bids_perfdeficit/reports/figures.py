@@ -574,6 +574,56 @@ def draw_map_mosaic(
     return _save(out, _with_units(label, units), body, height)
 
 
+def draw_thumbnail(
+    map: SpatialImage, brain: SpatialImage, background: SpatialImage, late: SpatialImage, out: Path
+) -> Path:
+    """Draw the axial slice with the largest area that is outlined, small and without words.
+
+    Parameters
+    ----------
+    map : SpatialImage
+        Probability, 0 to 1.
+    brain : SpatialImage
+        Mask: the map is drawn inside.
+    background : SpatialImage
+        NCCT in HU on the same grid.
+    late : SpatialImage
+        0.5 at the border of what counts; without any, a slice through the middle is drawn.
+    out : Path
+        SVG to write.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    ValueError
+        If an image is not 3-D or the grids differ.
+    """
+    values, mask, head, border = _volumes(map, brain, background, late)
+    view = _look(mask > 0, map, margin=4)
+    areas = ((border > 0.5) & (mask > 0)).sum((0, 1))
+    index = int(areas.argmax()) if areas.any() else (view.first[2] + 2 * view.last[2]) // 3
+    grey = _grey(view.plane(head, 2, index), STROKE_WINDOW)
+    part = np.clip(np.nan_to_num(view.plane(values, 2, index)), 0, 1)
+    strength = (np.clip(part * 4, 0, 1) * (view.plane(mask, 2, index) > 0))[..., None]
+    colour = colormaps['inferno'](part)[..., :3] * 255
+    picture = strength * colour + (1 - strength) * grey
+    step = max(1, round(float(2 / view.spacing[0])))
+    wide, tall = view.size(2)
+    size = max(wide, tall)
+    box = ((size - wide) / 2, (size - tall) / 2, wide, tall)
+    write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size:.0f} {size:.0f}" role="img" '
+        f'aria-label="Probability of hypoperfusion"><rect width="100%" height="100%"/>'
+        f'{_image(picture[::step, ::step], box)}</svg>',
+        out,
+    )
+    return out
+
+
 def draw_asymmetry(
     asymmetry: SpatialImage,
     template_background: SpatialImage,
@@ -984,24 +1034,28 @@ def _save(
     *,
     heading: str | None = None,
     interactive: bool = False,
+    white: bool = False,
+    convention: str = CONVENTION,
+    width: float = WIDTH,
 ) -> Path:
-    """Write a figure: black ground, a heading, the display convention, and the body."""
+    """Write a figure: black or white ground, a heading, the display convention, and the body."""
     tall = height + LINE
     focus = ' tabindex="0" class="turning"' if interactive else ''
+    ground, letters = ('#fff', 'text{fill:#000;stroke:#fff}') if white else ('#000', '')
     # No width or height on the root element: the page decides, and the view box keeps the shape.
     content = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {tall:.0f}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {tall:.0f}" '
         f'role="img" aria-label="{escape(title)}"'
         f'{focus}>'
         '<style>text{font-family:Helvetica,Arial,"Liberation Sans",sans-serif;stroke:#000;'
-        'stroke-width:2.5px;paint-order:stroke}'
+        f'stroke-width:2.5px;paint-order:stroke}}{letters}'
         f'.outline{{fill:none;stroke:{OUTLINE_COLOUR};stroke-width:1.2}}'
         '.edge{fill:none;stroke:#000;stroke-width:3.4}.core{fill:none;stroke:#fff;stroke-width:1.4}'
         f'.source{{fill:none;stroke:{SOURCE_COLOUR};stroke-width:2}}'
         f'.site{{fill:none;stroke:{OUTLINE_COLOUR};stroke-width:2;stroke-dasharray:6 3}}</style>'
-        f'<rect width="{WIDTH:g}" height="{tall:.0f}"/>'
+        f'<rect width="{width:g}" height="{tall:.0f}" fill="{ground}"/>'
         f'{body}{_text(GUTTER, LINE - 7, title if heading is None else heading, bold=True)}'
-        f'{_text(WIDTH - GUTTER, LINE - 7, CONVENTION, size=12, anchor="end")}</svg>'
+        f'{_text(width - GUTTER, LINE - 7, convention, size=12, anchor="end")}</svg>'
     )
     write_text(content, out)
     return out

@@ -75,6 +75,7 @@ MINIMAL_FIGURES = (
 )
 FULL_FIGURES = (
     'figure_hypoperfused',
+    'figure_thumbnail',
     'figure_arrival',
     'figure_perfusion',
     'figure_asymmetry',

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from bids_perfdeficit.bids import write_tsv
+from bids_perfdeficit.bids.ratings import Rating, read_ratings
 from bids_perfdeficit.reports import (
     FIGURES,
     build_participant_report,
@@ -322,6 +323,23 @@ def test_a_participant_is_found_sorted_and_saved(visit, pages, tmp_path):
     table = pd.read_csv(saved.value.path(), sep='\t')
     assert len(table) == 40
     assert table.set_index('Participant')['CTA on NCCT'].notna().sum() == 36
+    assert seen.complaints == []
+
+
+def test_a_rating_is_kept_saved_and_read_again(visit, pages, tmp_path):
+    seen = visit(pages['cohort'])
+    cell = seen.tab.locator('#people tbody tr', has_text='sub-0005').locator('td.rate')
+    cell.click()
+    seen.tab.get_by_label('Rating of sub-0005').select_option('fail')
+    seen.tab.get_by_label('Remark on sub-0005').fill('moved  twice')
+    seen.tab.get_by_role('button', name='OK').click()
+    assert cell.text_content() == 'fail: moved twice'
+    seen.tab.reload()
+    assert cell.text_content() == 'fail: moved twice', 'the browser keeps it'
+    with seen.tab.expect_download() as saved:
+        seen.tab.get_by_role('button', name='Save ratings').click()
+    shutil.copy(saved.value.path(), tmp_path / 'ratings.tsv')
+    assert read_ratings(tmp_path) == {('0005', ''): Rating('fail', 'moved twice')}
     assert seen.complaints == []
 
 

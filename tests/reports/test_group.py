@@ -46,7 +46,8 @@ def test_what_was_not_asked_for_is_left_out_and_not_missed(report):
         report.path(key, model='spatial').unlink()
     page = build_group_page(report).read_text()
     assert 'no cross-validation' in page
-    assert 'not asked for' in page
+    assert page.count('Not asked for in this run') == 1
+    assert 'resampled cohorts (--bootstraps)' in page
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,9 @@ def test_figures_are_whole_mark_the_sides_and_are_repeatable(tmp_path):
     assert drawn[0].read_bytes() == drawn[1].read_bytes()
     root = ElementTree.fromstring(drawn[0].read_bytes())  # noqa: S314
     words = [element.text for element in root.iter('{http://www.w3.org/2000/svg}text')]
-    assert {'R', 'L', 'A', 'P', 'from above', 'left half', 'white line: declared'} <= set(words)
+    assert {'R', 'L', 'A', 'P', 'axial projection', 'left surface', 'white line: declared'} <= set(
+        words
+    )
     # White on black, to be seen on any colour of the scale.
     lines = [e.get('class') for e in root.iter('{http://www.w3.org/2000/svg}path')]
     assert lines == ['edge', 'core'] * (len(lines) // 2)
@@ -157,6 +160,43 @@ def test_a_left_ball_is_drawn_on_the_right_of_the_view_from_above(tmp_path):
     plane = view.plane(ball((-40, 0, 30), 16).get_fdata(), 2, None)
     columns = np.nonzero(plane.any(axis=0))[0]
     assert columns.mean() > plane.shape[1] / 2
+
+
+def test_a_surface_is_coloured_by_what_lies_beneath_it_on_its_own_side():
+    from bids_perfdeficit.reports.figures import _look
+
+    brain = load_template(DEFAULT_SPACE, spacing=8.0)
+    inside = np.asarray(brain.brain_mask.dataobj) > 0
+    t1 = np.where(inside, brain.t1.get_fdata(), 0)
+    view = _look(inside, brain.brain_mask, margin=4)
+    field = ball((56, -20, 20), 14).get_fdata()
+
+    def blend(plane: np.ndarray, ground: np.ndarray) -> np.ndarray:
+        return np.where(plane[..., None] > 0.5, [200.0, 0, 0], ground)
+
+    right, left = (
+        group_figures._surface(view, field, t1, blend, left=is_left) for is_left in (False, True)
+    )
+    red = [(p[..., 0] - p[..., 1]) > 40 for p in (right, left)]
+    assert red[0].any()
+    assert not red[1].any()
+    rows, columns = np.nonzero(red[0])
+    assert columns.mean() < right.shape[1] / 2, 'behind, which is on the left from the right'
+    assert rows.mean() < right.shape[0] * 0.6
+
+
+def test_the_top_has_a_row_and_a_thumbnail_for_each_item(report):
+    page = build_group_page(report).read_text()
+    table = page.partition('class="findings"')[2].partition('</table>')[0]
+    assert table.count('<tr class=') == 2
+    assert table.count('<img ') == 1
+    (picture,) = re.findall(r'<img src="([^"]+)"', table)
+    assert (report.output_dir / picture).is_file()
+    for piece in ('12 mL: right vertebrobasilar', '0 %', '−0.300 (−0.500 to −0.100)', '0.06',
+                  'not better than territories', 'only 0 participants'):  # fmt: skip
+        assert piece in table, piece
+    assert page.index('class="findings"') < page.index('id="cohort"')
+    assert 'How to cite' in page
 
 
 def test_plots_are_whole(tmp_path):

@@ -323,6 +323,29 @@ def test_maps_with_their_records_are_taken_and_so_are_maps_without_any(pair, ent
     assert find_unproven([entry]) == {}
 
 
+@pytest.mark.parametrize(
+    ('status', 'rating', 'taken', 'with_doubtful'),
+    [
+        ('complete', 'fail', False, False),
+        ('complete', 'doubt', False, True),
+        ('complete', 'pass', True, True),
+        ('doubtful', 'pass', True, True),
+        ('failed', 'pass', False, False),
+    ],
+)
+def test_a_rating_by_a_person_decides_beside_the_verdict(
+    pair, entry, tmp_path, status, rating, taken, with_doubtful
+):
+    judge(pair, tmp_path, status)
+    (tmp_path / 'out' / 'ratings.tsv').write_text(
+        f'participant_id\trating\tremark\nsub-01\t{rating}\ta remark\nsub-02\tfail\tn/a\n'
+    )
+    reasons = find_unproven([entry])
+    assert (not reasons) == taken
+    assert taken or status == 'failed' or 'a remark' in reasons['01']
+    assert (not find_unproven([entry], include_doubtful=True)) == with_doubtful
+
+
 @pytest.mark.parametrize('status', ['failed', 'doubtful'])
 def test_the_verdict_decides_who_is_taken(pair, entry, tmp_path, status):
     judge(pair, tmp_path, status)
