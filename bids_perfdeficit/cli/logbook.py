@@ -25,6 +25,7 @@ from typing import Any
 from bids_perfdeficit import __version__
 from bids_perfdeficit.bids import write_json, write_text
 from bids_perfdeficit.bids.files import owner_is_gone, owner_tag
+from bids_perfdeficit.cli.pulse import Pulse
 from bids_perfdeficit.cli.resources import available_memory_gb
 from bids_perfdeficit.errors import InputError, printable
 from bids_perfdeficit.settings import Settings
@@ -180,7 +181,8 @@ class Logbook:
             if self.settings.outputs.write_graph:
                 self._write_graph(workflow)
             try:
-                workflow.run(plugin=progress.watch(plugin))
+                with progress.pulse.beating():
+                    workflow.run(plugin=progress.watch(plugin))
             except RuntimeError as error:
                 # Nipype raises once all branches have ended; the crash files name which failed.
                 LOGGER.debug('the workflow ended with: %s', error)
@@ -320,6 +322,7 @@ class Progress:
         #: Steps of each branch whose end is still to come.
         self._open: dict[str, int] = {}
         self._failed: set[str] = set()
+        self.pulse = Pulse(LOGGER.info, self._running)
 
     def watch(self, plugin: Any) -> Any:
         """Return a plugin that reports which steps it receives, of which some may never be run."""
@@ -366,6 +369,7 @@ class Progress:
         if note is not None and self._open[branch] == 0:
             note(called, 'failed' if branch in self._failed else 'computed')
         if took >= 0.5 or status == 'exception':  # moving files is not worth a line
+            self.pulse.note()
             verb = 'failed' if status == 'exception' else 'done'
             LOGGER.info(
                 '%s: %s %s in %.0f s (step %d of %d%s)',
@@ -378,6 +382,21 @@ class Progress:
                 '%s: %s, %d of %d participants%s',
                 called, verb, ended, len(self._open) + self.waiting, self._left(),
             )  # fmt: skip
+
+    def _running(self) -> str:
+        """Return which step has run longest, as a line; empty when none runs."""
+        started = sorted(dict(self._started).items(), key=lambda item: item[1])
+        if not started:
+            return ''
+        (name, since), *others = started
+        parts = name.split('.')
+        called = self.labels.get(parts[1] if len(parts) > 1 else name, '')
+        seconds = (datetime.now(UTC) - since).total_seconds()
+        more = f' and {len(others)} other steps' if others else ''
+        return (
+            f'{called + ": " if called else ""}{parts[-1]} has run for {seconds:.0f} s{more} '
+            f'({self.done} of {self.total} steps done{self._left()})'
+        )
 
     def _lose(self, node: Any, branch: str, step: str) -> None:
         """Expect no word any more of what waits for a step that failed."""
@@ -408,7 +427,7 @@ class Progress:
     def _left(self) -> str:
         """Report the time left once enough steps have ended to estimate it."""
         total = self.total * (1 + self.waiting / max(len(self._open), 1))
-        if self.done < 3 or self.done >= total:
+        if not self.done or self.done >= total:
             return ''
         seconds = (time.monotonic() - self._begun) / self.done * (total - self.done)
         return f', about {seconds / 60:.0f} min left' if seconds >= 60 else ', under 1 min left'

@@ -203,8 +203,7 @@ class _Page:
                     'located: regions of one artery are affected together. '
                     'Expected false discoveries are the share of the declared volume that is '
                     'expected to lie outside the substrate, if the model holds (1 − mean '
-                    'probability). On digital cohorts the true share was higher, see the '
-                    'documentation. The gain is the held-out log score minus that of the mean '
+                    'probability). The gain is the held-out log score minus that of the mean '
                     f'{self.words.size} of each arterial territory, with its 95 % interval: '
                     'interpret a region only if the interval is above 0.',
                 )

@@ -240,8 +240,8 @@ def _glass(
 ) -> tuple[str, float]:
     """Draw both surfaces, and projections with the silhouette; return where they end."""
     panels = (
-        ('left surface', 0), ('coronal projection', 1), ('axial projection', 2),
-        ('right surface', 0),
+        ('left surface (16 mm deep)', 0), ('coronal projection', 1), ('axial projection', 2),
+        ('right surface (16 mm deep)', 0),
     )  # fmt: skip
     inside = t1 > 0
     widths = [view.size(axis)[0] for _, axis in panels]

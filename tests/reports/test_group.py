@@ -141,9 +141,15 @@ def test_figures_are_whole_mark_the_sides_and_are_repeatable(tmp_path):
     assert drawn[0].read_bytes() == drawn[1].read_bytes()
     root = ElementTree.fromstring(drawn[0].read_bytes())  # noqa: S314
     words = [element.text for element in root.iter('{http://www.w3.org/2000/svg}text')]
-    assert {'R', 'L', 'A', 'P', 'axial projection', 'left surface', 'white line: declared'} <= set(
-        words
-    )
+    assert {
+        'R',
+        'L',
+        'A',
+        'P',
+        'axial projection',
+        'left surface (16 mm deep)',
+        'white line: declared',
+    } <= set(words)
     # White on black, to be seen on any colour of the scale.
     lines = [e.get('class') for e in root.iter('{http://www.w3.org/2000/svg}path')]
     assert lines == ['edge', 'core'] * (len(lines) // 2)
