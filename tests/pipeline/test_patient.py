@@ -198,6 +198,15 @@ def test_results_are_measured(patient, maps, standard):
     assert row.inflow_voxels == len(maps.inflow.points)
     hemisphere = found.regions.set_index('region').loc['hemisphere']
     assert row.arrival_left == hemisphere.arrival_left
+    threshold = perfusion.calibration()['threshold']
+    outlined = (values(maps.hypoperfused) > threshold) & (values(patient.brain) > 0)
+    both = hemisphere.hypoperfused_left + hemisphere.hypoperfused_right
+    assert both == pytest.approx(np.count_nonzero(outlined) * SPACING**3 / 1000, rel=0.01)
+    for side in ('left', 'right'):
+        low, high = (hemisphere[f'hypoperfused_{end}_{side}'] for end in ('low', 'high'))
+        assert low <= hemisphere[f'hypoperfused_{side}'] <= high
+        assert hemisphere[f'vessels_{side}'] > 0
+    assert row.artery_contrast > row.sinus_contrast > 0
     reported, withheld = (found.regions[f'occlusion_{k}'] for k in ('site', 'withheld'))
     assert pd.notna(reported[0]) != pd.notna(withheld[0])
     assert reported[1:].isna().all()
@@ -209,7 +218,7 @@ def test_results_are_measured(patient, maps, standard):
     assert row.registration_residual == patient.quality['cta']['Residual']
 
 
-def test_no_occlusion_is_told_where_the_calibration_does_not_hold(patient, maps, standard):
+def test_no_occlusion_is_reported_where_the_calibration_does_not_hold(patient, maps, standard):
     doubtful = replace(maps, inflow=replace(maps.inflow, unusual=('venous',)))
     regions = pipeline.measure(patient, doubtful, standard).regions
     columns = [name for name in regions if name.startswith('occlusion')]
