@@ -242,19 +242,18 @@ def _describe_phase(qc: Mapping[str, Any]) -> str:
 def _describe_site(whole: Mapping[str, Any]) -> str:
     """Return the likeliest site, and the next where it is likely or easily taken for it."""
     site = str(whole.get('occlusion_site'))
-    first = _place(site, whole.get('occlusion_side'))
+    first = _name_site(site, whole.get('occlusion_side'))
     likeliest = f'{first} ({_chance(number(whole.get("occlusion_confidence")) or 0.0)})'
     chance = number(whole.get('occlusion_next_confidence')) or 0.0
+    other = ''
     if chance > 1 - _SURE:
-        other = _place(str(whole['occlusion_next_site']), whole.get('occlusion_next_side'))
-        return f'{likeliest}, or {other} ({_chance(chance)})'
-    if site in _CONFUSED:
-        rival = _place(_CONFUSED[site], whole.get('occlusion_side'))
-        return f'{likeliest}; often confused with {rival}'
-    return likeliest
+        other = _name_site(str(whole['occlusion_next_site']), whole.get('occlusion_next_side'))
+        likeliest += f', or {other} ({_chance(chance)})'
+    rival = _name_site(_CONFUSED[site], whole.get('occlusion_side')) if site in _CONFUSED else ''
+    return f'{likeliest}; often confused with {rival}' if rival not in ('', other) else likeliest
 
 
-def _place(site: str, side: object) -> str:
+def _name_site(site: str, side: object) -> str:
     sided = side in ('left', 'right') and site not in ('BA', 'none')
     return f'{side} {site}' if sided else site
 

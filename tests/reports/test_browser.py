@@ -225,6 +225,16 @@ def test_a_page_has_what_screen_readers_need_and_fits_the_screen(visit, pages, k
     assert seen.tab.evaluate(STRUCTURE) == GOOD
 
 
+@pytest.mark.parametrize('kind', ['participant', 'group', 'cohort', 'evaluation'])
+def test_no_table_is_wider_than_a_printed_page(visit, pages, kind):
+    """A4 has 190 mm between margins of 10 mm, Letter has 196 mm; 96 pixels are an inch."""
+    seen = visit(pages[kind], width=round(190 / 25.4 * 96))
+    seen.tab.emulate_media(media='print')
+    widest = """() => Math.max(...Array.from(document.querySelectorAll('table, .figure, .plain'),
+      (e) => e.getBoundingClientRect().right))"""
+    assert seen.tab.evaluate(widest) <= round(190 / 25.4 * 96)
+
+
 @pytest.mark.parametrize('width', [1440, 1280])
 def test_no_column_of_the_table_of_all_participants_is_cut_off(visit, pages, width):
     seen = visit(pages['cohort'], width=width)

@@ -238,6 +238,13 @@ def test_findings_are_reported_to_the_extent_that_the_table_has_them():
         'Hypoperfused right, mL': 120,
         'Later side': 'right, most in the vertebrobasilar territory',
     }
+    rival = WHOLE | {'occlusion_site': 'M1', 'occlusion_next_site': 'M2',
+                     'occlusion_next_side': 'right'}  # fmt: skip
+    assert describe_findings([rival])['Likely occlusion'] == (
+        'right M1 (70 %), or right M2 (20 %); often confused with right ICA'
+    )
+    named = rival | {'occlusion_next_site': 'ICA'}
+    assert describe_findings([named])['Likely occlusion'] == 'right M1 (70 %), or right ICA (20 %)'
     sideless = WHOLE | {'occlusion_site': 'BA', 'occlusion_side': None}
     assert describe_findings([sideless])['Likely occlusion'].startswith('BA (70 %)')
 
