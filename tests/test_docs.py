@@ -155,6 +155,12 @@ def test_what_a_domain_package_offers_is_documented(package):
     assert set(offered) <= set(reported)
 
 
+def test_the_usage_page_has_the_values_of_options(pages):
+    text = (next(iter(pages)).parent / 'usage.html').read_text()
+    for values in (('minimal', 'full'), ('spatial', 'vae', 'ridge', 'voxelwise')):
+        assert f'Possible choices: {", ".join(values)}' in re.sub('<[^>]+>', '', text)
+
+
 class Page(HTMLParser):
     """What a page of the built documentation refers to."""
 
