@@ -119,3 +119,13 @@ def test_what_nuisances_cost_is_what_was_measured(label, start):
     }
     assert agree(shown[0], falls['without']), (label, shown, falls)
     assert agree(shown[1], falls['now']), (label, shown, falls)
+
+
+def test_the_demo_takes_as_long_as_it_was_measured_to():
+    measured = re.search(r'## `make demo`.*?(\d+) min (\d+) s', RESULTS, re.S)
+    assert measured is not None
+    minutes = round(int(measured[1]) + int(measured[2]) / 60)
+    for name in ('README.md', 'docs/tutorial.rst'):
+        text = (ROOT / name).read_text(encoding='utf-8')
+        assert f'about {minutes} minutes' in text, name
+    assert re.search(rf'make demo.*? {minutes} min', READERS['docs/validity.rst'])

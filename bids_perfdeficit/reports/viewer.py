@@ -50,7 +50,9 @@ def pack_volume(image: SpatialImage, scale: float, *, offset: float = 0.0) -> di
         'shape': list(image.shape),
         'origin': [float(v) for v in image.affine[:3, 3]],
         'spacing': [float(v) for v in np.diag(image.affine)[:3]],
-        'data': base64.b64encode(gzip.compress(small.tobytes(order='F'), mtime=0)).decode('ascii'),
+        'data': base64.b64encode(gzip.compress(small.tobytes(order='F'), 6, mtime=0)).decode(
+            'ascii'
+        ),
     }
 
 
