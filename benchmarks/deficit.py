@@ -2,7 +2,7 @@
 
 Cohorts: vascular-like maps (an occlusion takes a branch of a jittered arterial tree, with a soft
 border, collaterals, noise and misregistration) and 15 ordinal items whose substrates are single
-balls, cortex-and-tract networks and lateralised pairs, or nothing but volume. Links from map to
+spheres, cortex-and-tract networks and lateralised pairs, or nothing but volume. Links from map to
 score are none of the models': `or`, `share`, `saturating`, `all`. Scores are flipped to any level
 at random. `phantom-*` links are cohorts of `bids_perfdeficit.phantom` instead, in which every
 item has a substrate; those that end in `-distal` have another mix of occlusions. The models were
@@ -129,7 +129,7 @@ def link(kind, maps, pieces):
         return maps[:, np.any(pieces, 0)].mean(1)
     if kind == 'saturating':
         return 1 - np.prod(1 - np.tanh(2.5 * shares), 0)
-    if kind == 'all':  # ill tissue counts only when it is ill indeed, piece by piece
+    if kind == 'all':  # affected tissue counts only where it is severely affected, piece by piece
         return np.stack([(maps[:, p] > 0.35).mean(1) for p in pieces]).mean(0)
     raise ValueError(kind)
 
@@ -347,8 +347,10 @@ def table(arguments):
             f'{np.mean([r["dice"] for r in f]):.2f}' if f and 'dice' in f[0] else '-'
             for f in found.values()
         ]
-        told = [f'{np.mean([r["declared"] for r in f]):.2f}' if f else '-' for f in found.values()]
-        print(f'{item.name:>3}', ' '.join(dice), ' declared', ' '.join(told))
+        reported = [
+            f'{np.mean([r["declared"] for r in f]):.2f}' if f else '-' for f in found.values()
+        ]
+        print(f'{item.name:>3}', ' '.join(dice), ' declared', ' '.join(reported))
 
 
 def null(arguments):

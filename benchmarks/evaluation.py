@@ -114,7 +114,7 @@ def summary(out: Path) -> str:
     table = pd.read_csv(output_path(out, 'evaluation_metrics'), sep='\t', na_values='n/a')
     table = table.set_index(['map', 'measure'])
 
-    def told(name: str, measure: str) -> str:
+    def reported(name: str, measure: str) -> str:
         row = table.loc[(name, measure)]
         if not row['n']:
             return ''
@@ -122,13 +122,13 @@ def summary(out: Path) -> str:
 
     lines = [f'| map | {" | ".join(MEASURES.values())} | side |', '|---' * 7 + '|']
     for name, title in MAPS.items():
-        cells = [told(name, m) for m in (*MEASURES, 'side_matched')]
+        cells = [reported(name, m) for m in (*MEASURES, 'side_matched')]
         lines.append(f'| {title} | {" | ".join(cells)} |')
     lines += ['', '| volumes, side and site | |', '|---|---|']
     for measure in ('concordance', 'bias', 'limit_low', 'limit_high', 'volume_ratio', 'dice',
                     'side', 'site'):  # fmt: skip
         count = int(table.loc[('computed', measure), 'n'])
-        lines.append(f'| {measure} ({count}) | {told("computed", measure)} |')
+        lines.append(f'| {measure} ({count}) | {reported("computed", measure)} |')
     people = pd.read_csv(output_path(out, 'evaluation_participants'), sep='\t', na_values='n/a')
     covered = people['covered']
     lines += [

@@ -282,7 +282,7 @@ def live(
     """Live through one history; return what differs from clean runs."""
     chance = random.Random(seed)
     root = Path(tempfile.mkdtemp(prefix=f'history-{level}-', dir=clean.folder))
-    world, told, wrong = World(level, data, root, plugin), [], []
+    world, reported, wrong = World(level, data, root, plugin), [], []
     seconds = {'participant': 30.0, 'group': 15.0}[level] * (4 if plugin else 1)
     try:
         world.prepare()
@@ -291,7 +291,7 @@ def live(
                 ['input', 'option', 'raise', 'damage', 'damage', 'kill', 'kill', 'two', 'run']
             )
             counts[move] += 1
-            told.append(move)
+            reported.append(move)
             if move == 'input' and level == 'participant':
                 kind = chance.choice(['ct', 'cta'])
                 world.scans[kind] = '02' if world.scans[kind] == '01' else '01'
@@ -302,7 +302,7 @@ def live(
             elif move == 'raise':
                 world.raised = {chance.choice(STAGES[level]): 2} if not world.raised else {}
             elif move == 'damage':
-                told[-1] = damage(world, chance)
+                reported[-1] = damage(world, chance)
             world.prepare()
             if move == 'kill':
                 kill(world, chance, seconds)
@@ -311,9 +311,9 @@ def live(
             elif move == 'run':
                 wrong += check(world, chance, clean)
         wrong += check(world, chance, clean)
-        return [f'seed {seed} ({", ".join(told)}): {one}' for one in wrong]
+        return [f'seed {seed} ({", ".join(reported)}): {one}' for one in wrong]
     except Exception as error:
-        return [f'seed {seed} ({", ".join(told)}): {type(error).__name__}: {error}']
+        return [f'seed {seed} ({", ".join(reported)}): {type(error).__name__}: {error}']
     finally:
         shutil.rmtree(root, ignore_errors=True)
 

@@ -2,9 +2,9 @@
 
 Runs of both levels get SIGTERM, SIGKILL, or SIGKILL with all their processes (as a cluster does)
 at random moments. After each kill every file in OUTPUT_DIR is held against those of a run that
-nobody disturbed, also those that were there before; then the run is repeated, to be killed again
-or to complete. With ``--surroundings`` it is the machine that fails: a full disk, folders that
-cannot be written, memory that runs out. That needs a root user who may mount.
+no other process disturbed, also those that were there before; then the run is repeated, to be
+killed again or to complete. With ``--surroundings`` it is the machine that fails: a full disk,
+folders that cannot be written, memory that runs out. That needs a root user who may mount.
 
 Run: python benchmarks/kills.py PHANTOM [--kills 60] [--seed 1] [--surroundings]
 PHANTOM is a folder of `bids_perfdeficit-phantom --participants 1 --cohort 40 --spacing 4`.
@@ -73,7 +73,7 @@ def tree(out: Path) -> dict[str, str]:
 
 
 def without_times(content: bytes) -> bytes:
-    """Return a record without the times of this machine; what is no record as it is."""
+    """Return a record without the times of this machine; and anything else as it is."""
     try:
         record = json.loads(content)
         for one in record['Inputs'].values():
@@ -175,9 +175,9 @@ class Level:
             count['half'] += broken_logs(out)
             count['left processes'] += left
             count['hidden'] += len(list(out.rglob('.*.part')))
-            told = code == 143 and 'terminated; run the same command again' in last
-            right = told if how == 'SIGTERM' else code == -signal.SIGKILL
-            count['told'] += right
+            reported = code == 143 and 'terminated; run the same command again' in last
+            right = reported if how == 'SIGTERM' else code == -signal.SIGKILL
+            count['reported'] += right
             if not right:
                 print(f'{how} after {moment:.1f} s: code {code}, {last!r}', file=sys.stderr)
             before = now
@@ -214,13 +214,13 @@ def remount(folder: Path, options: str) -> None:
 
 
 def attempt(words: list[str], *, prefix: list[str] | None = None) -> tuple[int, str]:
-    """Run; return the exit code and the line that tells why."""
+    """Run; return the exit code and the line with the reason."""
     done = subprocess.run(
         [*(prefix or []), *words], capture_output=True, text=True, check=False, timeout=450
     )
     lines = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-    told = [line for line in lines if ': failed: ' in line or line.startswith('- ')]
-    return done.returncode, (told or lines or ['(nothing)'])[-1]
+    reported = [line for line in lines if ': failed: ' in line or line.startswith('- ')]
+    return done.returncode, (reported or lines or ['(nothing)'])[-1]
 
 
 def full(level: str, data: Path, aside: Path) -> tuple[int, str, int]:
@@ -234,7 +234,7 @@ def full(level: str, data: Path, aside: Path) -> tuple[int, str, int]:
 
 
 def full_at_once(level: str, data: Path, aside: Path) -> tuple[int, str, int]:
-    """Give an OUTPUT_DIR without room for the first log."""
+    """Give an OUTPUT_DIR without space for the first log."""
     with small_disk(aside / f'none-{level}', 'size=4k,nr_inodes=4') as out:
         code, line = attempt(command(level, data, out))
         remount(out, 'size=500m,nr_inodes=10000')
@@ -317,9 +317,9 @@ def main() -> None:
                 for what, case in CASES.items():
                     if options.case not in what:
                         continue
-                    code, line, mended = case(level, data, Path(folder))
+                    code, line, fixed = case(level, data, Path(folder))
                     line = line.replace(folder, '').replace('|', '/')
-                    print(f'| {what} | {level} | {code} | {line} | {mended} |', flush=True)
+                    print(f'| {what} | {level} | {code} | {line} | {fixed} |', flush=True)
             return
         moments = random.Random(options.seed)
         print(
@@ -336,7 +336,7 @@ def main() -> None:
             for how, c in runs.counts.items():
                 print(
                     f'| {level}, {how} | {c["kills"]} | {c["lost"]} | {c["half"]} '
-                    f'| {c["left processes"]} | {c["told"]} of {c["kills"]} '
+                    f'| {c["left processes"]} | {c["reported"]} of {c["kills"]} '
                     f'| {c["completed"]} of {c["kills"]} '
                     f'| {c["hidden"]}, {c["left parts"]} |',
                     flush=True,

@@ -34,7 +34,7 @@ POWER_LINKS = ('or', 'share', 'saturating', 'all')
 LEVELS = 4
 #: Log-odds (in units of the noise) between no deficit and the largest, of volume and substrate.
 VOLUME_DRIVE, SUBSTRATE_DRIVE = 10.0, 4.0
-#: mm of the dictionary on coarse grids: no ball is smaller than a voxel.
+#: mm of the dictionary on coarse grids: no spherical ROI is smaller than a voxel.
 COARSE = {'radii': (7.0, 10.0, 14.0), 'spacings': (6.0, 8.0, 10.0)}
 
 

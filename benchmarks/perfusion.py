@@ -7,7 +7,7 @@ same without what distance from the sources explains, the area under the curve f
 given by the truth (with the normalisation given, the priors are; the mirror stays the app's own).
 Then the volume of hypoperfusion, the site and side of the occlusion, and the sources: a voxel of
 them is wrong that has no artery within 3 mm. Scans later than 4 s after the arterial peak are
-told apart, since they carry less of the delay; `--phase` makes all scans so.
+reported apart, since they carry less of the delay; `--phase` makes all scans so.
 
 Seeds from 1000 on are held out: no weight was fitted on them.
 
@@ -198,21 +198,21 @@ def finding(
     brain = nib.Nifti1Image(scan.brain.astype(np.float32), affine)
     inside = array(ct.apply_transform(brain, template.brain_mask, scan.forward)) > 0.5
     inside &= array(template.brain_mask) > 0
-    told = perfusion.find_occlusion(
+    found = perfusion.find_occlusion(
         perfusion.evidence(
             carry(maps.hypoperfused), carry(maps.subtraction), inside, template.brain_mask.affine
         )
     )
-    ill = perfusion.calibration()['threshold'] < maps.hypoperfused.numpy().T
+    late_found = perfusion.calibration()['threshold'] < maps.hypoperfused.numpy().T
     late = (delay > HYPOPERFUSED) & truth
     voxel = abs(np.linalg.det(affine[:3, :3])) / 1000
     return {
-        'found volume': voxel * np.count_nonzero(ill),
+        'found volume': voxel * np.count_nonzero(late_found),
         'true volume': voxel * np.count_nonzero(late),
-        'dice': np.nan_to_num(dice(ill, late)),
-        'told site': told.site,
-        'told side': told.side,
-        'confidence': told.confidence,
+        'dice': np.nan_to_num(dice(late_found, late)),
+        'reported site': found.site,
+        'reported side': found.side,
+        'confidence': found.confidence,
     }
 
 
@@ -245,7 +245,7 @@ def measure(
                 )[1]
         delay = array(resample_from_to(patient.truth.delay, scan.ncct, order=1))
         truth = array(resample_from_to(patient.truth.brain, scan.ncct, order=0)) > 0
-        told = finding(maps, scan, patient, template, delay, truth)
+        reported = finding(maps, scan, patient, template, delay, truth)
     inside = scan.brain & truth
     row: dict[str, object] = {
         'seed': seed,
@@ -257,10 +257,10 @@ def measure(
         'seconds made': made - begin,
         'seconds': done - made,
         'wrong sources': wrong_sources(sources, patient, scan.ncct),
-        **told,
+        **reported,
     }
-    ill = score(maps.hypoperfused, maps.distance, delay, inside)
-    row['probability.auc'] = ill['auc']
+    graded = score(maps.hypoperfused, maps.distance, delay, inside)
+    row['probability.auc'] = graded['auc']
     for name, found in results.items():
         row |= {
             f'{name}.{key}': value
@@ -292,9 +292,10 @@ def summary(rows: pd.DataFrame) -> str:
     agreement = concordance(rows['found volume'], rows['true volume'])
     shut = rows[rows.site != 'none']
     lateral = shut[shut.site != 'BA']
-    side = lateral['told side'] == lateral.side.map({'L': 'left', 'R': 'right'})
-    site = shut['told site'] == shut.site.map(CALLED)
-    well = rows[rows.site == 'none']
+    side = lateral['reported side'] == lateral.side.map({'L': 'left', 'R': 'right'})
+    site = shut['reported site'] == shut.site.map(CALLED)
+    open_ones = rows[rows.site == 'none']
+    site_of_open = open_ones['reported site']
     for what, value in (
         ('AUC of the probability', f'{rows["probability.auc"].mean():.3f}'),
         ('AUC of the probability, deficits over 20 mL', f'{large["probability.auc"].mean():.3f}'),
@@ -305,7 +306,7 @@ def summary(rows: pd.DataFrame) -> str:
         (f'site right ({len(shut)})', f'{site.mean():.3f}'),
         ('side right over 20 mL', f'{side[lateral["true volume"] > 20].mean():.3f}'),
         ('site right over 20 mL', f'{site[shut["true volume"] > 20].mean():.3f}'),
-        (f'false alarms ({len(well)})', f'{(well["told site"] != "none").mean():.3f}'),
+        (f'false alarms ({len(open_ones)})', f'{(site_of_open != "none").mean():.3f}'),
         ('wrong sources', f'{rows["wrong sources"].mean():.3f}'),
     ):  # fmt: skip
         lines.append(f'| {what} | {value} |')

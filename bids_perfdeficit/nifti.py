@@ -225,7 +225,7 @@ def _file_size(path: Path) -> int:
     Raises
     ------
     InputError
-        When it is no regular file or cannot be opened.
+        When it is not a regular file or cannot be opened.
     """
     try:
         found = os.stat(path)

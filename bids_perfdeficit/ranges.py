@@ -39,7 +39,7 @@ class Range:
     why: str = ''
 
     def __contains__(self, value: object) -> bool:
-        """Tell whether a value lies in the range; NaN never does."""
+        """Return whether a value lies in the range; NaN never does."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         if self.zero and value == 0:

@@ -177,7 +177,7 @@ class ResourceSettings:
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """What to tell, and how."""
+    """What to report, and how."""
 
     reports_only: bool = False
     verify: bool = False  #: hash all inputs and outputs of earlier runs
@@ -262,7 +262,7 @@ def _from_plain(cls: type[T], content: Mapping[str, Any], where: str, problems: 
     for key, item in content.items():
         name = f'{where}{key}'
         if key not in known:
-            problems.append(f'{name} is no option (known here: {", ".join(sorted(known))})')
+            problems.append(f'{name} is not an option (known here: {", ".join(sorted(known))})')
         elif dataclasses.is_dataclass(hints[key]):
             if isinstance(item, Mapping):
                 values[key] = _from_plain(hints[key], item, f'{name}.', problems)
@@ -299,16 +299,16 @@ def coerce(value: Any, hint: Any) -> Any:
         return tuple(coerce(item, arguments[0]) for item in value)
     if hint is ModelName:
         if value not in model_names():
-            raise ValueError(f'{value!r} is none of {", ".join(model_names())}')
+            raise ValueError(f'{value!r} is not one of {", ".join(model_names())}')
         return value
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         try:
             return hint(value)
         except ValueError:
-            raise ValueError(f'{value!r} is none of {", ".join(hint)}') from None
+            raise ValueError(f'{value!r} is not one of {", ".join(hint)}') from None
     if get_origin(hint) is not None and all(isinstance(a, str) for a in arguments):  # Literal
         if value not in arguments:
-            raise ValueError(f'{value!r} is none of {", ".join(arguments)}')
+            raise ValueError(f'{value!r} is not one of {", ".join(arguments)}')
         return value
     if hint is bool:
         if not isinstance(value, bool):

@@ -1,5 +1,6 @@
 """Sphinx configuration."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -23,3 +24,8 @@ html_show_sourcelink = False
 html_sidebars = {'**': ['globaltoc.html']}
 html_theme_options = {'navbar_center': []}
 exclude_patterns = ['_build']
+# What the photographed run found (scripts/page_pictures.py): |pages-site| and the like.
+_found = json.loads((Path(__file__).parent / '_static' / 'pages.json').read_text(encoding='utf-8'))
+rst_prolog = '\n'.join(
+    f'.. |pages-{key.replace("_", "-")}| replace:: {value}' for key, value in _found.items()
+)

@@ -1,6 +1,6 @@
 """Compare deficit models on a cohort whose substrates are known.
 
-The cohort is small, for an example: expect ridge and spatial to find the sides, not the places.
+The cohort is small, for an example: expect ridge and spatial to find the sides, not the regions.
 
 Run: python examples/compare_models.py
 """

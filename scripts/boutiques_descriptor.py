@@ -67,8 +67,8 @@ def describe(image: str) -> dict[str, Any]:
                 (EXIT_SOME_FAILED, 'Some participants failed; the others are complete.'),
                 (EXIT_USAGE, 'Bad usage or input, or a full disk; each problem has its remedy.'),
                 (EXIT_INTERNAL, 'Internal error.'),
-                (128 + signal.SIGINT, 'Interrupted; the same command again goes on.'),
-                (128 + signal.SIGTERM, 'Terminated; the same command again goes on.'),
+                (128 + signal.SIGINT, 'Interrupted; the same command continues.'),
+                (128 + signal.SIGTERM, 'Terminated; the same command continues.'),
             )
         ],
         'tags': {'domain': ['neuroinformatics', 'medical imaging', 'stroke'], 'bids-app': True},

@@ -5,7 +5,7 @@ things of each voxel: the rank of its true delay plus a share of its seconds (th
 order healthy tissue and neglect the deficit, the seconds alone the reverse), and whether it is
 hypoperfused. What the finder of occlusions sees, and the threshold of hypoperfusion, come from
 networks that were fitted on other patients. Some patients more are scanned late. The benchmark's
-seeds are others. Prints how well patients left out fare.
+seeds are others. Prints the accuracy in patients that were left out.
 
 Run: python scripts/calibrate_perfusion.py --cache DIR [--patients 120] [--late 24]
 """
@@ -57,7 +57,7 @@ OPEN_SEED = 600
 #: Delay beyond which seconds count no more, and seconds that weigh as much as all ranks.
 LATEST, SECONDS = 12.0, 12.0
 #: Units of the hidden layers, passes, voxels a patient and a step, learning rate, decay of the
-#: weights, noise on the signs, share of the second output in the loss, its steepness per s.
+#: weights, noise on the features, share of the second output in the loss, its steepness per s.
 HIDDEN, PASSES, VOXELS, STEP = (24, 12), 8, 3000, 1024
 RATE, DECAY, JITTER, SHARE, STEEP = 6e-3, 1e-3, 0.05, 0.3, 1.5
 #: Folds of patients; without a common divisor with `SITES`, or whole sites would be left out.
@@ -94,7 +94,7 @@ def draw(seed: int) -> Patient:
 
 
 def patient_images(seed: int, cache: Path) -> dict[str, Any]:
-    """Make a patient; return images, priors, truth and MNI places on the conformed grid."""
+    """Make a patient; return images, priors, truth and MNI coordinates on the conformed grid."""
     stored = cache / f'{seed}.npz'
     if stored.is_file():
         with np.load(stored) as found:
@@ -166,7 +166,7 @@ def to_template(values: np.ndarray, inside: np.ndarray, mni: np.ndarray) -> np.n
 
 
 def mirrored(values: np.ndarray, inside: np.ndarray, mni: np.ndarray) -> np.ndarray:
-    """Carry values to their mirror place, by way of the template's grid."""
+    """Carry values to their mirrored position, by way of the template's grid."""
     out = np.zeros_like(values)
     there = (mni[:, inside].T * [-1, 1, 1] - LOW) / 2
     level = to_template(values, inside, mni)
@@ -175,7 +175,7 @@ def mirrored(values: np.ndarray, inside: np.ndarray, mni: np.ndarray) -> np.ndar
 
 
 def measure(seed: int, cache: Path) -> dict[str, Any]:
-    """Return the signs, (V, F), the truth and the places of one patient."""
+    """Return the features, (V, F), the truth and the MNI coordinates of one patient."""
     torch.set_num_threads(1)
     images = patient_images(seed, cache)
     names = ('ncct', 'cta', 'brain', 'inflow', 'veins', 'white', 'grey')
@@ -193,7 +193,7 @@ def measure(seed: int, cache: Path) -> dict[str, Any]:
     found = perfusion.synthesize(
         data['ncct'], data['cta'], data['brain'], sources, step, veins=data['veins'],
         white=data['white'], grey=data['grey'], mirror=mirror,
-    ).signs  # fmt: skip
+    ).features  # fmt: skip
     inside = images['brain'] & images['tbrain']
     table = [
         values.numpy().T[inside] if values.ndim else np.full(inside.sum(), float(values))
@@ -202,7 +202,7 @@ def measure(seed: int, cache: Path) -> dict[str, Any]:
     wide = level.numpy().T
     return {
         'names': list(found),
-        'signs': np.stack(table, 1).astype(np.float16),
+        'features': np.stack(table, 1).astype(np.float16),
         'delay': images['delay'][inside],
         'mni': images['mni'][:, inside].astype(np.float16),
         'subtraction': to_template(wide, images['brain'] | (wide != 0), images['mni']),
@@ -218,12 +218,12 @@ def fit_network(patients: list[dict[str, Any]], seed: int = 0) -> dict[str, Any]
     for patient in patients:
         chosen = rng.permutation(len(patient['delay']))[:VOXELS]
         delay = patient['delay']
-        inputs.append(patient['signs'][chosen].astype(np.float32))
+        inputs.append(patient['features'][chosen].astype(np.float32))
         late.append((rankdata(delay) / len(delay) + np.clip(delay, 0, LATEST) / SECONDS)[chosen])
         delays.append(delay[chosen])
     x = torch.from_numpy(np.concatenate(inputs))
     target = torch.from_numpy(np.concatenate(late).astype(np.float32))
-    ill = torch.sigmoid(STEEP * (torch.from_numpy(np.concatenate(delays)) - HYPOPERFUSED))
+    affected = torch.sigmoid(STEEP * (torch.from_numpy(np.concatenate(delays)) - HYPOPERFUSED))
     centre, scale = x.mean(0), x.std(0) + 1e-6
     x = (x - centre) / scale
     torch.manual_seed(seed)
@@ -240,7 +240,7 @@ def fit_network(patients: list[dict[str, Any]], seed: int = 0) -> dict[str, Any]
             out = net(x[part] + JITTER * torch.randn(STEP, x.shape[1]))
             loss = (out[:, 0] - target[part]).square().mean()
             loss += SHARE * torch.nn.functional.binary_cross_entropy_with_logits(
-                out[:, 1], ill[part]
+                out[:, 1], affected[part]
             )
             rule.zero_grad()
             loss.backward()
@@ -251,7 +251,7 @@ def fit_network(patients: list[dict[str, Any]], seed: int = 0) -> dict[str, Any]
         return list(np.round(values.detach().numpy().astype(float), 4).tolist())
 
     return {
-        'signs': patients[0]['names'],
+        'features': patients[0]['names'],
         'centre': rounded(centre),
         'scale': rounded(scale),
         'layers': [
@@ -263,19 +263,19 @@ def fit_network(patients: list[dict[str, Any]], seed: int = 0) -> dict[str, Any]
 
 
 def apply(fitted: dict[str, Any], patient: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Run a network on a patient's signs."""
+    """Run a network on a patient's features."""
     found = {
-        name: torch.from_numpy(patient['signs'][:, k].astype(np.float32))
+        name: torch.from_numpy(patient['features'][:, k].astype(np.float32))
         for k, name in enumerate(patient['names'])
     }
     brain = torch.ones(len(patient['delay']), dtype=torch.bool)
-    late, ill = combine(found, brain, fitted)
-    return late.numpy(), ill.numpy()
+    late, affected = combine(found, brain, fitted)
+    return late.numpy(), affected.numpy()
 
 
-def see(patient: dict[str, Any], ill: np.ndarray) -> np.ndarray:
+def see(patient: dict[str, Any], affected: np.ndarray) -> np.ndarray:
     """What the finder of occlusions sees of a patient."""
-    inside = np.ones(len(ill), bool)
+    inside = np.ones(len(affected), bool)
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     affine[:3, 3] = LOW
     mni = patient['mni'].astype(np.float32)
@@ -283,7 +283,7 @@ def see(patient: dict[str, Any], ill: np.ndarray) -> np.ndarray:
     kept = ((index >= 0) & (index < SHAPE)).all(1)
     brain = np.zeros(SHAPE, bool)
     brain[tuple(index[kept].T)] = True
-    there = to_template(ill, inside, mni)
+    there = to_template(affected, inside, mni)
     return evidence(there, patient['subtraction'], ndimage.binary_closing(brain), affine)
 
 
@@ -294,7 +294,7 @@ def fit_finder(seen: np.ndarray, outcomes: np.ndarray) -> dict[str, Any]:
     ----------
     seen : ndarray, (N, 2, F)
     outcomes : int array, (N,)
-        Place in `OUTCOMES`.
+        Index in `OUTCOMES`.
     """
     # Every patient counts twice, once as his own mirror image.
     sided = len(SIDED)
@@ -371,14 +371,15 @@ def main() -> None:
     for k in range(FOLDS):
         fitted = fit_network([p for p, f in zip(patients, fold, strict=True) if f != k])
         for i in np.flatnonzero(fold == k):
-            late, ill = apply(fitted, patients[i])
+            late, affected = apply(fitted, patients[i])
             delay = patients[i]['delay']
             true = delay > HYPOPERFUSED
             rows.append((i, np.corrcoef(rankdata(late), rankdata(delay))[0, 1],
                          roc_auc_score(true, late) if true.sum() > 50 else np.nan,
-                         roc_auc_score(true, ill) if true.sum() > 50 else np.nan))  # fmt: skip
-            seen.append((i, see(patients[i], ill)))
-            pairs.append((true, ill))
+                         roc_auc_score(true, affected) if true.sum() > 50
+                         else np.nan))  # fmt: skip
+            seen.append((i, see(patients[i], affected)))
+            pairs.append((true, affected))
             volumes.append(true.sum() * SPACING**3 / 1000)
     table = np.array(sorted(rows))
     early = np.array([p['phase'] < 4 for p in patients])
@@ -388,10 +389,10 @@ def main() -> None:
     true_ml = np.array(volumes)
     best = (-np.inf, 0.5)
     for threshold in np.arange(0.2, 0.81, 0.025):
-        found = np.array([(ill > threshold).sum() for _, ill in pairs]) * SPACING**3 / 1000
+        found = np.array([(p > threshold).sum() for _, p in pairs]) * SPACING**3 / 1000
         dice = np.array([
-            2 * (t & (ill > threshold)).sum() / max(t.sum() + (ill > threshold).sum(), 1)
-            for t, ill in pairs
+            2 * (t & (p > threshold)).sum() / max(t.sum() + (p > threshold).sum(), 1)
+            for t, p in pairs
         ])  # fmt: skip
         agreement = concordance(found, true_ml)
         large = float(np.median(dice[true_ml > 20]))
@@ -400,23 +401,26 @@ def main() -> None:
 
     looked = np.array([k for _, k in sorted(seen, key=lambda pair: pair[0])])
     outcomes = np.array([outcome(p) for p in patients])
-    told = np.empty(count, int)
+    reported = np.empty(count, int)
     for k in range(FOLDS):
         finder = fit_finder(looked[fold != k], outcomes[fold != k])
         for i in np.flatnonzero(fold == k):
-            told[i] = int(log_odds(looked[i], finder).argmax())
+            reported[i] = int(log_odds(looked[i], finder).argmax())
     sided = len(SIDED)
     for name, part in (('< 4 s', early), ('later', ~early)):
         ill_ = part & (outcomes != OPEN)
         lateral = part & (outcomes < 2 * sided)
-        side = (told[lateral] < 2 * sided) & (told[lateral] // sided == outcomes[lateral] // sided)
-        well = part & (outcomes == OPEN)
+        side = (reported[lateral] < 2 * sided) & (
+            reported[lateral] // sided == outcomes[lateral] // sided
+        )
+        open_ones = part & (outcomes == OPEN)
         print(
-            f'{name}: outcome right {np.mean(told[ill_] == outcomes[ill_]):.2f}, side right '
-            f'{side.mean():.2f}, false alarms {np.mean(told[well] != OPEN):.2f} of {well.sum()}'
+            f'{name}: outcome right {np.mean(reported[ill_] == outcomes[ill_]):.2f}, side right '
+            f'{side.mean():.2f}, false alarms {np.mean(reported[open_ones] != OPEN):.2f} of '
+            f'{open_ones.sum()}'
         )
     confusion = np.zeros((len(CALLED), 2 * sided + 2), int)
-    for p, t in zip(patients, told, strict=True):
+    for p, t in zip(patients, reported, strict=True):
         confusion[list(CALLED).index(p['site']), t if t >= 2 * sided else t % sided] += 1
     print([*SIDED, *MIDLINE])
     for name, row in zip(CALLED, confusion, strict=True):

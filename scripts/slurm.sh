@@ -4,7 +4,7 @@
 #
 #   scripts/slurm.sh BIDS_DIR OUTPUT_DIR [options of the participant level]
 #
-# The same command again goes on where jobs failed or were killed. From the environment:
+# The same command continues where jobs failed or were killed. From the environment:
 #   APP            how to start the app (default: bids_perfdeficit), for example
 #                  'apptainer run --containall -B /data -B /scratch bids_perfdeficit.sif'
 #   SBATCH         options of sbatch for a participant (default: 2 cores, 8 GB, 30 minutes)
@@ -12,7 +12,7 @@
 #   SBATCH_EVALUATE   the same for the comparison (default: 2 cores, 8 GB, 2 hours)
 #   GROUP          options of the group level, for example '--model spatial ridge'; 'no' for none
 #   EVALUATE       options of the level evaluate, for example '--reference derivatives/*/*_tmax.nii.gz';
-#                  a blank for none of them; unset, nothing is compared
+#                  a blank compares without one; unset, no comparison is run
 #   AT_ONCE        participants at once (default: as many as the cluster gives)
 set -euo pipefail
 
@@ -35,7 +35,7 @@ if [[ -z "${PERFDEFICIT_TASK:-}" ]]; then # on the login node: submit
         ${SBATCH:---cpus-per-task=2 --mem=8G --time=00:30:00} "$0" "${@:3}")"
     echo "participants: job $array, $count tasks, output in $logs"
     if [[ "${GROUP:-}" != no ]]; then
-        # After any end: a participant that failed is no reason to leave out the group.
+        # After any end: a failed participant does not prevent the group level.
         # shellcheck disable=SC2086
         group="$(PERFDEFICIT_TASK=group sbatch --parsable --job-name perfdeficit-group \
             --dependency "afterany:${array%%;*}" --output "$logs/group.txt" \

@@ -30,7 +30,7 @@ FOREIGN = {'--build-arg', '--containall', '--gpus', '--nv', '--tmpfs'}
 
 
 def commands() -> list[tuple[str, str]]:
-    """Return (file, command) for all that readers are told to type."""
+    """Return (file, command) for all commands that readers are to type."""
     found = []
     for name, text in TEXTS.items():
         whole = re.sub(r'\\\n\s*', '', text)
@@ -77,9 +77,9 @@ def test_a_command_is_understood(name, command, tmp_path, monkeypatch):
 
 
 def test_commands_of_the_phantom_are_understood():
-    told = re.findall(r'bids_perfdeficit-phantom .+', '\n'.join(TEXTS.values()))
-    assert told
-    for line in told:
+    reported = re.findall(r'bids_perfdeficit-phantom .+', '\n'.join(TEXTS.values()))
+    assert reported
+    for line in reported:
         phantom.build_parser().parse_args(shlex.split(line)[1:])
 
 
@@ -90,7 +90,7 @@ def test_options_in_the_text_exist():
         for action in parser._actions
         for name in action.option_strings
     }
-    told = {
+    reported = {
         (name, option)
         for name, text in TEXTS.items()
         if name.endswith('.rst')
@@ -98,7 +98,7 @@ def test_options_in_the_text_exist():
         if not literal.startswith('benchmarks')
         for option in re.findall(r'(?<![\w-])--[a-z][a-z-]*', literal)
     }
-    assert {(n, o) for n, o in told if o not in known | FOREIGN} == set()
+    assert {(n, o) for n, o in reported if o not in known | FOREIGN} == set()
 
 
 def test_settings_files_in_the_text_are_read():
@@ -111,8 +111,8 @@ def test_settings_files_in_the_text_are_read():
 def test_targets_and_files_in_the_text_exist():
     targets = set(re.findall(r'^([a-z-]+):', (ROOT / 'Makefile').read_text(), re.M))
     for name, text in TEXTS.items():
-        told = re.findall(r'(?:``|^ *(?:\$ )?)make ([a-z-]+)', text, re.M)
-        assert set(told) <= targets, name
+        reported = re.findall(r'(?:``|^ *(?:\$ )?)make ([a-z-]+)', text, re.M)
+        assert set(reported) <= targets, name
         paths = re.findall(r'\b((?:benchmarks|scripts|examples|containers)/[\w./-]+\w)', text)
         assert [p for p in paths if not (ROOT / p).exists()] == [], name
 
@@ -147,12 +147,18 @@ def test_an_output_is_documented(key):
     assert re.search(rf'``(phenotype/)?{re.escape(name)}``', where)
 
 
-@pytest.mark.parametrize('room', ['ct', 'perfusion', 'deficit', 'phantom'])
-def test_what_a_domain_room_offers_is_documented(room):
-    text = TEXTS['api.rst'] + TEXTS['settings.rst']
-    told = re.findall(rf'::\s+bids_perfdeficit\.{room}\.(\w+)$', text, re.M)
-    offered = import_module(f'bids_perfdeficit.{room}').__all__
-    assert set(offered) <= set(told)
+@pytest.mark.parametrize('package', ['ct', 'perfusion', 'deficit', 'phantom'])
+def test_what_a_domain_package_offers_is_documented(package):
+    text = ''.join(TEXTS[n] for n in TEXTS if n.startswith('api-')) + TEXTS['settings.rst']
+    reported = re.findall(rf'::\s+bids_perfdeficit\.{package}\.(\w+)$', text, re.M)
+    offered = import_module(f'bids_perfdeficit.{package}').__all__
+    assert set(offered) <= set(reported)
+
+
+def test_the_usage_page_has_the_values_of_options(pages):
+    text = (next(iter(pages)).parent / 'usage.html').read_text()
+    for values in (('minimal', 'full'), ('spatial', 'vae', 'ridge', 'voxelwise')):
+        assert f'Possible choices: {", ".join(values)}' in re.sub('<[^>]+>', '', text)
 
 
 class Page(HTMLParser):
@@ -220,8 +226,10 @@ def test_the_documentation_needs_no_network(pages):
 
 
 def test_every_page_is_reached_from_the_first(pages):
-    index = next(page for path, page in pages.items() if path.name == 'index.html')
+    folder = next(iter(pages)).parent
+    index = pages[folder / 'index.html']
     reached = {urlsplit(link).path for link in index.links}
+    reached |= {urlsplit(link).path for link in pages[folder / 'api.html'].links}
     assert {f'{Path(name).stem}.html' for name in TEXTS if name.endswith('.rst')} - {
         'index.html'
     } <= reached

@@ -188,7 +188,7 @@ def test_the_affine_that_is_set_is_used(sform, qform, step):
     ],
 )
 def test_sides_that_are_not_known_are_an_error(sform, qform, piece):
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as reported:
         find_affine(header_of(sform, qform), 'x.nii')
-    assert piece in str(told.value)
-    assert 'x.nii' in str(told.value)
+    assert piece in str(reported.value)
+    assert 'x.nii' in str(reported.value)

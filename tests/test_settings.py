@@ -46,9 +46,9 @@ def test_every_problem_of_a_file_is_told_at_once():
         Settings.from_toml(text)
     lines = str(caught.value).splitlines()
     assert len(lines) == 4
-    assert any("'maximal' is none of minimal, full" in line for line in lines)
-    assert any('processing.colour is no option' in line for line in lines)
-    assert any('inputz is no option' in line for line in lines)
+    assert any("'maximal' is not one of minimal, full" in line for line in lines)
+    assert any('processing.colour is not an option' in line for line in lines)
+    assert any('inputz is not an option' in line for line in lines)
 
 
 def test_text_that_is_no_toml_is_told():
@@ -81,7 +81,7 @@ def test_sloppy_runs_are_coarse():
 
 
 @pytest.mark.parametrize(
-    ('text', 'told'),
+    ('text', 'reported'),
     [
         ('[perfusion]\nfloor = -1.0', ['perfusion.floor -1: must be 0.0001 to 1']),
         ('[perfusion]\nfloor = nan\nbone = inf', ['perfusion.floor nan', 'perfusion.bone inf']),
@@ -96,9 +96,9 @@ def test_sloppy_runs_are_coarse():
         ('[resources]\nwork_dir = "a\\nb"', ['holds control characters']),
     ],
 )
-def test_a_value_that_cannot_be_used_is_named_with_its_table(text, told):
+def test_a_value_that_cannot_be_used_is_named_with_its_table(text, reported):
     with pytest.raises(ValueError) as caught:
         Settings.from_toml(text)
     lines = str(caught.value).splitlines()
-    assert len(lines) == len(told)
-    assert all(piece in line for piece, line in zip(told, lines, strict=True)), lines
+    assert len(lines) == len(reported)
+    assert all(piece in line for piece, line in zip(reported, lines, strict=True)), lines

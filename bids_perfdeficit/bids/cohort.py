@@ -101,7 +101,7 @@ class Cohort:
     covariates : DataFrame
         Same rows, numbers; without `TOTAL_VOLUME`.
     with_volume : bool
-        Whether `TOTAL_VOLUME` is a covariate as well: the last one.
+        Whether `TOTAL_VOLUME` is also a covariate; it is then the last one.
     groups : tuple of str
         The group, e.g. the site, of each entry; none when folds need not keep any whole.
     dropped : mapping of str to str
@@ -293,7 +293,7 @@ def find_cohort(
             dropped[label] = f'{chosen.mask.name} is missing'
     if not entries:
         raise InputError(
-            f'there is no {what}' + (f' ({_tell(dropped)})' if dropped else ''),
+            f'there is no {what}' + (f' ({_name_reason(dropped)})' if dropped else ''),
             fix='run the participant level first, or name its results with --derivatives'
             if given is None
             else 'name the folder that holds sub-*/ with --derivatives, and the maps '
@@ -370,7 +370,7 @@ def add_scores(
     Raises
     ------
     InputError
-        When the table or an item's name is of no use, or nobody has a score of any item.
+        When the table or an item's name is of no use, or no participant has a score of any item.
     """
     names = list(dict.fromkeys(nihss_name(name) or name for name in items))
     scores = read_scores(
@@ -475,7 +475,7 @@ def add_covariates(
     """Look covariates up.
 
     A column of numbers is taken as it is; codes of a missing value are recognised (see
-    `tables.read_numbers`), and what is no number is missing. A column of up to five different
+    `tables.read_numbers`), and what is not a number is missing. A column of up to five different
     words gives one 0/1 column for each but the first. Of several rows the one of the map's
     session, or the earliest that has the covariate, is used (see `visits`). A column that some
     participants lack gets a second one, ``<name>_missing``, which is 1 for them: models take a
@@ -642,12 +642,12 @@ def _what(key: str) -> str:
     }[key]
 
 
-def _tell(dropped: Mapping[str, str]) -> str:
+def _name_reason(dropped: Mapping[str, str]) -> str:
     return shorten(f'sub-{label}: {reason}' for label, reason in sorted(dropped.items()))
 
 
 def _concerns(note: str, names: Sequence[str]) -> bool:
-    """Tell whether a note is about an item that was asked for, or about none."""
+    """Return whether a note is about a requested item, or about no item."""
     named = set(re.findall(r'nihss_\d+[abc]?', note))
     return not names or not named or bool(named & set(names))
 

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ _LOG = logging.getLogger('bids_perfdeficit.bids')
 #: Columns of ``participants.tsv`` beside those of the raw dataset.
 VERDICT_COLUMNS = ('verdict', 'verdict_reasons')
 
+#: How results are acknowledged.
+ACKNOWLEDGE = (
+    'Please cite the software and the references of logs/CITATION.md, which also has the methods '
+    'text of the latest run.'
+)
 #: Of the specification that the outputs follow.
 BIDS_VERSION = '1.10.0'
 
@@ -70,12 +76,16 @@ def write_dataset_files(
     """
     out_dir, bids_dir = Path(out_dir), Path(bids_dir).absolute()
     generated: dict[str, Any] = {'Name': 'bids_perfdeficit', 'Version': version}
+    if address := _code_url():
+        generated['CodeURL'] = address
     if container:
         generated['Container'] = dict(container)
     description = {
         'Name': 'Computed perfusion from CT and CT angiography',
         'BIDSVersion': BIDS_VERSION,
         'DatasetType': 'derivative',
+        'License': _source_licence(bids_dir),
+        'HowToAcknowledge': ACKNOWLEDGE,
         'GeneratedBy': [generated],
         'SourceDatasets': [{'URL': bids_dir.as_uri()}],
         'DatasetLinks': {'raw': bids_dir.as_uri()},
@@ -200,13 +210,33 @@ def _update_description(
     if not any(maker.get('Name') == 'bids_perfdeficit' for maker in makers):
         return notes
     ours = description['GeneratedBy']
-    new = old | {'BIDSVersion': BIDS_VERSION, 'GeneratedBy': [
+    # what a person has changed stays
+    new = {k: description[k] for k in ('License', 'HowToAcknowledge')} | old
+    new |= {'BIDSVersion': BIDS_VERSION, 'GeneratedBy': [
         *ours, *(maker for maker in makers if maker.get('Name') != 'bids_perfdeficit'),
     ]}  # fmt: skip
     if relink:
         new |= {key: description[key] for key in ('SourceDatasets', 'DatasetLinks')}
     _write_changed(_encode(new), path)
     return notes
+
+
+def _source_licence(bids_dir: Path) -> str:
+    """Return the licence of the images, which is that of what was computed from them."""
+    given = ''
+    with contextlib.suppress(InputError, OSError):
+        given = str(read_json(bids_dir / 'dataset_description.json').get('License') or '')
+    return given or 'That of the source dataset, which does not state one'
+
+
+def _code_url() -> str:
+    """Return where the source code is published, from the metadata of the installed package."""
+    try:
+        listed = metadata('bids_perfdeficit').get_all('Project-URL') or []
+    except PackageNotFoundError:
+        return ''
+    urls = dict(line.split(', ', 1) for line in listed if ', ' in line)
+    return urls.get('Repository', '')
 
 
 def _is_damaged(path: Path) -> bool:
@@ -218,7 +248,7 @@ def _is_damaged(path: Path) -> bool:
 
 
 def _is_ours(out_dir: Path) -> bool:
-    """Tell whether this program wrote into a folder, from what only it leaves there."""
+    """Return whether this program wrote into a folder, from what only it leaves there."""
     return any(out_dir.glob('logs/*/status.json')) or any(out_dir.glob('*/records/*_record.json'))
 
 

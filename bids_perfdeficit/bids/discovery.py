@@ -256,7 +256,7 @@ class _Participant:
             self._report_nothing()
 
     def _has_bad_label(self, session: str, files: Sequence[ImageFile]) -> bool:
-        """Tell whether a session cannot be used for its label; say so if it holds CT."""
+        """Return whether a session cannot be used for its label; say so if it holds CT."""
         why = check_label(session)
         length = len(make_prefix(self.label, session))
         if why is None and length > LONGEST_PREFIX:
@@ -323,7 +323,7 @@ class _Participant:
         return chosen
 
     def _is_misplaced(self, file: ImageFile) -> bool:
-        """Tell whether the name belongs to another participant or session than the folder."""
+        """Return whether the name belongs to another participant or session than the folder."""
         name = file.entities.get('subject')
         session = file.entities.get('session')
         return (name is not None and name != self.label) or (
@@ -331,7 +331,7 @@ class _Participant:
         )
 
     def _is_stray(self, file: ImageFile) -> bool:
-        """Tell whether a file looks like CT and is not understood."""
+        """Return whether a file looks like CT and is not understood."""
         role = classify(file.entities, file.free)
         if role in ('other', 'contrast'):
             return False
@@ -490,7 +490,7 @@ def _list_folders(folder: Path) -> list[Path]:
 
 
 def check_content(path: Path, root: Path, role: str) -> tuple[str, str] | None:
-    """Tell why a file holds no image, without reading more than its first bytes.
+    """Return why a file holds no image, without reading more than its first bytes.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Write files so that nobody ever sees half of one.
+"""Write files so that no reader ever sees half of one.
 
 Each function writes under a temporary name in the same folder and moves the file into place with
 `os.replace`. What is written depends on the content alone (gzip without a time stamp or name),
@@ -135,7 +135,7 @@ def _write(path: Path, write: Callable[[IO[bytes]], object]) -> Path:
 
 
 def _temporary_name(path: Path) -> str:
-    # A leading dot keeps it out of every index; the extension is none that a query asks for.
+    # A leading dot keeps it out of every index; no query asks for the extension.
     return f'.{path.name[:100]}.{owner_tag()}.{uuid.uuid4().hex}{TEMPORARY}'
 
 
@@ -146,7 +146,7 @@ def owner_tag() -> str:
 
 
 def owner_is_gone(tag: str) -> bool:
-    """Tell whether the process of a tag has ended; of other machines it is not known: False."""
+    """Return whether the process of a tag has ended; of other machines it is not known: False."""
     host, _, rest = tag.partition('-')
     number, _, start = rest.partition('-')
     if host != owner_tag().partition('-')[0] or not (number.isdecimal() and number.isascii()):
@@ -172,14 +172,14 @@ def process_start(number: int) -> str:
         return ''
 
 
-def remove_leftovers(folder: Path, *, whoever: bool = False) -> None:
+def remove_leftovers(folder: Path, *, any_owner: bool = False) -> None:
     """Remove the temporary files that killed runs left in a folder.
 
     Parameters
     ----------
     folder : Path
         Without the folders in it.
-    whoever : bool
+    any_owner : bool
         Also files of processes that may be alive: where the caller holds the lock of the folder.
     """
     try:
@@ -190,7 +190,7 @@ def remove_leftovers(folder: Path, *, whoever: bool = False) -> None:
         parts = name.split('.')
         if not (name.startswith('.') and name.endswith(TEMPORARY)) or len(parts) < 4:
             continue
-        if whoever or owner_is_gone(parts[-3]):
+        if any_owner or owner_is_gone(parts[-3]):
             (folder / name).unlink(missing_ok=True)
 
 

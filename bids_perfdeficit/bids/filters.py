@@ -27,7 +27,7 @@ FOREIGN_KEYS = frozenset({
     'eeg', 'ieeg', 'anat', 'func',
 })  # fmt: skip
 
-#: Values that stand for "without this entity" and "with any".
+#: Values that mean "without this entity" and "with any".
 ABSENT = ('Query.NONE',)
 PRESENT = ('*', 'Query.ANY', 'Query.REQUIRED')
 
@@ -152,7 +152,7 @@ def _check_entity(key: str, name: str, value: Any) -> None:
 
 
 def matches(file: ImageFile, wanted: Mapping[str, Any]) -> bool:
-    """Tell whether a file has the entities that a filter asks for."""
+    """Return whether a file has the entities that a filter asks for."""
     for name, value in wanted.items():
         own = file.entities.get(name)
         if name == 'session':

@@ -37,7 +37,7 @@ OTHER_FOLDERS = frozenset({
     'perf', 'pet',
 })  # fmt: skip
 
-#: Files that are no images: sidecars, tables, pages. Half of a dataset's files are.
+#: Files that are not images: sidecars, tables, pages. Half of a dataset's files are.
 NO_IMAGE = re.compile(
     r'\.(?:json|tsv|tsv\.gz|csv|txt|bval|bvec|mat|html|svg|png|jpe?g|pdf|md|log|edf|fif)$', re.I
 )
@@ -314,7 +314,7 @@ def _identify(folder: Path) -> tuple[int, int] | None:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> tuple[bool, str]:
-    """Tell whether an entry is a folder, and why a link is neither folder nor file."""
+    """Return whether an entry is a folder, and why a link is neither folder nor file."""
     try:
         if entry.is_dir():
             return True, ''
@@ -358,7 +358,7 @@ def check_label(label: str) -> str | None:
 
 
 def has_plain_name(path: Path) -> bool:
-    """Tell whether a file's name is UTF-8 without control characters.
+    """Return whether a file's name is UTF-8 without control characters.
 
     Sidecars, logs and programs that are started cannot hold another.
     """

@@ -56,7 +56,7 @@ _WHOLE = re.compile(r'[+-]?[0-9]+(?:[.,]0*)?')
 _LOINC = re.compile(r'(?<![0-9])([0-9]{5})[-_. ]?([0-9])(?![0-9])')
 _MARK = re.compile(r'nihss|nih[\s_.-]*stroke[\s_.-]*scale|nihstroke|(?<![a-z])nih(?![a-z])', re.I)
 
-#: Words of column names, and the item (or the limb) that they stand for.
+#: Words of column names, and the item (or the limb) that they name.
 _TOPICS: dict[str, str] = {
     'consciousness': '1a', 'vigilance': '1a', 'alertness': '1a', 'loc': '1a',
     'questions': '1b', 'question': '1b', 'orientation': '1b',

@@ -161,7 +161,7 @@ def sidecar_path(path: Path) -> Path:
 
 
 def has_sidecar(key: str) -> bool:
-    """Tell whether an output has a sidecar."""
+    """Return whether an output has a sidecar."""
     return 'sidecar' in _entry(key)
 
 

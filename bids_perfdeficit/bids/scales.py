@@ -32,7 +32,7 @@ class Measure:
     name : str
         As it is called in all outputs.
     values : tuple of float
-        What each level stands for, in the unit of the score: the value itself, or the mean of the
+        What each level represents, in the unit of the score: the value itself, or the mean of the
         scores in a level that holds several.
     edges : tuple of float
         Between the levels, one fewer than levels. Higher levels are worse.

@@ -144,8 +144,8 @@ def read_scores(
     Raises
     ------
     InputError
-        When there is no table, no column of participants or of scores, nobody is left, or it is
-        not certain which row or column is meant.
+        When there is no table, no column of participants or of scores, no participant is left, or
+        it is not certain which row or column is meant.
     """
     tables, is_nihss = _find_tables(Path(source), items)
     notes: list[str] = []
@@ -351,10 +351,10 @@ def prepare_rows(
     if entities[0].notna().any() and find_column(raw, SESSION_COLUMNS) is None:
         raw[who] = entities[0].fillna(raw[who])
         raw['session_id'] = entities[1].fillna('')
-    nobody = raw[who].str.lower().isin(MISSING)
-    if nobody.any():
-        notes.append(f'{int(nobody.sum())} row(s) without a participant are left out')
-    raw = raw[~nobody]
+    unnamed = raw[who].str.lower().isin(MISSING)
+    if unnamed.any():
+        notes.append(f'{int(unnamed.sum())} row(s) without a participant are left out')
+    raw = raw[~unnamed]
     return raw if participants is None else match_participants(raw, who, participants, notes)
 
 

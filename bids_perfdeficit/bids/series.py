@@ -120,7 +120,7 @@ class Choice:
 
 
 def classify(entities: Mapping[str, str], free: str = '') -> str | None:
-    """Tell which role a file has by its name.
+    """Return which role a file has by its name.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def classify(entities: Mapping[str, str], free: str = '') -> str | None:
     -------
     str or None
         ``'ncct'``, ``'cta'``, ``'contrast'`` for CT with contrast that is not called an
-        angiogram, ``'other'`` for CT that is none of them (perfusion, venography), None for what
+        angiogram, ``'other'`` for other CT (perfusion, venography), None for what
         is not CT by its name.
     """
     suffix = entities.get('suffix', '').lower()
@@ -176,7 +176,7 @@ def choose(role: str, files: Sequence[ImageFile], *, vouched: bool = False) -> C
     files : sequence of ImageFile
         At least one.
     vouched : bool
-        Whether the user named it in a filter file, so that what its name says is no doubt.
+        Whether the user named it in a filter file, so that its name gives no reason for doubt.
 
     Returns
     -------
@@ -222,7 +222,7 @@ def choose(role: str, files: Sequence[ImageFile], *, vouched: bool = False) -> C
 
 
 def is_poor(role: str, file: ImageFile) -> bool:
-    """Tell whether a file's name speaks against its role, by a criterion of `GRAVE`."""
+    """Return whether a file's name speaks against its role, by a criterion of `GRAVE`."""
     return bool(_Candidate(role, file).doubts())
 
 

@@ -230,7 +230,8 @@ def choose_rows(
     )
 
 
-#: Spellings of "nothing here", among them the numeric codes: a row of -9 alone is no examination.
+#: Spellings of "nothing here", among them the numeric codes: a row with only -9 is not an
+#: examination.
 _BLANK = MISSING | {'-9', '-99', '-999', '999', '-9999', '9999', '-9.0', '-99.0', '-999.0'}
 
 

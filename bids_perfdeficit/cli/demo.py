@@ -6,6 +6,7 @@ Must not hold anything that a user could not type: it only strings the commands 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,14 +35,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             [cohort, group, 'group', '-d', cohort, '--model', 'spatial', 'ridge', '--folds', 3],
         ),
     )
+    begun = time.monotonic()
     for number, (what, command, options) in enumerate(steps, 1):
-        print(f'\nStep {number} of {len(steps)}: {what}', flush=True)
+        minutes = (time.monotonic() - begun) / 60
+        since = f' ({minutes:.0f} min so far)' if number > 1 else ''
+        print(f'\nStep {number} of {len(steps)}: {what}{since}', flush=True)
         code = command([str(option) for option in options])
         if code:
             return code
     print('\nOpen these in a browser:')
-    for page in (*sorted(out.glob('sub-*.html')), group / 'group.html'):
-        print(f'  {page}')
+    for page, what in (
+        (out / 'index.html', 'all patients'),
+        *((path, 'a patient') for path in sorted(out.glob('sub-*.html'))),
+        (group / 'group.html', 'the deficit maps'),
+    ):
+        print(f'  {page}  ({what})')
     return 0
 
 

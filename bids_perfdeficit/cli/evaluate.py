@@ -199,7 +199,7 @@ class EvaluateLevel(Level):
         try:
             with Lock(lock, _NAME):
                 for folder in (lock.parent, self._tables['participants'].parent, self._figures):
-                    remove_leftovers(folder, whoever=True)
+                    remove_leftovers(folder, any_owner=True)
                 recover(self.output_dir, lock.parent)
                 self._write_tables(book)
             build_index(self.output_dir, {})  # it leads to the page

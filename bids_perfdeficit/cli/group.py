@@ -92,7 +92,7 @@ class GroupLevel(Level):
         )
         for note in (*notes, *plan.cohort.notes):
             LOGGER.info(note)
-        for line in _tell_dropped(plan.cohort.dropped):
+        for line in _describe_dropped(plan.cohort.dropped):
             LOGGER.info(line)
         if plan.scores is not None and self.settings.group.apply is None:
             write_phenotype(plan.scores, self.output_dir)
@@ -357,7 +357,7 @@ class GroupLevel(Level):
         return (*warnings, *(f'{note}.' for note in plan.cohort.notes))
 
 
-def _tell_dropped(dropped: Mapping[str, str]) -> Iterator[str]:
+def _describe_dropped(dropped: Mapping[str, str]) -> Iterator[str]:
     """Yield a line for each participant who is left out, or one for many of the same reason."""
     by_reason: dict[str, list[str]] = {}
     for label, reason in dropped.items():

@@ -25,6 +25,7 @@ from typing import Any
 from bids_perfdeficit import __version__
 from bids_perfdeficit.bids import write_json, write_text
 from bids_perfdeficit.bids.files import owner_is_gone, owner_tag
+from bids_perfdeficit.cli.pulse import Pulse
 from bids_perfdeficit.cli.resources import available_memory_gb
 from bids_perfdeficit.errors import InputError, printable
 from bids_perfdeficit.settings import Settings
@@ -100,7 +101,7 @@ class Logbook:
         self.write_status()
 
     def add(self, *outcomes: Outcome) -> None:
-        """Note outcomes, in place of what was known of the same units, and write the status."""
+        """Note outcomes, replacing what was known of the same units, and write the status."""
         self.outcomes |= {outcome.name: outcome for outcome in outcomes}
         self.write_status()
 
@@ -180,7 +181,8 @@ class Logbook:
             if self.settings.outputs.write_graph:
                 self._write_graph(workflow)
             try:
-                workflow.run(plugin=progress.watch(plugin))
+                with progress.pulse.beating():
+                    workflow.run(plugin=progress.watch(plugin))
             except RuntimeError as error:
                 # Nipype raises once all branches have ended; the crash files name which failed.
                 LOGGER.debug('the workflow ended with: %s', error)
@@ -256,7 +258,7 @@ def _load_plugin(path: Path, progress: Progress) -> Any:
 
 
 def set_threads(threads: int) -> None:
-    """Tell all libraries how many threads one step has; before they are imported."""
+    """Set for all libraries how many threads one step has, before they are imported."""
     for name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS',
                  'NUMBA_NUM_THREADS'):  # fmt: skip
         os.environ[name] = str(threads)
@@ -320,9 +322,10 @@ class Progress:
         #: Steps of each branch whose end is still to come.
         self._open: dict[str, int] = {}
         self._failed: set[str] = set()
+        self.pulse = Pulse(LOGGER.info, self._running)
 
     def watch(self, plugin: Any) -> Any:
-        """Return a plugin that tells which steps it is given, of which some may never be run."""
+        """Return a plugin that reports which steps it receives, of which some may never be run."""
         from nipype.pipeline.plugins.base import DistributedPluginBase
 
         run = plugin.run
@@ -365,7 +368,8 @@ class Progress:
             self._lose(node, branch, step)
         if note is not None and self._open[branch] == 0:
             note(called, 'failed' if branch in self._failed else 'computed')
-        if took >= 0.5 or status == 'exception':  # moving files is no news
+        if took >= 0.5 or status == 'exception':  # moving files is not worth a line
+            self.pulse.note()
             verb = 'failed' if status == 'exception' else 'done'
             LOGGER.info(
                 '%s: %s %s in %.0f s (step %d of %d%s)',
@@ -379,6 +383,21 @@ class Progress:
                 called, verb, ended, len(self._open) + self.waiting, self._left(),
             )  # fmt: skip
 
+    def _running(self) -> str:
+        """Return which step has run longest, as a line; empty when none runs."""
+        started = sorted(dict(self._started).items(), key=lambda item: item[1])
+        if not started:
+            return ''
+        (name, since), *others = started
+        parts = name.split('.')
+        called = self.labels.get(parts[1] if len(parts) > 1 else name, '')
+        seconds = (datetime.now(UTC) - since).total_seconds()
+        more = f' and {len(others)} other steps' if others else ''
+        return (
+            f'{called + ": " if called else ""}{parts[-1]} has run for {seconds:.0f} s{more} '
+            f'({self.done} of {self.total} steps done{self._left()})'
+        )
+
     def _lose(self, node: Any, branch: str, step: str) -> None:
         """Expect no word any more of what waits for a step that failed."""
         import networkx
@@ -391,7 +410,7 @@ class Progress:
             self._forget(follower, self._reports(follower))
 
     def _reports(self, node: Any) -> int:
-        """Return how often Nipype tells of a step: once, and once of each piece of it."""
+        """Return how often Nipype reports a step: once, and once for each of its pieces."""
         pieces = len(getattr(node.inputs, node.iterfield[0])) if hasattr(node, 'iterfield') else 0
         return 1 + (pieces if self._splits and pieces > 1 else 0)
 
@@ -406,9 +425,9 @@ class Progress:
         self._open[branch] = self._open.get(branch, 0) + reports
 
     def _left(self) -> str:
-        """Tell the time left once enough steps have been seen to tell it by."""
+        """Report the time left once enough steps have ended to estimate it."""
         total = self.total * (1 + self.waiting / max(len(self._open), 1))
-        if self.done < 3 or self.done >= total:
+        if not self.done or self.done >= total:
             return ''
         seconds = (time.monotonic() - self._begun) / self.done * (total - self.done)
         return f', about {seconds / 60:.0f} min left' if seconds >= 60 else ', under 1 min left'
@@ -417,7 +436,7 @@ class Progress:
 def _place(node: Any) -> tuple[str, str]:
     """Return the branch and the name of a step.
 
-    A piece of a step that was split knows its place only by its folder,
+    A piece of a step that was split is identified only by its folder,
     ``<workflow>/<branch>/<step>/mapflow``.
     """
     parts = node.fullname.split('.')

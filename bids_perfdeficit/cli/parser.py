@@ -1,7 +1,7 @@
 """From the command line and the configuration file to `Settings`.
 
-Every problem with the options is found before anything runs, and all are told together. Must not
-import anything that takes time: `--help` and `--version` answer at once.
+Every problem with the options is found before anything runs, and all are reported together. Must
+not import anything that takes time: `--help` and `--version` answer at once.
 """
 
 from __future__ import annotations
@@ -724,7 +724,7 @@ def _check_space(spaces: Sequence[str]) -> list[str]:
 def _check_device(device: str) -> list[str]:
     match = re.fullmatch(r'cpu|auto|cuda(?::(\d+))?', device)
     if match is None:
-        return [f'--device {device}: is none of cpu, cuda, cuda:N, auto']
+        return [f'--device {device}: is not one of cpu, cuda, cuda:N, auto']
     if not device.startswith('cuda'):
         return []
     import torch  # late: takes seconds, and only a named GPU needs it here

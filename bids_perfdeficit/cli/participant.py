@@ -21,6 +21,7 @@ from bids_perfdeficit.bids import (
 )
 from bids_perfdeficit.bids.files import remove_leftovers
 from bids_perfdeficit.bids.jsonfile import read_facts, read_json
+from bids_perfdeficit.bids.people import read_people
 from bids_perfdeficit.cli.logbook import LOGGER, Logbook, Outcome, read_crashes
 from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_SOME_FAILED
 from bids_perfdeficit.cli.resources import available_memory_gb
@@ -52,7 +53,7 @@ BATCH = 48
 #: The same on a cluster, where each step waits in a queue.
 CLUSTER_BATCH = 400
 #: Version of the page: raised when its content changes while nothing that it shows does.
-PAGE_VERSION = 1
+PAGE_VERSION = 2
 #: Tables of the settings that shape the results of this level.
 SHAPING = ('processing', 'perfusion')
 #: Bytes that reading takes for each voxel: as stored, as float32, and one copy.
@@ -288,6 +289,7 @@ class ParticipantLevel(Level):
                 'self_contained': self.settings.outputs.self_contained_reports,
                 'scans': [pair.ncct.name, pair.cta.name],
                 'notes': [*pair.notes, *plan.notes],
+                'person': self._people_once().get(pair.participant, {}),
                 'status': outcome.status,
                 'reasons': list(outcome.reasons),
             },
@@ -308,10 +310,9 @@ class ParticipantLevel(Level):
                 space=self.settings.processing.output_spaces[0],
                 verdict=outcome.status,
                 errors=outcome.reasons if outcome.status == 'failed' else (),
-                notes=[
-                    *(f'Doubtful: {r}.' for r in outcome.reasons if outcome.status == 'doubtful'),
-                    *plan.notes,
-                ],
+                notes=list(plan.notes),
+                reasons=outcome.reasons,
+                person=self._people_once().get(plan.pair.participant),
                 methods=self._methods_once(),
                 settings=self.settings.to_toml(SHAPING),
                 versions=plan.software,
@@ -331,6 +332,13 @@ class ParticipantLevel(Level):
             LOGGER.exception('the report of %s could not be made', plan.pair.prefix)
             outcome.status = 'failed'
             outcome.reasons.append(f'the report could not be made: {error}')
+
+    def _people_once(self) -> dict[str, dict[str, str]]:
+        """Return what the tables of BIDS_DIR say of the participants."""
+        if not hasattr(self, '_people'):
+            labels = [pair.participant for pair in self.found.pairs]
+            self._people = read_people(self.settings.inputs.bids_dir, labels)
+        return self._people
 
     def _methods_once(self) -> str:
         if not hasattr(self, '_methods'):

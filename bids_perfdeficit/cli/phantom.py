@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from bids_perfdeficit import __version__
 from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_USAGE, print_problems
+from bids_perfdeficit.cli.pulse import Pulse
 
 #: What an option must lie between; spacing in mm.
 _RANGES = {'participants': (0, 999), 'cohort': (0, 9999), 'seed': (0, 2**31 - 1),
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         problems.append(f'{options.out} is there and not an empty folder; give a new one.')
     else:
-        # Told before an hour of work, not after it.
+        # Reported before an hour of work, not after it.
         nearest = next(p for p in (options.out, *options.out.absolute().parents) if p.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             problems.append(
@@ -85,14 +86,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from bids_perfdeficit.phantom.dataset import write_dataset
 
-    write_dataset(
-        options.out,
-        participants=int(values['participants']),
-        cohort=int(values['cohort']),
-        seed=int(values['seed']),
-        spacing=float(values['spacing']),
-        report=lambda line: print(line, file=sys.stderr, flush=True),
-    )
+    last = ['the first patient']
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    def report(line: str) -> None:
+        last[0] = line
+        pulse.note()
+        say(line)
+
+    pulse = Pulse(say, lambda: f'still at work (last: {last[0]})')
+    with pulse.beating():
+        write_dataset(
+            options.out,
+            participants=int(values['participants']),
+            cohort=int(values['cohort']),
+            seed=int(values['seed']),
+            spacing=float(values['spacing']),
+            report=report,
+        )
     print(f'written to {options.out}')
     return EXIT_OK
 

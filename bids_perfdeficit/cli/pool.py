@@ -144,7 +144,7 @@ def use_plugin(name: str, plugin_args: dict[str, Any]) -> Any:
     base: Any = getattr(plugins, f'{name}Plugin', None)
     if base is None:
         known = sorted(n.removesuffix('Plugin') for n in dir(plugins) if n.endswith('Plugin'))
-        raise ValueError(f'{name} is no plugin of Nipype; there are {", ".join(known)}')
+        raise ValueError(f'{name} is not a plugin of Nipype; available are {", ".join(known)}')
     if not issubclass(base, SGELikeBatchManagerBase):
         return base(plugin_args=plugin_args)
 

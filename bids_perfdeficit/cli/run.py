@@ -27,7 +27,8 @@ from bids_perfdeficit.settings import AnalysisLevel, Settings
 if TYPE_CHECKING:
     from bids_perfdeficit.cli.runner import Level
 
-#: What a run cannot mend and its user can: no defect of ours, so no trace back and no code 70.
+#: What a user can fix and a run cannot: not a defect of the program, so no traceback and no code
+#: 70.
 _SURROUNDINGS = {
     errno.ENOSPC: 'free some space',
     errno.EDQUOT: 'free some space within your quota',

@@ -101,7 +101,7 @@ class Level(ABC):
 
     @abstractmethod
     def is_empty(self) -> bool:
-        """Tell whether nothing can be run."""
+        """Return whether nothing can be run."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -193,6 +193,10 @@ def _execute(level: Level) -> int:
         computed = True
         with ExitStack() as stack:
             _work(level, book, units, stack)
+    if computed:
+        from bids_perfdeficit.reports.citation import write_citation  # late: it imports Jinja
+
+        write_citation(level.methods(), level.output_dir / 'logs')
     level.finish(book)
     outcomes = sorted(book.outcomes.values(), key=lambda outcome: outcome.name)
     code = level.code(outcomes, book)
@@ -227,7 +231,7 @@ def _work(level: Level, book: Logbook, units: Sequence[Unit], stack: ExitStack) 
         try:
             stack.enter_context(Lock(unit.lock, unit.name))
             for folder in (*unit.folders, unit.records):
-                remove_leftovers(folder, whoever=True)
+                remove_leftovers(folder, any_owner=True)
             reason = level.plan(unit)
         except (InputError, OSError) as error:
             # Another run answers for its results, or its folder cannot be written: no page, no

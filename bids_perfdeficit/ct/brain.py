@@ -38,7 +38,7 @@ BRAIN_HU, HALF_HU = 35.0, (120.0, 520.0)
 FORAMEN_CM2 = 14.0
 #: cm2 of opening above which it is noted; foramina, sutures and burr holes stay below.
 OPENING_CM2 = 12.0
-#: mL; less is no brain, even of a child.
+#: mL; a smaller object is not a brain, even of a child.
 MIN_BRAIN_ML = 300.0
 
 

@@ -209,7 +209,7 @@ def _find_head(image: nib.Nifti1Image) -> tuple[np.ndarray, np.ndarray, Coverage
 
 
 def _find_cuts(image: nib.Nifti1Image, coarse: np.ndarray, affine: np.ndarray) -> tuple[str, ...]:
-    """Tell at which end the scan cuts through brain: soft tissue in a ring of skull."""
+    """Return at which end the scan cuts through brain: soft tissue in a ring of skull."""
     skull = coarse > SKULL_HU
     rings = ndimage.binary_closing(np.pad(skull, 2), np.ones((3, 3, 1)), 2)[2:-2, 2:-2, 2:-2]
     filled = np.stack(

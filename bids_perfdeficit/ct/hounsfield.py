@@ -138,7 +138,7 @@ def _measure(mean: np.ndarray, flat: np.ndarray) -> Scale | None:
             if score <= 0:
                 continue
             # Among plausible readings the simplest: a slope of one, then a known slope; then the
-            # pair that lies apart as air and brain do, for muscle and fat have peaks as well.
+            # pair that lies apart as air and brain do, because muscle and fat have peaks too.
             simple = 10 if known and known[0] == 1 else 5 if known else 0
             rank = simple + score - 10 * (abs(slope / known[0] - 1) if known else 0)
             scale = _name(air, tissue, slope, known)

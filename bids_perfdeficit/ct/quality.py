@@ -1,4 +1,4 @@
-"""How well a patient's scans were prepared, in numbers that a person can check.
+"""Quality of the preparation of a patient's scans, in numbers that a person can check.
 
 Works on the prepared images alone, so that the numbers can be had for any earlier run. The values
 that fail a participant or make it doubtful are in ``data/reports/quality.yml``. Must not know
@@ -286,7 +286,7 @@ def _open_surface(
     reach = max(1, round(OPEN_MM / spacing.min()))
     beside = ndimage.binary_dilation(~closed, iterations=reach)
     edge = inside & ~ndimage.binary_erosion(inside)
-    # A voxel of a surface stands for about one face, or a little more where it is oblique.
+    # A voxel of a surface represents about one face, or a little more where it is oblique.
     return float((edge & beside).sum() * spacing.prod() ** (2 / 3) / 100)
 
 

@@ -199,7 +199,7 @@ def read_ct(path: str | Path, *, role: str = 'NCCT', max_gb: float = MAX_GB) -> 
 def read_map(
     path: str | Path, *, role: str = 'reference', max_gb: float = MAX_GB
 ) -> nib.Nifti1Image:
-    """Read one volume that is no CT, such as a map of CT perfusion, with its place in the head.
+    """Read one volume that is not a CT, such as a map of CT perfusion, with its place in the head.
 
     Parameters
     ----------
@@ -339,7 +339,7 @@ def _blank_blocks(
     """Set constant blocks to air; return their mL.
 
     Noise never leaves a part of the head constant; tools that remove faces and masks do. Where
-    the middle of the head is constant too, the image has no noise, and nothing can be told.
+    the middle of the head is constant too, the image has no noise, and nothing can be concluded.
     """
     low, high = BLOCK_HU
     constant = mean[flat & (mean > low) & (mean < high)]
@@ -397,7 +397,7 @@ def _check_affine(
         )
     if extent.min() < least_mm or extent.max() > FIELD_MM[1]:
         raise InputError(
-            f'spans {" x ".join(f"{e:.0f}" for e in extent)} mm, which is no head',
+            f'spans {" x ".join(f"{e:.0f}" for e in extent)} mm, which is not the size of a head',
             fix=fix,
             path=path,
         )
@@ -405,7 +405,7 @@ def _check_affine(
 
 
 def _check_hounsfield(values: np.ndarray, path: Path, role: str) -> None:
-    """Tell MRI and other scales from CT, where air, soft tissue and bone have their HU."""
+    """Distinguish MRI and other scales from CT, where air, soft tissue and bone have their HU."""
     sample = values[::2, ::2, ::2]
     air = np.mean(sample < -700)
     tissue = np.mean((sample > -20) & (sample < 100))

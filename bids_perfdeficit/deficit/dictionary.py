@@ -1,4 +1,5 @@
-"""The dictionary of places that a substrate can be made of: balls of several sizes.
+"""The dictionary of candidate regions that a substrate can consist of: spherical ROIs of several
+sizes.
 
 A ball's feature is the mean of a map over it: the share of the ball that is hypoperfused, free of
 grid and field size. Must not know scores.
@@ -18,7 +19,7 @@ from scipy.spatial import cKDTree
 from bids_perfdeficit.deficit.grid import Grid
 from bids_perfdeficit.errors import InputError
 
-#: A ball with less of its volume inside the mask stands for something else than its size.
+#: A spherical ROI with less of its volume inside the mask no longer represents its size.
 _LEAST_INSIDE = 0.5
 #: mm by which the centres of a mirrored pair may differ.
 _SAME_PLACE = 1e-3
@@ -75,7 +76,7 @@ def build_dictionary(
     Raises
     ------
     InputError
-        When the mask has no room for a ball.
+        When the mask has no space for a spherical ROI.
     """
     xyz = grid.coordinates
     tree = cKDTree(xyz)
@@ -109,7 +110,7 @@ def build_dictionary(
         columns.extend(members[i] for i in np.flatnonzero(keep))
     if not all_centres:
         raise InputError(
-            'the group mask has no room for a candidate region '
+            'the group mask has no space for a candidate region '
             f'({grid.n_voxels * grid.voxel_ml:.1f} mL)',
             fix='lower --min-coverage, give more participants, or choose another --model',
         )

@@ -141,7 +141,7 @@ def check_scores(scores: NDArray[np.float64], items: tuple[Item, ...]) -> NDArra
     Raises
     ------
     InputError
-        If a column is missing, or a score is no whole number in its item's range.
+        If a column is missing, or a score is not a whole number in its item's range.
     """
     scores = np.asarray(scores, dtype=float)
     if scores.ndim != 2 or scores.shape[1] != len(items) or not items:
@@ -158,7 +158,7 @@ def check_scores(scores: NDArray[np.float64], items: tuple[Item, ...]) -> NDArra
         if len(wrong):
             raise InputError(
                 f'item {item.name} has the score {wrong[0]:g}, '
-                f'which is none of 0 to {item.levels - 1}',
+                f'which is not one of 0 to {item.levels - 1}',
                 fix='correct it, or mark it as missing (n/a)',
             )
     return np.where(np.isfinite(scores), scores, np.nan)

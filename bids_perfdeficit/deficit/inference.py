@@ -167,9 +167,9 @@ def find_clusters(
 def number_results(found: Sequence[tuple[Item, Cluster]], grid: Grid) -> NDArray[np.intp]:
     """Count mirror images of each other as one result, and return the result of each cluster.
 
-    A place of two balls is declared on both sides, and the items of a left-right pair share their
-    mirrored places (see `models.spatial`), so that the second of two such clusters is not a
-    finding of its own.
+    A candidate region of two spherical ROIs is declared on both sides, and the items of a
+    left-right pair share their mirrored candidate regions (see `models.spatial`), so that the
+    second of two such clusters is not a finding of its own.
 
     Parameters
     ----------
@@ -214,7 +214,7 @@ def _point(xyz: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def coverage_resemblance(fit: DeficitFit, prepared: Prepared) -> NDArray[np.float64]:
-    """Return how much each item's map looks like the places that are often ill: vascular bias.
+    """Return how similar each item's map is to the map of often affected voxels: vascular bias.
 
     Spearman's correlation over voxels between the effect and the cohort's mean map.
 
@@ -245,8 +245,8 @@ def shuffle_scores(
     Freedman & Lane (J Bus Econ Stat 1983) for ordinal scores: each score becomes a randomised
     quantile residual under its regression on the covariates (Dunn & Smyth, J Comput Graph Stat
     1996); the residuals of those who have a score are shuffled and turned into scores again. All
-    items are shuffled alike as far as their missing values allow, so that their correlation stays.
-    Without covariates this is a plain shuffle.
+    items are shuffled alike to the extent that their missing values allow, so that their
+    correlation stays. Without covariates this is a plain shuffle.
 
     Returns
     -------
@@ -364,5 +364,5 @@ def bootstrap(
 def _seed(seed: int, number: int) -> int:
     """Return a seed of its own for each shuffle or resample."""
     if number < 0:
-        raise InputError(f'{number} is no number of a shuffle', fix='count from 0')
+        raise InputError(f'{number} is not the number of a shuffle', fix='count from 0')
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] % 2**31)

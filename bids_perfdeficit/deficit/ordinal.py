@@ -24,7 +24,7 @@ class Curvature:
     log_likelihood: Tensor
     slope: Tensor
     information: Tensor
-    trust: Tensor  #: probability that the score is no lapse
+    trust: Tensor  #: probability that the score is not a lapse
 
 
 def level_probabilities(cuts: Tensor, eta: Tensor) -> Tensor:

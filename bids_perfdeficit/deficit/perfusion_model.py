@@ -32,7 +32,7 @@ class PerfusionModel:
     ----------
     mean : (V,) array
     loadings : (V, rank) array
-        Orthogonal columns; ``z`` is standard normal as far as second moments go.
+        Orthogonal columns; ``z`` is standard normal up to second moments.
     noise : float
         Standard deviation per voxel of what the latents leave unexplained.
     shrinkage : float
@@ -74,7 +74,7 @@ class PerfusionModel:
         return out.numpy()
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the (N, V) maps that latents stand for."""
+        """Return the (N, V) maps that latents represent."""
         return latents @ self.loadings.T + self.mean
 
     def denoise(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:

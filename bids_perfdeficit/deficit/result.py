@@ -53,7 +53,7 @@ class Item:
     mirror : str, optional
         Name of the item that asks the same of the other side of the body.
     values : tuple of float
-        What each level stands for in the unit of the score; by default the level itself.
+        What each level represents in the unit of the score; by default the level itself.
     """
 
     name: str
@@ -323,7 +323,7 @@ class DeficitFit:
         Raises
         ------
         InputError
-            If the file is no fit, or one of another format.
+            If the file is not a fit, or has another format.
         """
         try:
             content = torch.load(path, map_location='cpu', weights_only=True)

@@ -25,7 +25,9 @@ def usable_items(
         score = scores[:, k][np.isfinite(scores[:, k])]
         deficits = int((score > 0).sum())
         if not len(score):
-            skipped[item.name] = 'nobody has a score; is there a column of it in the table?'
+            skipped[item.name] = (
+                'no participant has a score; check that the table has a column of it'
+            )
         elif len(score) < settings.min_participants:
             skipped[item.name] = (
                 f'only {len(score)} participants have a score; '

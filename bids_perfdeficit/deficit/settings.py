@@ -26,13 +26,14 @@ class DeficitSettings:
     rank : int
         Largest number of latent directions of the generative model of perfusion maps.
     radii, spacings : tuple of float
-        mm: radii of the balls that substrates of the spatial model are made of, and for each
+        mm: radii of the spherical ROIs that form substrates of the spatial model, and for each
         the distance between neighbouring centres.
     components : int
-        Largest number of balls (single effects) per item; those without evidence are dropped.
+        Largest number of spherical ROIs (single effects) per item; those without evidence are
+        dropped.
     temperature : float
-        Power in (0, 1] that the likelihood has where the place of a component is inferred. Below
-        1 it makes up for links, noise and registration that differ from the model's.
+        Power in (0, 1] that the likelihood has where the region of a component is inferred. Below
+        1 it compensates for links, noise and registration that differ from the model's.
     lapse : float
         Share of scores that carry no information (typing errors, old deficits).
     pair_independence : float
@@ -67,9 +68,9 @@ class DeficitSettings:
 
     coarse_spacing: float = 4.0
     rank: int = 200
-    # No larger ball: one of 20 mm won wherever two pieces lay near each other, and for single
-    # pieces of 11 mm too; without it Dice rose from .26 to .29 (N 300) and from .36 to .43 (N
-    # 1,000), and false discoveries fell by .15 (benchmarks/RESULTS.md).
+    # No larger sphere: one of 20 mm was selected wherever two pieces were near each other, and for
+    # single pieces of 11 mm too; without it Dice rose from .26 to .29 (N 300) and from .36 to .43
+    # (N 1,000), and false discoveries fell by .15 (benchmarks/RESULTS.md).
     radii: tuple[float, ...] = (5.0, 7.0, 10.0, 14.0)
     spacings: tuple[float, ...] = (4.0, 6.0, 6.0, 8.0)
     components: int = 3
@@ -95,7 +96,7 @@ class DeficitSettings:
 
     def __post_init__(self) -> None:
         if len(self.radii) != len(self.spacings):
-            raise ValueError('radii and spacings must have one value each per size of ball')
+            raise ValueError('radii and spacings must have one value each per size of sphere')
         if not 0 < self.temperature <= 1:
             raise ValueError('temperature must lie in (0, 1]')
         if not 0 < self.alpha < 1:

@@ -24,7 +24,8 @@ class _MeasureInput(BaseInterfaceInputSpec):
     cta = File(exists=True, mandatory=True)
     brain = File(exists=True, mandatory=True)
     subtraction = File(exists=True, mandatory=True)
-    perfusion = File(exists=True, mandatory=True, desc='its sidecar tells of the inflow')
+    perfusion = File(exists=True, mandatory=True, desc='its sidecar describes the inflow')
+    hypoperfused = File(exists=True, mandatory=True)
     std_brain_mask = File(exists=True, mandatory=True, desc='derivatives, template grid')
     std_toa = File(exists=True, mandatory=True)
     std_perfusion = File(exists=True, mandatory=True)
@@ -46,7 +47,7 @@ class MeasureResults(SimpleInterface):
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         names = (
-            'ncct', 'cta', 'brain', 'subtraction',
+            'ncct', 'cta', 'brain', 'subtraction', 'hypoperfused',
             'std_brain_mask', 'std_toa', 'std_perfusion', 'std_hypoperfused',
         )  # fmt: skip
         ncct, cta, inflow = (

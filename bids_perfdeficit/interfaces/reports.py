@@ -73,6 +73,7 @@ class DrawFigures(SimpleInterface):
 
         drawn = {
             'figure_brain': figures.draw_brain_outline(ncct, brain, target('brain')),
+            'figure_stroke': figures.draw_narrow_window(ncct, brain, target('stroke')),
             'figure_registration': figures.draw_flicker(
                 ncct,
                 load_image(files['preproc_cta']),
@@ -102,21 +103,63 @@ class DrawFigures(SimpleInterface):
         target: Callable[[str], Path],
     ) -> dict[str, Path]:
         from bids_perfdeficit.reports import figures
+        from bids_perfdeficit.reports.page import describe_volumes, read_rows
+        from bids_perfdeficit.reports.viewer import write_patient_view
 
         facts = json.loads(sidecar_path(files['perfusion']).read_text(encoding='utf-8'))
-        late = load_image(files['hypoperfused'])
+        subtraction = load_image(files['subtraction'])
+        probability = load_image(files['hypoperfused'])
+        arrival, rescaled = load_image(files['toa']), load_image(files['perfusion'])
         # 0.5 where the volumes of the regional table end.
-        level = 0.5 / perfusion.calibration()['threshold']
-        late = nib.Nifti1Image(np.asarray(late.dataobj, np.float32) * level, late.affine)
+        threshold = float(perfusion.calibration()['threshold'])
+        late = nib.Nifti1Image(
+            np.asarray(probability.dataobj, np.float32) * (0.5 / threshold), probability.affine
+        )
+        (whole, *_) = read_rows(files['regions_metrics'])
+        site, called = self._site(whole, files['template_xfm'])
+        longest = float(np.asarray(arrival.dataobj, np.float32).max()) or 1.0
         return {
+            'figure_hypoperfused': figures.draw_map_mosaic(
+                probability,
+                brain,
+                ncct,
+                target('hypoperfused'),
+                label='Probability of hypoperfusion (delay above 6 s)',
+                ends=('improbable', 'probable'),
+                limits=(0.0, 1.0),
+                contour=late,
+                outlined=f'white line: threshold, {threshold:.2f}',
+                note=describe_volumes(whole),
+                cmap='inferno',
+                clear=0.25,
+            ),
+            'figure_thumbnail': figures.draw_thumbnail(
+                probability, brain, ncct, late, target('thumbnail')
+            ),
+            'figure_slabs': figures.draw_slabs(
+                subtraction, brain, target('slabs'), site=site, called=called
+            ),
+            'figure_rotation': figures.draw_rotation(subtraction, brain, target('rotation')),
+            'viewer': write_patient_view(
+                ncct,
+                load_image(files['preproc_cta']),
+                brain,
+                [
+                    ('hypoperfused', 'Probability of hypoperfusion', probability, 1.0),
+                    ('perfusion', 'Perfusion, rescaled within this brain', rescaled, 1.0),
+                    ('arrival', 'Arrival (no unit)', arrival, longest),
+                ],
+                late,
+                target('viewer').with_suffix('.js'),
+            ),
             'figure_sources': figures.draw_subtraction_mip(
-                load_image(files['subtraction']),
+                subtraction,
                 facts.get('InflowPoints', []),
                 brain,
                 target('sources'),
             ),
             'figure_arrival': figures.draw_map_mosaic(
-                load_image(files['toa']),
+                arrival,
                 brain,
                 ncct,
                 target('arrival'),
@@ -124,7 +167,7 @@ class DrawFigures(SimpleInterface):
                 units='no unit',
             ),
             'figure_perfusion': figures.draw_map_mosaic(
-                load_image(files['perfusion']),
+                rescaled,
                 brain,
                 ncct,
                 target('perfusion'),
@@ -141,3 +184,15 @@ class DrawFigures(SimpleInterface):
                 limit=1.0,  # one scale for all patients
             ),
         }
+
+    @staticmethod
+    def _site(whole: Mapping[str, Any], forward: Path) -> tuple[np.ndarray, str]:
+        """Return the course of the artery that is reported to be occluded, and its name."""
+        site, side = str(whole.get('occlusion_site')), str(whole.get('occlusion_side'))
+        course = perfusion.site_course(site, side)
+        if not len(course):
+            return course, ''
+        # Points go the other way than images: from the template to the patient.
+        points = ct.carry(ct.read_transform(forward), course.T.copy()).T
+        name = f'{side} {site}' if side in ('left', 'right') else site
+        return points, f'expected course of the reported site, {name}'

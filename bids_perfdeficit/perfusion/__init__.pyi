@@ -23,7 +23,13 @@ from .occlusion import (
     find_occlusion as find_occlusion,
 )
 from .occlusion import (
+    measure_phase as measure_phase,
+)
+from .occlusion import (
     nearest_site as nearest_site,
+)
+from .occlusion import (
+    site_course as site_course,
 )
 from .priors import inflow_prior as inflow_prior
 from .priors import vein_prior as vein_prior
@@ -89,10 +95,12 @@ __all__ = [
     'holds',
     'inflow_prior',
     'measure_agreement',
+    'measure_phase',
     'measure_regions',
     'nearest_site',
     'orientation_metric',
     'plane',
+    'site_course',
     'solve_eikonal',
     'subtract',
     'synthesize',

@@ -143,7 +143,7 @@ def _rays(time, state, slow, inverse, sources, strides, step, radius):  # type: 
 def _upwind(time, state, slow, strides, weight, at):  # type: ignore[no-untyped-def]
     """Second-order upwind arrival at one voxel from its settled neighbours.
 
-    Along each axis `c (t - a)^2` stands for the squared one-sided derivative: `a` and `c` come
+    Along each axis `c (t - a)^2` represents the squared one-sided derivative: `a` and `c` come
     from two neighbours where both are settled in order, else from one.
     """
     a0 = a1 = a2 = np.inf

@@ -1,4 +1,4 @@
-"""How well a map agrees with a known delay of the tissue, in one patient and over a cohort.
+"""Agreement of a map with a known delay of the tissue, in one patient and over a cohort.
 
 The benchmark on digital patients and the evaluation against reference maps measure with the same
 functions. Arrays are those of NumPy; a map is higher where contrast is later. Must not know where
@@ -225,7 +225,7 @@ def find_artefacts(
     delay : ndarray, (X, Y, Z)
         s; not finite where nothing is known.
     brain : ndarray of bool, (X, Y, Z)
-        The patient's brain, as far as the reference covers it.
+        The part of the patient's brain that the reference covers.
     voxel_ml : float
         Volume of a voxel, mL.
     away : ndarray of bool, (X, Y, Z), optional

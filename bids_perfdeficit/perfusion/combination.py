@@ -1,13 +1,13 @@
-"""Many signs of late contrast, joined by a small calibrated network into two maps.
+"""Many features of late contrast, joined by a small calibrated network into two maps.
 
-No single sign is good enough: arrival knows the arteries but not the tissue, and the tissue's own
+No single feature suffices: arrival follows the arteries but not the tissue, and the tissue's own
 enhancement is confounded by its kind, for white matter holds half the blood. Each becomes a rank
-in the brain or a logarithm against the brain's median or the mirror place, so that scanners and
-doses do not matter. Places are no signs, lest the network learn the anatomy of those it was fitted
-on. Two numbers of the whole patient tell the moment of the scan: the contrast of the sinuses and
-of the tissue over that of the arteries. The network has two hidden layers of tens of units; it
-was fitted on digital patients and lies, with its provenance, in ``perfusion_calibration.json``.
-Must not know files of patients, or templates.
+in the brain or a logarithm against the brain's median or the mirrored position, so that scanners
+and doses do not matter. Positions are not features, so that the network does not learn the anatomy
+of those it was fitted on. Two numbers of the whole patient describe the phase of the scan: the
+contrast of the sinuses and of the tissue over that of the arteries. The network has two hidden
+layers of tens of units; it was fitted on digital patients and lies, with its provenance, in
+``perfusion_calibration.json``. Must not know files of patients, or templates.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.nn.functional import avg_pool3d, interpolate, pad
 from bids_perfdeficit.perfusion.threads import run_all
 from bids_perfdeficit.perfusion.vessels import smooth
 
-#: Carries a map in the patient to the place of its left-right mirror; same grid.
+#: Carries a map in the patient to the position of its left-right mirror; same grid.
 Mirror = Callable[[Tensor], Tensor]
 
 #: Standard deviations in mm over which the tissue's enhancement is averaged; that of the vessels'
@@ -40,13 +40,14 @@ _VEIN = 0.2
 _DENOISE = 2.0
 #: Enhancement in HU below which its logarithm is noise.
 _LEAST_HU = 0.5
-#: Where logarithms end: of the tissue, of vessels, of either against its mirror place.
+#: Where logarithms end: of the tissue, of vessels, of either against its mirrored position.
 _TISSUE_SPAN, _VESSEL_SPAN, _MIRROR_SPAN = 2.0, 3.0, 1.5
 #: Share of the brain's median contrast of vessels that is added before a logarithm: none is 0.
 _VESSEL_FLOOR = 0.1
 #: mm of arrival at which its logarithm begins to be proportional to it.
 _ARRIVAL_FLOOR = 50.0
-#: HU of difference in density, from the brain's median and from the mirror place, that count 1.
+#: HU of difference in density, from the brain's median and from the mirrored position, that count
+#: 1.
 _DENSITY_HU, _DENSITY_MIRROR_HU = 10.0, 5.0
 #: Standard deviations from what the network was fitted on beyond which it is not to be believed.
 _UNUSUAL = 4.0
@@ -144,7 +145,7 @@ def vessel_contrast(
     *,
     veins: Tensor | None = None,
 ) -> Tensor:
-    """Contrast in the vessels about a place, without the great veins.
+    """Contrast in the vessels around a voxel, without the great veins.
 
     Parameters
     ----------
@@ -171,7 +172,7 @@ def _share_smooth(values: Tensor, brain: Tensor, sigma: float, spacing: Sequence
     return _wide_smooth(values, sigma, spacing) / share
 
 
-def signs(
+def compute_features(
     ncct: Tensor,
     subtraction: Tensor,
     vessels: Tensor,
@@ -186,7 +187,7 @@ def signs(
     mirror: Mirror | None = None,
     threads: int = 1,
 ) -> dict[str, Tensor]:
-    """Return the signs of late contrast.
+    """Return the features of late contrast.
 
     Parameters
     ----------
@@ -199,7 +200,7 @@ def signs(
     veins, white, grey : Tensor, (Z, Y, X), optional
         Prior of the veins, probabilities of the tissues.
     mirror : callable, optional
-        Carries a map to its mirror place.
+        Carries a map to its mirrored position.
     threads : int
         Maps that are computed at once; the result is the same.
 
@@ -283,7 +284,7 @@ def unusual(found: Mapping[str, Tensor]) -> tuple[str, ...]:
     Parameters
     ----------
     found : mapping of str to Tensor
-        From `signs`.
+        From `compute_features`.
 
     Returns
     -------
@@ -294,7 +295,7 @@ def unusual(found: Mapping[str, Tensor]) -> tuple[str, ...]:
     return tuple(
         name
         for name, centre, scale in zip(
-            fitted['signs'], fitted['centre'], fitted['scale'], strict=True
+            fitted['features'], fitted['centre'], fitted['scale'], strict=True
         )
         if name in found
         and not found[name].ndim
@@ -309,12 +310,13 @@ def combine(
     *,
     threads: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """Join the signs.
+    """Join the features.
 
     Parameters
     ----------
     found : mapping of str to Tensor
-        From `signs`. One that is missing counts as its mean in those the network was fitted on.
+        From `compute_features`. One that is missing counts as its mean in those the network was
+        fitted on.
     brain : Tensor, bool, (Z, Y, X)
     fitted : mapping, optional
         The network; that of `calibration` by default.
@@ -339,8 +341,8 @@ def combine(
     out = torch.zeros(2, brain.numel(), device=brain.device)
 
     def join(part: Tensor) -> None:
-        x = torch.zeros(len(part), len(fitted['signs']), device=brain.device)
-        for k, name in enumerate(fitted['signs']):
+        x = torch.zeros(len(part), len(fitted['features']), device=brain.device)
+        for k, name in enumerate(fitted['features']):
             if name in found:
                 values = found[name]
                 x[:, k] = values.flatten()[part] if values.ndim else values

@@ -2,7 +2,7 @@
 
 One interface for both devices. CPU tensors go to ordered single-pass solvers (`_marching`, numba),
 CUDA tensors to a block-wise iterative solver of the same discrete equations (`_blocks`, torch).
-Must not know what the speed stands for.
+Must not know what the speed represents.
 """
 
 from __future__ import annotations

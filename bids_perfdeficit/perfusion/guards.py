@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from bids_perfdeficit.perfusion.occlusion import OcclusionFinding
 
-#: Sites that take each other's place where a clot reaches from one into the other. A finding that
+#: Sites that are interchangeable where a clot reaches from one into the other. A finding that
 #: changes between them holds. The basilar artery ends in both posterior cerebral arteries.
 NEIGHBOURS = (frozenset({'ICA', 'M1'}), frozenset({'M1', 'M2'}), frozenset({'PCA', 'BA'}))
 #: mL by which the other side may be later before the two are at odds: less is noise.
@@ -37,7 +37,7 @@ class ReadOut:
 
 
 def holds(site: str, side: str, other: ReadOut) -> bool:
-    """Tell whether a read-out agrees with a site and side."""
+    """Return whether a read-out agrees with a site and side."""
     if 'n/a' not in (side, other.side) and other.side != side:
         return False
     return other.site == site or any({site, other.site} <= both for both in NEIGHBOURS)

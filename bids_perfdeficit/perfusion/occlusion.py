@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 from bids_perfdeficit.perfusion.combination import calibration
-from bids_perfdeficit.perfusion.priors import Points, paint, pair
+from bids_perfdeficit.perfusion.priors import Points, paint, pair, vein_prior
 from bids_perfdeficit.perfusion.regions import both_sides
 
 #: Sites with a side, and those without.
@@ -101,11 +101,7 @@ def evidence(
         return float(np.log(mean + _FLOOR_SHARE))
 
     def contrast(path: Points) -> float:
-        tube = np.zeros(brain.shape, np.float32)
-        paint(tube, affine, path, _RADIUS, 0.1)
-        values = np.sort(subtraction[tube > 0.5])
-        best = values[int((1 - _FILL) * len(values)) :]
-        return float(np.log(max(best.mean() if best.size else 0.0, 0.0) + _FLOOR_HU))
+        return float(np.log(max(_brightest(subtraction, affine, path), 0.0) + _FLOOR_HU))
 
     trunks = np.array([[contrast(p) for p in pair(path)[::-1]] for path in _TRUNKS.values()]).T
     basilar = contrast(_BASILAR)
@@ -115,6 +111,40 @@ def evidence(
          basilar - reference]
         for side in (0, 1)
     ])  # fmt: skip
+
+
+def measure_phase(subtraction: np.ndarray, affine: np.ndarray) -> tuple[float, float]:
+    """Measure the contrast of arteries and of dural sinuses, which shows the phase of the CTA.
+
+    Parameters
+    ----------
+    subtraction : ndarray, (X, Y, Z)
+        CTA minus NCCT in HU, in template space.
+    affine : ndarray, (4, 4)
+        Voxel to MNI mm, RAS.
+
+    Returns
+    -------
+    arteries, sinuses : float
+        HU of the brightest tenth of the tube about the better filled carotid terminus, and of
+        the sinuses.
+    """
+    right, left = pair(_TRUNKS['ICA'])
+    arteries = max(_brightest(subtraction, affine, path) for path in (right, left))
+    return arteries, _mean_of_best(subtraction[vein_prior(subtraction.shape, affine) > 0.5])
+
+
+def _brightest(values: np.ndarray, affine: np.ndarray, path: Points) -> float:
+    """Return the mean of the brightest voxels about a course, HU."""
+    tube = np.zeros(values.shape, np.float32)
+    paint(tube, affine, path, _RADIUS, 0.1)
+    return _mean_of_best(values[tube > 0.5])
+
+
+def _mean_of_best(values: np.ndarray) -> float:
+    values = np.sort(values)
+    best = values[int((1 - _FILL) * len(values)) :]
+    return float(best.mean()) if best.size else 0.0
 
 
 def log_odds(measured: np.ndarray, fitted: dict[str, object]) -> np.ndarray:
@@ -150,7 +180,7 @@ def log_odds(measured: np.ndarray, fitted: dict[str, object]) -> np.ndarray:
 
 
 def find_occlusion(measured: np.ndarray) -> OcclusionFinding:
-    """Tell the likeliest site and side.
+    """Return the likeliest site and side.
 
     Parameters
     ----------
@@ -179,6 +209,32 @@ _SITES = {
     'ICA': 'ICA', 'M1': 'M1', 'M2 superior': 'M2', 'M2 inferior': 'M2', 'A2': 'ACA',
     'P1': 'PCA', 'P2': 'PCA',
 }  # fmt: skip
+
+
+def site_course(site: str, side: str) -> np.ndarray:
+    """Return the course of the artery of a site in the template.
+
+    Parameters
+    ----------
+    site, side : str
+        As in `OcclusionFinding`.
+
+    Returns
+    -------
+    ndarray, (N, 3)
+        MNI mm, about 2 mm apart; empty for ``'none'``.
+    """
+    paths = [_BASILAR] if site == 'BA' else []
+    for trunk, course in _TRUNKS.items():
+        if _SITES[trunk] == site:
+            right, left = pair(course)
+            paths.append(left if side == 'left' else right)
+    points = [np.zeros((0, 3))]
+    for path in paths:
+        for start, end in pairwise(np.asarray(path, float)):
+            steps = max(2, int(np.ceil(np.linalg.norm(end - start) / 2)) + 1)
+            points.append(np.linspace(start, end, steps))
+    return np.concatenate(points)
 
 
 def nearest_site(points: np.ndarray) -> tuple[str, str, float]:

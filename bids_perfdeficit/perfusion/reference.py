@@ -8,12 +8,12 @@ subtraction is fitted by
 
 with a plane ``b`` that all tissues share, an enhancement ``c`` that depends on the kind of tissue
 and is learnt from the patient, and a smooth relative change ``d`` of it, which is delay. Delay
-scales what a tissue takes up, and shading does not: that is what tells them apart. An occlusion
+scales what a tissue takes up, and shading does not: that distinguishes them. An occlusion
 lowers grey and white matter by nearly the same HU, so that some of it leaks into the plane; the
 territories of the middle cerebral arteries, which no shading follows, take part of that, and
 slopes that are small enough to be a leak are not applied.
 
-The offset is estimated and left in place: it cannot be told from a change of enhancement
+The offset is estimated and left in place: it cannot be distinguished from a change of enhancement
 everywhere, and does little harm. Cupping and noise of a centimetre are not seen. Must not know
 files or templates.
 """

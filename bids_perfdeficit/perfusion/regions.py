@@ -1,4 +1,4 @@
-"""What the maps say per side and region, for a reader who is no programmer.
+"""What the maps say per side and region, for readers who do not program.
 
 Arterial territories and ASPECTS regions are drawn from coordinates, so that nothing has to be
 downloaded. Must not know files or registration.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+
+from bids_perfdeficit.perfusion.priors import vein_prior
 
 #: Labels of `territories`; the left side has the label as here, the right side 10 more.
 TERRITORY_LABELS = {'ACA': 1, 'MCA': 2, 'PCA': 3, 'VB': 4}
@@ -25,12 +27,18 @@ _DEEP = {
     'lentiform': ((25, 1, 1), (8, 14, 8)),
     'caudate': ((13, 14, 9), (6, 10, 10)),
 }
+#: Probabilities of hypoperfusion between which the threshold of the volumes may reasonably lie: a
+#: volume is given at both, so that readers see how much it depends on the threshold.
+THRESHOLD_RANGE = (0.3, 0.6)
+#: HU of contrast from which a voxel of 2 mm counts as a filled vessel: tissue enhances by at most
+#: 10 HU, and the noise of the subtraction is below 15 HU at this size.
+VESSEL_HU = 50.0
 #: Height in MNI mm of the border between the ganglionic and the supraganglionic level, and the
 #: borders of the cortical regions on each from front to back.
 _LEVEL, _GANGLIONIC, _ABOVE = 22.0, (12.0, -26.0), (4.0, -32.0)
 
 
-def _places(shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
+def _positions(shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
     """MNI mm of every voxel, (3, X, Y, Z)."""
     index = np.indices(shape, dtype=np.float32).reshape(3, -1)
     return np.asarray((affine[:3, :3] @ index + affine[:3, 3:]).reshape(3, *shape))
@@ -59,7 +67,7 @@ def territories(shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
     ndarray of uint8, (X, Y, Z)
         `TERRITORY_LABELS`, plus 10 on the right. No voxel is 0; mask it with the brain.
     """
-    x, y, z = _places(shape, affine)
+    x, y, z = _positions(shape, affine)
     lateral = np.abs(x)
     # The rim of the anterior territory along the hemispheric border: from 14 mm below the corpus
     # callosum to some 28 mm at the vertex, and narrower towards the back.
@@ -99,7 +107,7 @@ def aspects_regions(shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarr
     ndarray of uint8, (X, Y, Z)
         `ASPECTS_LABELS`, plus 20 on the right; 0 elsewhere. Mask it with the brain.
     """
-    x, y, z = _places(shape, affine)
+    x, y, z = _positions(shape, affine)
     lateral = np.abs(x)
     out = np.zeros(shape, dtype=np.uint8)
     middle = territories(shape, affine) % _RIGHT['territory'] == TERRITORY_LABELS['MCA']
@@ -156,6 +164,7 @@ def measure_regions(
     *,
     threshold: float,
     scale: float = 1.0,
+    contrast: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Measure both sides of the brain, of every territory and of every ASPECTS region.
 
@@ -170,34 +179,54 @@ def measure_regions(
     threshold : float
         Probability above which a voxel counts as hypoperfused.
     scale : float
-        Volume of the patient's brain over that of `brain`: volumes are the patient's own.
+        A volume of the patient over that of the template: volumes are the patient's own.
+    contrast : ndarray, (X, Y, Z), optional
+        CTA minus NCCT, HU: then the filled vessels are measured too.
 
     Returns
     -------
     DataFrame
         A row per region: ``region``, ``voxels_left``, ``voxels_right``, mean ``arrival_left``,
         ``arrival_right``, mean ``perfusion_left``, ``perfusion_right``, ``asymmetry`` (left
-        minus right perfusion: positive means that the left is later), and the hypoperfused volume
-        in mL, ``hypoperfused_left`` and ``hypoperfused_right``.
+        minus right perfusion: positive means that the left is later), the hypoperfused volume
+        in mL, ``hypoperfused_left`` and ``hypoperfused_right``, the same at the higher and the
+        lower of `THRESHOLD_RANGE`, ``hypoperfused_low_left`` to ``hypoperfused_high_right``, and
+        the mL of filled vessels, ``vessels_left`` and ``vessels_right``.
     """
-    places = both_sides(brain.shape, affine)
+    parts = both_sides(brain.shape, affine)
     left, right = (
-        np.logical_or.reduce([places[name][side] for name in TERRITORY_LABELS]) for side in (0, 1)
+        np.logical_or.reduce([parts[name][side] for name in TERRITORY_LABELS]) for side in (0, 1)
     )
-    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000 * scale
-    late = hypoperfused > threshold
+    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+    low, high = THRESHOLD_RANGE
+    volumes = {
+        'hypoperfused': hypoperfused > threshold,
+        'hypoperfused_low': hypoperfused > max(high, threshold),
+        'hypoperfused_high': hypoperfused > min(low, threshold),
+    }
+    vessels = None if contrast is None else _find_vessels(contrast, brain, affine)
     rows = []
-    for name, halves in {'hemisphere': (left, right), **places}.items():
+    for name, halves in {'hemisphere': (left, right), **parts}.items():
         row: dict[str, object] = {'region': name}
         for side, half in zip(('left', 'right'), halves, strict=True):
             inside = brain & half
             row[f'voxels_{side}'] = int(inside.sum())
             for measure, values in (('arrival', arrival), ('perfusion', perfusion)):
                 row[f'{measure}_{side}'] = float(values[inside].mean()) if inside.any() else np.nan
-            row[f'hypoperfused_{side}'] = voxel_ml * int((late & inside).sum())
+            for measure, late in volumes.items():
+                row[f'{measure}_{side}'] = scale * voxel_ml * int((late & inside).sum())
+            if vessels is not None:
+                row[f'vessels_{side}'] = voxel_ml * int((vessels & half).sum())
         row['asymmetry'] = row['perfusion_left'] - row['perfusion_right']  # type: ignore[operator]
         rows.append(row)
     columns = ['region', 'voxels_left', 'voxels_right', 'arrival_left', 'arrival_right']
     columns += ['perfusion_left', 'perfusion_right', 'asymmetry']
-    columns += ['hypoperfused_left', 'hypoperfused_right']
+    columns += [f'{measure}_{side}' for measure in volumes for side in ('left', 'right')]
+    columns += [] if vessels is None else ['vessels_left', 'vessels_right']
     return pd.DataFrame(rows, columns=columns)
+
+
+def _find_vessels(contrast: np.ndarray, brain: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Return where a vessel is filled, without the great veins; (X, Y, Z) bool."""
+    veins = vein_prior(brain.shape, affine)
+    return np.asarray(brain & (contrast > VESSEL_HU) & (veins < 0.5))

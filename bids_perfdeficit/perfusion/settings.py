@@ -22,7 +22,7 @@ class PerfusionSettings:
     recipe : {'default', 'published'}
         `published`: the arrival of VTrails (Moriconi et al., TMI 2018), as in Tangwiriyasakul et
         al. 2026. `default`: that arrival without veins, joined with the tissue's own
-        enhancement and other signs by a network that was fitted on digital patients.
+        enhancement and other features by a network that was fitted on digital patients.
     reference_field : {'fitted', 'none'}
         `fitted`: shading between the scans is estimated together with the enhancement and taken
         away from the subtraction. `none`: it stays.

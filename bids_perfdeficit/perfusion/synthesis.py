@@ -1,6 +1,6 @@
 """From a registered pair of scans to the computed perfusion map.
 
-Puts the room's parts together. Must not know where images, sources or priors come from.
+Combines the parts of the package. Must not know where images, sources or priors come from.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from bids_perfdeficit.perfusion.combination import Mirror, combine, signs, unusual
+from bids_perfdeficit.perfusion.combination import Mirror, combine, compute_features, unusual
 from bids_perfdeficit.perfusion.eikonal import bounding_box, solve_eikonal
 from bids_perfdeficit.perfusion.settings import PerfusionSettings
 from bids_perfdeficit.perfusion.sources import Sources
@@ -40,14 +40,15 @@ class PerfusionMaps:
         Arrival in mm per unit of speed; `inf` outside the brain.
     perfusion : Tensor
         In [0, 1] inside the brain, higher is later; 0 outside. By the default recipe all
-        `combination.signs` joined, else the arrival alone.
+        `combination.compute_features` joined, else the arrival alone.
     hypoperfused : Tensor
-        Probability of a delay of more than 6 s, from the same signs by either recipe; 0 outside.
+        Probability of a delay of more than 6 s, from the same features by either recipe; 0
+        outside.
     unusual : tuple of str
         From `combination.unusual`.
     distance : Tensor, optional
         Arrival at speed 1 everywhere, in mm: the control that every correlation stands beside.
-    signs : dict of str to Tensor
+    features : dict of str to Tensor
         What was joined; numbers of the whole patient have no dimension. Empty without
         `diagnostics`.
     """
@@ -59,7 +60,7 @@ class PerfusionMaps:
     hypoperfused: Tensor
     unusual: tuple[str, ...]
     distance: Tensor | None = None
-    signs: dict[str, Tensor] = field(default_factory=dict)
+    features: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -285,12 +286,12 @@ def synthesize(
         Probability of the tissue, warped to this grid: white matter enhances less.
     mirror : callable, optional
         Carries a map on this grid to its left-right mirror, for what one side lacks of the other.
-        Without it, or the tissues, the default recipe goes by the signs that are left.
+        Without it, or the tissues, the default recipe goes by the features that are left.
     enhancement : Enhancement, optional
         From `enhance`, of the same images and settings; computed when it is missing.
     settings : PerfusionSettings, optional
     diagnostics : bool
-        Return also `distance` and `signs`, which the maps themselves do not need.
+        Return also `distance` and `features`, which the maps themselves do not need.
     threads : int
         Threads; the maps do not depend on them.
 
@@ -325,7 +326,7 @@ def synthesize(
     def whole(values: Tensor, fill: float = 0.0) -> Tensor:
         return _whole(values, box, shape, fill)
 
-    found = signs(
+    found = compute_features(
         ncct,
         difference,
         vessels,
@@ -356,7 +357,7 @@ def synthesize(
         hypoperfused=whole(hypoperfused),
         unusual=unusual(found),
         distance=distance,
-        signs=kept,
+        features=kept,
     )
 
 

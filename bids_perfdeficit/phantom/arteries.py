@@ -196,7 +196,7 @@ class Tree:
     demand : (N,) float array
         Healthy blood flow of the tissue that the node feeds, mm3/s; above 0 at terminals only.
     links : (L, 2) int array, link_radius : (L,) float array
-        Communicating arteries, which are no part of the tree.
+        Communicating arteries, which are not part of the tree.
     anastomoses : (K, 2) int array
         Candidates for leptomeningeal collaterals: pial nodes of neighbouring territories.
     segments : tuple of str

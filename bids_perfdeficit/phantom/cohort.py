@@ -7,6 +7,7 @@ computed: later is higher, noisy, a little misaligned, rescaled per patient. Mus
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -143,13 +144,15 @@ def make_cohort(
             for i in rows
         ]
         jobs.append((rows, seed, tree, occlusions))
-    done = 0
+    done, begun = 0, time.monotonic()
     with ProcessPoolExecutor(processes, mp_context=get_context('spawn')) as pool:
         for rows, late, computed in pool.map(_of_one_tree, jobs):
             delay[rows], perfusion[rows] = late, computed
             done += len(rows)
             if report is not None:
-                report(f'{done} of {n} patients of the cohort')
+                minutes = (time.monotonic() - begun) / done * (n - done) / 60
+                left = f', about {minutes:.0f} min left' if minutes >= 1 else ''
+                report(f'{done} of {n} patients of the cohort{left}')
     table['hypoperfused_ml'] = ((delay > HYPOPERFUSED).sum(1) * 0.008 * _HEAD_SIZE**3).round(1)
     scores = draw_scores(delay, mask, seed, links=links, flips=flips)
     return Cohort(table, scores, delay, perfusion, mask, affine)

@@ -81,7 +81,7 @@ class ItemTruth:
     untestable: float = 0.0
 
 
-#: By NIHSS item. Untestable: intubated, amputated or too ill to follow (Josephson et al., Stroke
+#: By NIHSS item. Untestable: intubated, amputated or unable to follow (Josephson et al., Stroke
 #: 2006 count ataxia among the items that are missing most).
 ITEMS: dict[str, ItemTruth] = {
     '1a': ItemTruth(4, ('medial thalamus', 'brain stem'), _BOTH, 'saturating', volume=0.45),

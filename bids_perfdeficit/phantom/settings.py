@@ -22,7 +22,7 @@ class Occlusion:
     site : str
         One of `OCCLUSION_SITES`. 'ICA' is the carotid terminus with the first millimetres of M1
         and A1 (carotid T); 'BA' the basilar's last millimetres with the first of both P1. Neither
-        heeds `position`.
+        uses `position`.
     side : {'L', 'R'}
         The person's left or right. Without meaning for 'none' and 'BA'.
     collaterals : float

@@ -318,15 +318,15 @@ def evaluate_patient(
         rows.append(row)
     if threshold is None:
         threshold = float(perfusion.calibration()['threshold'])
-    ill = values['probability'] > threshold
+    affected = values['probability'] > threshold
     site, side, notes = _read_site(clot, to_template)
     known = found or {}
     measures: dict[str, object] = {
         'covered': reference.covered,
-        'found_ml': sum(volumes(ill)),
+        'found_ml': sum(volumes(affected)),
         'reference_ml': sum(volumes(late)),
-        'dice': agreement.dice(ill, late) if enough else np.nan,
-        'found_side': agreement.later_side(*volumes(ill)),
+        'dice': agreement.dice(affected, late) if enough else np.nan,
+        'found_side': agreement.later_side(*volumes(affected)),
         'reference_side': agreement.later_side(*volumes(late)),
         'found_site': known.get('occlusion_site'),
         'found_site_side': known.get('occlusion_side'),

@@ -142,7 +142,7 @@ class Maps:
         What was checked of them.
     controls : mapping of str to Nifti1Image
         With `diagnostics` of `compute_maps`: the ``distance`` from the inflow in mm, and the maps
-        of `perfusion.PerfusionMaps.signs`, by name. Empty otherwise.
+        of `perfusion.PerfusionMaps.features`, by name. Empty otherwise.
     """
 
     subtraction: nib.Nifti1Image
@@ -169,8 +169,8 @@ class StandardMaps:
     toa, perfusion, hypoperfused : Nifti1Image
         As in `Maps`, float32.
     asymmetry : Nifti1Image
-        Perfusion minus its left-right mirror image, float32; 0 where the mirror place is not in
-        the brain.
+        Perfusion minus its left-right mirror image, float32; 0 where the mirrored position is not
+        in the brain.
     """
 
     ncct: nib.Nifti1Image
@@ -358,7 +358,7 @@ def compute_maps(
 
 @dataclass(frozen=True)
 class _Frame:
-    """A patient's images as tensors, with what the template says of their places."""
+    """A patient's images as tensors, with what the template says of their positions."""
 
     ncct: torch.Tensor
     cta: torch.Tensor
@@ -404,7 +404,7 @@ def _compute_maps(
         )  # fmt: skip
         enhancement = reference.correct(enhancement)
     sources, maps = _synthesize(frame, enhancement, settings, pieces, diagnostics)
-    controls = {name: values for name, values in maps.signs.items() if values.ndim}
+    controls = {name: values for name, values in maps.features.items() if values.ndim}
     if maps.distance is not None:
         controls['distance'] = maps.distance
     points = torch.nonzero(sources.mask).flip(1).cpu().numpy()
@@ -463,8 +463,8 @@ def _frame(patient: Prepared, settings: PerfusionSettings, device: str, threads:
 
     corner = affine.copy()
     corner[:3, 3] = here[:, 0]
-    # Brains are not symmetric: a mirror place beyond the rim has the value of the rim, as in the
-    # calibration, and not the 0 that lies outside.
+    # Brains are not symmetric: a mirrored position beyond the rim has the value of the rim, as in
+    # the calibration, and not the 0 that lies outside.
     mirrored = np.clip(mirrored, here[:, :1], here[:, -1:])
     nearest = np.ravel_multi_index(
         ndimage.distance_transform_edt(~inside[box], return_distances=False, return_indices=True),
@@ -710,7 +710,7 @@ def carry_images(
 def measure(patient: Prepared, maps: Maps, standard: StandardMaps) -> Measurements:
     """Measure a patient's results and their quality; see `measure_images`."""
     return measure_images(
-        patient.ncct, patient.cta, patient.brain, maps.subtraction,
+        patient.ncct, patient.cta, patient.brain, maps.subtraction, maps.hypoperfused,
         standard.brain, standard.toa, standard.perfusion, standard.hypoperfused,
         forward=patient.forward, space=patient.space, inflow=maps.inflow, missing=patient.missing,
         found=ct.sidecar_metrics(
@@ -726,6 +726,7 @@ def measure_images(
     cta: nib.Nifti1Image,
     brain: nib.Nifti1Image,
     subtraction: nib.Nifti1Image,
+    hypoperfused: nib.Nifti1Image,
     std_brain: nib.Nifti1Image,
     std_toa: nib.Nifti1Image,
     std_perfusion: nib.Nifti1Image,
@@ -742,8 +743,9 @@ def measure_images(
 
     Parameters
     ----------
-    ncct, cta, brain, subtraction : Nifti1Image
-        As in `Prepared` and `Maps`.
+    ncct, cta, brain, subtraction, hypoperfused : Nifti1Image
+        As in `Prepared` and `Maps`. Volumes of regions add up to that of `hypoperfused` above
+        its threshold, which is what the page outlines.
     std_brain, std_toa, std_perfusion, std_hypoperfused : Nifti1Image
         As in `StandardMaps`.
     forward : Path
@@ -767,25 +769,25 @@ def measure_images(
     with one_thread():
         template = ct.load_template(space, spacing=TEMPLATE_MM)
         inside = np.asarray(std_brain.dataobj) > 0
-        toa, late, hypoperfused = (
+        toa, late, probability = (
             i.get_fdata(dtype=np.float32) for i in (std_toa, std_perfusion, std_hypoperfused)
         )
-        volumes = [
-            np.count_nonzero(np.asarray(i.dataobj)) * abs(float(np.linalg.det(i.affine[:3, :3])))
-            for i in (brain, std_brain)
-        ]
+        threshold = float(perfusion.calibration()['threshold'])
+        contrast = np.asarray(
+            ct.apply_transform(subtraction, template.brain_mask, forward).dataobj
+        )
         regions = perfusion.measure_regions(
             toa,
             late,
-            hypoperfused,
+            probability,
             inside,
             std_brain.affine,
-            threshold=perfusion.calibration()['threshold'],
-            scale=volumes[0] / max(volumes[1], 1.0),
+            threshold=threshold,
+            scale=_scale(brain, std_brain, hypoperfused, probability * inside, threshold),
+            contrast=contrast,
         )
-        filled = ct.apply_transform(subtraction, template.brain_mask, forward)
         finding = perfusion.find_occlusion(
-            perfusion.evidence(hypoperfused, np.asarray(filled.dataobj), inside, std_brain.affine)
+            perfusion.evidence(probability, contrast, inside, std_brain.affine)
         )
         quality: dict[str, object] = dict(
             ct.measure_quality(
@@ -825,6 +827,8 @@ def measure_images(
     regions['occlusion_withheld'] = pd.Series([reason or None], dtype=object).reindex(
         regions.index
     )
+    artery, sinus = perfusion.measure_phase(contrast, std_brain.affine)
+    quality |= {'artery_contrast': artery, 'sinus_contrast': sinus}
     quality |= trust.shading
     quality |= {
         'coverage_missing': ', '.join(missing) or 'none',
@@ -835,6 +839,31 @@ def measure_images(
         'arrival_right': hemisphere['arrival_right'],
     }
     return Measurements(pd.DataFrame([quality]), regions)
+
+
+def _scale(
+    brain: nib.Nifti1Image,
+    std_brain: nib.Nifti1Image,
+    hypoperfused: nib.Nifti1Image,
+    std_hypoperfused: np.ndarray,
+    threshold: float,
+) -> float:
+    """Return a patient's volume over that of the template: of the deficit, else of the brain.
+
+    The first makes the volumes of the regions add up to that of the deficit on the patient's own
+    grid, which the page outlines; interpolation and the warp would change it by some per cent.
+    """
+    mask = np.asarray(brain.dataobj) > 0
+    own = np.asarray(hypoperfused.dataobj, np.float32)[mask] > threshold
+    voxels = [abs(float(np.linalg.det(i.affine[:3, :3]))) for i in (brain, std_brain)]
+    pairs = (
+        (np.count_nonzero(own), np.count_nonzero(std_hypoperfused > threshold)),
+        (np.count_nonzero(mask), np.count_nonzero(np.asarray(std_brain.dataobj))),
+    )
+    for here, there in pairs:
+        if here and there:
+            return here * voxels[0] / (there * voxels[1])
+    return 1.0
 
 
 @contextmanager

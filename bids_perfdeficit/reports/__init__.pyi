@@ -11,6 +11,15 @@ from .figures import (
     draw_map_mosaic as draw_map_mosaic,
 )
 from .figures import (
+    draw_narrow_window as draw_narrow_window,
+)
+from .figures import (
+    draw_rotation as draw_rotation,
+)
+from .figures import (
+    draw_slabs as draw_slabs,
+)
+from .figures import (
     draw_subtraction_mip as draw_subtraction_mip,
 )
 from .page import build_page as build_page
@@ -25,5 +34,8 @@ __all__ = [
     'draw_brain_outline',
     'draw_flicker',
     'draw_map_mosaic',
+    'draw_narrow_window',
+    'draw_rotation',
+    'draw_slabs',
     'draw_subtraction_mip',
 ]

@@ -11,13 +11,18 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
+from bids_perfdeficit import __version__
 from bids_perfdeficit.bids import output_path, write_text
+from bids_perfdeficit.bids.jsonfile import read_facts
+from bids_perfdeficit.bids.ratings import Rating, find_rating, read_ratings
+from bids_perfdeficit.errors import InputError
 from bids_perfdeficit.reports.page import describe_findings
 from bids_perfdeficit.reports.words import (
     DATA,
@@ -37,7 +42,7 @@ APART = 4.0
 FEW = 10
 #: How many names a list shows before it refers to the table.
 LISTED = 12
-#: Metrics that tell of a failed registration.
+#: Metrics that show a failed registration.
 REGISTRATIONS = ('skull_dice', 'template_dice')
 _BARS = 40
 
@@ -60,6 +65,12 @@ class Row:
         As in ``desc-qc_metrics.tsv``.
     found : mapping of str to object
         As from `describe_findings`.
+    log : str
+        Messages of the run that failed, relative to the index; else empty.
+    picture : str
+        Thumbnail, relative to the index; empty when there is none.
+    rating : Rating, optional
+        What a person says of it.
     """
 
     name: str
@@ -68,6 +79,9 @@ class Row:
     reasons: tuple[str, ...] = ()
     metrics: Mapping[str, Any] = field(default_factory=dict)
     found: Mapping[str, object] = field(default_factory=dict)
+    log: str = ''
+    picture: str = ''
+    rating: Rating | None = None
 
     @property
     def doubts(self) -> list[str]:
@@ -99,17 +113,27 @@ def build_index(
     rows = read_rows(output_dir, {**read_statuses(output_dir), **statuses})
     if not rows:
         return None
+    problem = ''
+    try:
+        ratings = read_ratings(output_dir)
+    except InputError as error:
+        ratings, problem = {}, str(error)
+    rows = [replace(row, rating=find_rating(ratings, *_entities(row.name))) for row in rows]
     shown = [k for k, entry in quality_limits().items() if 'short' in entry]
     pieces: Any = environment().get_template('cohort.html').module
     failed = [row for row in rows if row.status == 'failed']
     doubtful = [row for row in rows if row.status == 'doubtful']
     looked = [row for row in rows if row.status == 'complete' and row.doubts]
+    description = read_facts(output_dir / 'dataset_description.json')
     facts = {
+        **({'Dataset': name} if (name := _source_name(description)) else {}),
+        'App version': __version__,
         'Participants or sessions': len(rows),
         'Complete': len(rows) - len(failed) - len(doubtful),
         'Doubtful': len(doubtful),
         'Failed': len(failed),
-        'Complete, but with a value to look at': len(looked),
+        'Complete, with a value to inspect': len(looked),
+        'Rated by people': sum(row.rating is not None for row in rows),
     }
     others = [
         (path.name, title)
@@ -121,7 +145,7 @@ def build_index(
     ]
     coverage = sorted(output_dir.glob('tpl-*/figures/tpl-*_desc-coverage_probseg.svg'))
     sections = [
-        ('Summary', pieces.summary([(k, show(v)) for k, v in facts.items()], others)),
+        ('Summary', pieces.summary([(k, show(v)) for k, v in facts.items()], others, problem)),
         ('Participants', pieces.table(*_table(rows, shown))),
         ('Failures', pieces.failures(_failures(failed))),
         *([('Doubts', pieces.failures(_failures(doubtful)))] if doubtful else []),
@@ -145,7 +169,7 @@ def build_index(
 
 
 def read_statuses(output_dir: Path) -> dict[str, tuple[str, Sequence[str]]]:
-    """Return status and reasons of every participant, as its last run tells."""
+    """Return status and reasons of every participant, as reported by its last run."""
     found: dict[str, tuple[str, Sequence[str]]] = {}
     for path in sorted(output_dir.glob('logs/*/status.json')):  # names begin with the time
         try:
@@ -160,12 +184,41 @@ def read_statuses(output_dir: Path) -> dict[str, tuple[str, Sequence[str]]]:
     return found
 
 
+def _source_name(description: Mapping[str, Any]) -> str:
+    """Return the name of the dataset with the images, where it can be read."""
+    link = str(description.get('DatasetLinks', {}).get('raw', ''))
+    if not link.startswith('file://'):
+        return ''
+    raw = Path(unquote(link.removeprefix('file://')))
+    return str(read_facts(raw / 'dataset_description.json').get('Name', ''))
+
+
+def _entities(name: str) -> tuple[str, str]:
+    """Return participant and session of ``sub-<label>[_ses-<label>]``."""
+    participant, _, session = name.removeprefix('sub-').partition('_ses-')
+    return participant, session
+
+
+def _find_logs(output_dir: Path) -> dict[str, str]:
+    """Return the messages of the last run of each participant, relative to the index."""
+    found = {}
+    for path in sorted(output_dir.glob('logs/*/status.json')):
+        log = path.with_name('run.log')
+        if log.is_file():
+            for name in read_facts(path).get('participants', {}):
+                found[name] = log.relative_to(output_dir).as_posix()
+    return found
+
+
 def read_rows(output_dir: Path, statuses: Mapping[str, tuple[str, Sequence[str]]]) -> list[Row]:
-    """Return a row for each page and each participant that a run tells of."""
+    """Return a row for each page and each participant that a run reports."""
     pages = {path.stem: path.name for path in output_dir.glob('sub-*.html')}
-    rows = []
+    rows, logs = [], _find_logs(output_dir)
     for name in sorted({*pages, *(n for n in statuses if n.startswith('sub-'))}):
-        participant, _, session = name.removeprefix('sub-').partition('_ses-')
+        participant, session = _entities(name)
+        picture = output_path(
+            output_dir, 'figure_thumbnail', participant=participant, session=session or None
+        )
 
         def read(key: str, who: str = participant, when: str = session) -> list[dict[str, Any]]:
             return _read(output_path(output_dir, key, participant=who, session=when or None))
@@ -179,6 +232,8 @@ def read_rows(output_dir: Path, statuses: Mapping[str, tuple[str, Sequence[str]]
                 tuple(reasons),
                 next(iter(read('qc_metrics')), {}),
                 describe_findings(read('regions_metrics')),
+                logs.get(name, '') if status == 'failed' else '',
+                picture.relative_to(output_dir).as_posix() if picture.is_file() else '',
             )
         )
     return rows
@@ -213,18 +268,21 @@ def _table(rows: Sequence[Row], shown: Sequence[str]) -> tuple[list[tuple[str, s
     found = list(dict.fromkeys(label for row in rows for label in row.found))
     columns = [
         ('Participant', 'Leads to the page'),
+        ('Map', 'Slice with the largest area of probable hypoperfusion'),
         ('Status', ''),
-        ('To look at', 'Number of values beyond what is usual'),
+        ('Rating', 'By a person: pass, doubt or fail, and a remark'),
+        ('To inspect', 'Number of values beyond what is usual'),
         *((label, 'As at the top of the page') for label in found),
         *((known[k]['short'], _explain(k)) for k in shown),
     ]
     cells = []
     for row in rows:
         doubts = set(row.doubts)
-        line = [(row.status, row.status != 'complete'), (show(len(doubts)), False)]
+        line = [(row.status, row.status != 'complete')]
+        line += [(show(len(doubts)), False)]
         line += [(show(row.found.get(label)), False) for label in found]
         line += [(show(row.metrics.get(k)), k in doubts) for k in shown]
-        cells.append((row.name, row.link, line))
+        cells.append((row, line))
     return columns, cells
 
 

@@ -434,17 +434,17 @@ class _Page:
             'HypoperfusionThreshold', 0.5
         )
         delay = np.asarray(reference.dataobj, np.float32)
-        ill = np.asarray(probability.dataobj, np.float32) > threshold
+        found = np.asarray(probability.dataobj, np.float32) > threshold
         late = np.nan_to_num(delay) > 6
         computed_values = np.asarray(computed.dataobj, np.float32)
         return draw_side_by_side(
             [
-                (computed, nib.Nifti1Image(ill.astype(np.uint8), ncct.affine),
+                (computed, nib.Nifti1Image(found.astype(np.uint8), ncct.affine),
                  'Computed perfusion, 0 to 1; white line: hypoperfused', (0.0, 1.0)),
                 (reference, nib.Nifti1Image(late.astype(np.uint8), ncct.affine),
                  f'Reference, Tmax 0 to {_TMAX_S:g} s; white line: above 6 s', (0.0, _TMAX_S)),
                 (nib.Nifti1Image(np.full_like(computed_values, np.nan), ncct.affine),
-                 nib.Nifti1Image((ill & late).astype(np.uint8), ncct.affine),
+                 nib.Nifti1Image((found & late).astype(np.uint8), ncct.affine),
                  'NCCT; white line: both', (0.0, 1.0)),
             ],
             brain, ncct, self.report.path('evaluation_figure', figure=f'{word}Patient'),

@@ -26,18 +26,27 @@ from bids_perfdeficit.bids import write_text
 
 #: Width of every figure in SVG units, so that letters have one size on a page.
 WIDTH = 1200.0
-#: Room for the marks left and right of a row, and for a line of text, in SVG units.
+#: Space for the marks left and right of a row, and for a line of text, in SVG units.
 GUTTER = 22.0
 LINE = 24.0
 #: Between two slices, in SVG units.
 GAP = 4.0
 #: HU window in which stroke is read on NCCT.
 STROKE_WINDOW = (0.0, 80.0)
-#: HU window in which vessels, brain and skull can all be told apart on CTA.
+#: HU window in which early ischaemia is read: level 35, width 30.
+NARROW_WINDOW = (20.0, 50.0)
+#: mm of slices that are averaged for the narrow window, so that noise does not fill it.
+NARROW_MM = 5.0
+#: mm of an axial slab: thin enough that M1 is not covered by the sinuses.
+SLAB_MM = 12.0
+#: Views of the turning projection, and HU below which a voxel is left out of it.
+TURNS, TURN_HU = 24, 60.0
+#: HU window in which vessels, brain and skull can be distinguished on CTA.
 CTA_WINDOW = (-20.0, 220.0)
 #: HU window of the subtraction; below 40 HU a projection shows only noise.
 SUBTRACTION_WINDOW = (40.0, 240.0)
-#: Orange and sky blue of Okabe and Ito's palette, which all kinds of colour vision tell apart.
+#: Orange and sky blue of Okabe and Ito's palette, which are distinct in all kinds of colour
+#: vision.
 OUTLINE_COLOUR = '#E69F00'
 SOURCE_COLOUR = '#56B4E9'
 #: JPEG quality; at 88, with full colour resolution, noise stays noise and edges stay edges.
@@ -137,6 +146,210 @@ def draw_brain_outline(ncct: SpatialImage, brain: SpatialImage, out: Path) -> Pa
     return _save(out, title, body + lines, height)
 
 
+def draw_narrow_window(ncct: SpatialImage, brain: SpatialImage, out: Path) -> Path:
+    """Draw axial slices of the NCCT in the narrow window in which early ischaemia is read.
+
+    Parameters
+    ----------
+    ncct : SpatialImage
+        HU.
+    brain : SpatialImage
+        Mask on the same grid; the view is cropped to it.
+    out : Path
+        SVG to write.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    ValueError
+        If an image is not 3-D or the grids differ.
+    """
+    head, mask = _volumes(ncct, brain)
+    view = _look(mask > 0, ncct, margin=4)
+    spread = view.spread(2, 16)
+    rows: Rows = [(2, spread[:8]), (2, spread[8:])]
+    reach = round(float(NARROW_MM / 2 / view.spacing[2]))
+
+    def paint(axis: int, index: int) -> np.ndarray:
+        planes = [
+            view.plane(head, axis, k)
+            for k in range(index - reach, index + reach + 1)
+            if view.start[axis] <= k < view.stop[axis]
+        ]
+        return _grey(np.mean(planes, axis=0), NARROW_WINDOW)
+
+    lines, height = _marks(view, rows, None)
+    title = f'NCCT {_window_text(NARROW_WINDOW)}, means of {NARROW_MM:g} mm'
+    return _save(out, title, _tiles(view, rows, paint) + lines, height)
+
+
+def draw_slabs(
+    subtraction: SpatialImage,
+    brain: SpatialImage,
+    out: Path,
+    *,
+    site: Sequence[Sequence[float]] | np.ndarray = (),
+    called: str = '',
+) -> Path:
+    """Draw maximum-intensity projections of axial slabs of the enhancement.
+
+    Parameters
+    ----------
+    subtraction : SpatialImage
+        CTA - NCCT in HU.
+    brain : SpatialImage
+        Mask on the same grid; its outline is drawn and the view cropped to it.
+    out : Path
+        SVG to write.
+    site : array-like, (N, 3)
+        Course in mm, RAS, of the artery that is reported to be occluded; N may be 0.
+    called : str
+        What the mark is, for the legend.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    ValueError
+        If an image is not 3-D or the grids differ.
+    """
+    vessels, mask = _volumes(subtraction, brain)
+    view = _look(mask > 0, subtraction, margin=4)
+    points = nib.affines.apply_affine(
+        np.linalg.inv(view.affine), np.reshape(np.asarray(site, dtype=float), (-1, 3))
+    )
+    tall = max(round(float(SLAB_MM / view.spacing[2])), 1)
+    middles = [
+        min(low + tall // 2, view.last[2])
+        for low in range(view.first[2], view.last[2] - tall // 3, tall)
+    ]
+    columns = 6
+    rows: Rows = [(2, tuple(middles[n : n + columns])) for n in range(0, len(middles), columns)]
+
+    def slab(index: int) -> tuple[int, int]:
+        return max(index - tall // 2, 0), min(index - tall // 2 + tall, vessels.shape[2])
+
+    def paint(axis: int, index: int) -> np.ndarray:
+        low, high = slab(index)
+        planes = [
+            view.plane(vessels, 2, k)
+            for k in range(max(low, view.start[2]), min(high, view.stop[2]))
+        ]
+        return _grey(np.max(planes, axis=0), SUBTRACTION_WINDOW)
+
+    slices, ends, scale, height = _layout(view, rows)
+    body = _tiles(view, rows, paint)
+    for axis, index, left, top in slices:
+        body += _outline(view.plane(mask > 0, axis, index), view, axis, left, top, scale)
+        low, high = slab(index)
+        span = ' to '.join(
+            f'{view.affine[2, 3] + k * view.affine[2, 2]:.0f}'.replace('-', '−')
+            for k in (low, high)
+        )
+        bottom = top + view.size(axis)[1] * scale
+        body += _text(left + 3, bottom - 4, f'z {span} mm', size=11)
+        inside = (points[:, 2] >= low) & (points[:, 2] < high)
+        if inside.any():
+            body += _ellipse(view.locate(points[inside], 2), left, top, scale)
+    body += ''.join(_ends(axis, GUTTER, WIDTH - GUTTER, middle) for axis, middle in ends)
+    if len(points) and called:
+        middle = height + LINE + 14
+        body += (
+            f'<ellipse class="site" cx="{GUTTER + 12:g}" cy="{middle:.1f}" rx="12" ry="7"/>'
+            f'{_text(GUTTER + 32, middle + 4, called)}'
+        )
+    title = (
+        f'CTA − NCCT {_window_text(SUBTRACTION_WINDOW)}, axial maximum-intensity projections of '
+        f'{tall * view.spacing[2]:.0f} mm'
+    )
+    return _save(out, title, body, height + (LINE if len(points) and called else 0))
+
+
+def draw_rotation(subtraction: SpatialImage, brain: SpatialImage, out: Path) -> Path:
+    """Draw a maximum-intensity projection that turns while the pointer or the focus is on it.
+
+    Parameters
+    ----------
+    subtraction : SpatialImage
+        CTA - NCCT in HU.
+    brain : SpatialImage
+        Mask on the same grid.
+    out : Path
+        SVG to write.
+
+    Returns
+    -------
+    Path
+        `out`. At rest and in print it shows four of the views.
+
+    Raises
+    ------
+    ValueError
+        If an image is not 3-D or the grids differ.
+    """
+    vessels, mask = _volumes(subtraction, brain)
+    view = _look(mask > 0, subtraction, margin=4)
+    index = np.argwhere((vessels > TURN_HU) & (mask > 0))
+    values = vessels[tuple(index.T)]
+    middle = (np.array(view.first) + view.last) / 2
+    x, y, z = ((index - middle) * view.spacing).T
+    radius = float(np.hypot(*(np.array(view.size(2)) / 2)))
+    tall = view.size(0)[1]
+    pixel = float(view.spacing.max()) * 1.2  # no holes between turned voxels
+    shape = int(np.ceil(tall / pixel)) + 1, int(np.ceil(2 * radius / pixel)) + 1
+
+    def project(turn: int) -> np.ndarray:
+        angle = 2 * np.pi * turn / TURNS
+        across = x * np.cos(angle) + y * np.sin(angle)
+        picture = np.zeros(shape, np.float32)
+        row = ((tall / 2 - z) / pixel).astype(int).clip(0, shape[0] - 1)
+        # From the front the patient's right (x > 0) is on the left of the picture.
+        column = ((radius - across) / pixel).astype(int).clip(0, shape[1] - 1)
+        np.maximum.at(picture, (row, column), values)
+        return _grey(picture, SUBTRACTION_WINDOW)
+
+    pictures = [project(turn) for turn in range(TURNS)]
+    names = ('from the front', 'from the left', 'from the back', 'from the right')
+    wide = (WIDTH - 2 * GUTTER - 3 * GAP) / 4
+    high = wide * shape[0] / shape[1]
+    larger = 1.4
+    rest = ''
+    for n, name in enumerate(names):
+        left, top = GUTTER + n * (wide + GAP), LINE + (larger - 1) / 2 * high
+        rest += _image(pictures[n * TURNS // 4], (left, top, wide, high))
+        rest += _text(left + 4, top + high - 6, name)
+    place = WIDTH / 2 - larger * wide / 2, LINE, larger * wide, larger * high
+    frames = ''.join(
+        f'<g class="frame" style="animation-delay:{6 * n / TURNS:.2f}s">'
+        f'{_image(picture, place)}</g>'
+        for n, picture in enumerate(pictures)
+    )
+    style = (
+        f'<style>@keyframes frame{{0%,{100 / TURNS:.3f}%{{opacity:1}}{100 / TURNS + 0.01:.3f}%,'
+        '100%{opacity:0}}.frame{opacity:0}'
+        'svg:hover .frame,svg:focus .frame{animation:frame 6s step-end infinite}'
+        'svg:hover .rest,svg:focus .rest{opacity:0}</style>'
+    )
+    title = (
+        f'CTA − NCCT {_window_text(SUBTRACTION_WINDOW)} above {TURN_HU:g} HU, projections around '
+        'the vertical axis'
+    )
+    return _save(
+        out,
+        title,
+        f'{style}<g class="rest">{rest}</g>{frames}',
+        larger * high,
+        interactive=True,
+    )
+
+
 def draw_flicker(
     background: SpatialImage,
     foreground: SpatialImage,
@@ -210,7 +423,7 @@ def draw_subtraction_mip(
 ) -> Path:
     """Draw maximum-intensity projections of the enhancement, with the sources of arrival.
 
-    From above, from the front, and each half of the head from the side.
+    Axial, coronal, and each half of the head sagittal.
 
     Parameters
     ----------
@@ -243,10 +456,10 @@ def draw_subtraction_mip(
     right = points[:, 0] >= middle
     x = np.arange(mask.shape[0])[:, None, None]
     panels = (
-        ('from above', 2, vessels, whole),
-        ('from the front', 1, vessels, whole),
-        ('right half', 0, np.where(x >= middle, vessels, 0), right),
-        ('left half', 0, np.where(x < middle, vessels, 0), ~right),
+        ('axial (radiological)', 2, vessels, whole),
+        ('coronal (radiological)', 1, vessels, whole),
+        ('right half, sagittal', 0, np.where(x >= middle, vessels, 0), right),
+        ('left half, sagittal', 0, np.where(x < middle, vessels, 0), ~right),
     )
     widths = [view.size(axis)[0] for _, axis, *_ in panels]
     scale = (WIDTH - 2 * GUTTER * len(panels)) / sum(widths)
@@ -285,6 +498,8 @@ def draw_map_mosaic(
     limits: tuple[float, float] | None = None,
     contour: SpatialImage | None = None,
     outlined: str = '',
+    note: str = '',
+    clear: float = 0.0,
 ) -> Path:
     """Draw a map in the brain as a lightbox of axial slices with its colour scale.
 
@@ -310,6 +525,10 @@ def draw_map_mosaic(
         Mask to outline on the map, or a map that is 0.5 at the line to draw.
     outlined : str
         What the outline is, for the legend.
+    note : str
+        A line of text below the map, such as its volumes.
+    clear : float
+        Share of the scale from its low end in which the map fades into the background.
 
     Returns
     -------
@@ -331,9 +550,12 @@ def draw_map_mosaic(
 
     def paint(axis: int, index: int) -> np.ndarray:
         grey = _grey(view.plane(head, axis, index), STROKE_WINDOW)
-        part = (view.plane(values, axis, index) - low) / (high - low)
-        colour = colours(np.nan_to_num(part, posinf=1.0))[..., :3] * 255
-        return np.where(view.plane(inside, axis, index)[..., None], colour, grey)
+        part = np.nan_to_num((view.plane(values, axis, index) - low) / (high - low), posinf=1.0)
+        strength = np.asarray(view.plane(inside, axis, index), np.float32)
+        if clear:
+            strength = strength * np.clip(part / clear, 0, 1)
+        shown = colours(part)[..., :3] * 255
+        return strength[..., None] * shown + (1 - strength[..., None]) * grey
 
     rows = _lightbox(view)
     lines, height = _marks(view, rows, masks[0] if masks else None, halo=True)
@@ -345,7 +567,61 @@ def draw_map_mosaic(
         height,
         beyond=(bool((values[inside] < low).any()), bool((values[inside] > high).any())),
     )
-    return _save(out, _with_units(label, units), body, height + 2 * LINE)
+    height += 2 * LINE
+    if note:
+        body += _text(GUTTER, height + 1.5 * LINE, note, bold=True, size=16)
+        height += LINE
+    return _save(out, _with_units(label, units), body, height)
+
+
+def draw_thumbnail(
+    map: SpatialImage, brain: SpatialImage, background: SpatialImage, late: SpatialImage, out: Path
+) -> Path:
+    """Draw the axial slice with the largest area that is outlined, small and without words.
+
+    Parameters
+    ----------
+    map : SpatialImage
+        Probability, 0 to 1.
+    brain : SpatialImage
+        Mask: the map is drawn inside.
+    background : SpatialImage
+        NCCT in HU on the same grid.
+    late : SpatialImage
+        0.5 at the border of what counts; without any, a slice through the middle is drawn.
+    out : Path
+        SVG to write.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    ValueError
+        If an image is not 3-D or the grids differ.
+    """
+    values, mask, head, border = _volumes(map, brain, background, late)
+    view = _look(mask > 0, map, margin=4)
+    areas = ((border > 0.5) & (mask > 0)).sum((0, 1))
+    index = int(areas.argmax()) if areas.any() else (view.first[2] + 2 * view.last[2]) // 3
+    grey = _grey(view.plane(head, 2, index), STROKE_WINDOW)
+    part = np.clip(np.nan_to_num(view.plane(values, 2, index)), 0, 1)
+    strength = (np.clip(part * 4, 0, 1) * (view.plane(mask, 2, index) > 0))[..., None]
+    colour = colormaps['inferno'](part)[..., :3] * 255
+    picture = strength * colour + (1 - strength) * grey
+    step = max(1, round(float(2 / view.spacing[0])))
+    wide, tall = view.size(2)
+    size = max(wide, tall)
+    box = ((size - wide) / 2, (size - tall) / 2, wide, tall)
+    write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size:.0f} {size:.0f}" role="img" '
+        f'aria-label="Probability of hypoperfusion"><rect width="100%" height="100%"/>'
+        f'{_image(picture[::step, ::step], box)}</svg>',
+        out,
+    )
+    return out
 
 
 def draw_asymmetry(
@@ -355,7 +631,10 @@ def draw_asymmetry(
     *,
     limit: float | None = None,
 ) -> Path:
-    """Draw the left-right difference of perfusion over the symmetric template.
+    """Draw how much later each voxel is than its mirror image, over the symmetric template.
+
+    The earlier side stays grey: the same difference drawn on both sides would read as
+    hyperperfusion of the healthy one.
 
     Parameters
     ----------
@@ -366,7 +645,7 @@ def draw_asymmetry(
     out : Path
         SVG to write.
     limit : float, optional
-        Value at both ends of the scale; default the 99th percentile of the absolute map.
+        Value at the end of the scale; default the 99th percentile of the absolute map.
 
     Returns
     -------
@@ -383,14 +662,13 @@ def draw_asymmetry(
     limit = limit or _percentiles(np.abs(values[values != 0]), 0, 99)[1]
     grey_limits = _percentiles(brain[brain != 0], 1, 99.5)
     view = _look(values != 0, asymmetry, margin=4)
-    # Uniform to the eye, blue and red for all kinds of colour vision, and the farther from zero
-    # the brighter: dark ends of the usual red-blue maps would sink into the black ground.
-    colours = colormaps['berlin']
+    colours = colormaps['inferno']
 
     def blend(part: np.ndarray, grey: np.ndarray) -> np.ndarray:
         # Clear at zero, so that the anatomy shows where both sides agree.
-        strength = np.clip(np.abs(part) / 0.35, 0, 1)[..., None]
-        return strength * colours((part + 1) / 2)[..., :3] * 255 + (1 - strength) * grey
+        strength = np.clip(part / 0.35, 0, 1)[..., None]
+        shown = colours(0.35 + 0.65 * np.clip(part, 0, 1))[..., :3] * 255
+        return strength * shown + (1 - strength) * grey
 
     def paint(axis: int, index: int) -> np.ndarray:
         grey = _grey(view.plane(brain, axis, index), grey_limits) * 0.6
@@ -400,14 +678,14 @@ def draw_asymmetry(
     lines, height = _marks(view, rows, None)
     body = _tiles(view, rows, paint) + lines
     body += _colour_bar(
-        blend(np.linspace(-1, 1, 256)[None], np.full(3, 80.0)),
-        (-limit, limit),
-        ('earlier than the other side', 'later than the other side'),
+        blend(np.linspace(0, 1, 256)[None], np.full(3, 80.0)),
+        (0.0, limit),
+        ('as the other side', 'later'),
         height,
-        beyond=(bool((values < -limit).any()), bool((values > limit).any())),
+        beyond=(False, bool((values > limit).any())),
     )
     return _save(
-        out, 'Left-right asymmetry: perfusion minus its mirror image', body, height + 2 * LINE
+        out, 'Asymmetry: how much later than the mirrored region', body, height + 2 * LINE
     )
 
 
@@ -574,7 +852,7 @@ def _marks(
             flat = view.plane(outline, axis, index)
             parts.append(_outline(flat, view, axis, left, top, scale, halo=halo))
         bottom = top + view.size(axis)[1] * scale
-        parts.append(_text(left + 3, bottom - 4, _place(view, axis, index), size=10))
+        parts.append(_text(left + 3, bottom - 4, _position(view, axis, index), size=10))
     parts += [_ends(axis, GUTTER, WIDTH - GUTTER, middle) for axis, middle in middles]
     return ''.join(parts), height
 
@@ -584,8 +862,8 @@ def _paint_grey(view: _View, volume: np.ndarray, window: tuple[float, float] | N
     return lambda axis, index: _grey(view.plane(volume, axis, index), limits)
 
 
-def _place(view: _View, axis: int, index: int) -> str:
-    """Tell where a slice lies: mm from the middle for sides, coordinate in mm otherwise."""
+def _position(view: _View, axis: int, index: int) -> str:
+    """Return the position of a slice: mm from the middle for sides, coordinate in mm otherwise."""
     position = view.affine[axis, 3] + index * view.affine[axis, axis]
     if axis == 0:
         middle = view.affine[0, 3] + (view.first[0] + view.last[0]) / 2 * view.affine[0, 0]
@@ -659,7 +937,7 @@ def _outline(
 
 
 def _legend(outlined: str, top: float) -> str:
-    """Tell, at the level of the colour scale, what the line with a halo is."""
+    """Draw, beside the colour scale, what the line with a halo is."""
     if not outlined:
         return ''
     middle = top + LINE + 14
@@ -683,6 +961,16 @@ def _rings(spots: np.ndarray, left: float, top: float, scale: float) -> str:
             f'<circle class="source" cx="{x:.1f}" cy="{y:.1f}" r="{radius * scale:.1f}"/>'
         )
     return ''.join(parts)
+
+
+def _ellipse(spots: np.ndarray, left: float, top: float, scale: float) -> str:
+    """Draw an ellipse around spots (N, 2) in mm."""
+    low, high = spots.min(0), spots.max(0)
+    (x, y), (rx, ry) = (low + high) / 2, (high - low) / 2 + 6
+    return (
+        f'<ellipse class="site" cx="{left + x * scale:.1f}" cy="{top + y * scale:.1f}" '
+        f'rx="{rx * scale:.1f}" ry="{ry * scale:.1f}"/>'
+    )
 
 
 def _ends(axis: int, left: float, right: float, middle: float) -> str:
@@ -718,7 +1006,7 @@ def _colour_bar(
     *,
     beyond: tuple[bool, bool],
 ) -> str:
-    """Draw a colour scale with words at its ends; `beyond` tells where values are cut off."""
+    """Draw a colour scale with words at its ends; `beyond` says where values are cut off."""
     left, width = WIDTH / 2 - 200, 400.0
     top += LINE + 8
     parts = [_image(ramp, (left, top, width, 12))]
@@ -746,23 +1034,28 @@ def _save(
     *,
     heading: str | None = None,
     interactive: bool = False,
+    white: bool = False,
+    convention: str = CONVENTION,
+    width: float = WIDTH,
 ) -> Path:
-    """Write a figure: black ground, a heading, the display convention, and the body."""
+    """Write a figure: black or white ground, a heading, the display convention, and the body."""
     tall = height + LINE
     focus = ' tabindex="0" class="turning"' if interactive else ''
+    ground, letters = ('#fff', 'text{fill:#000;stroke:#fff}') if white else ('#000', '')
     # No width or height on the root element: the page decides, and the view box keeps the shape.
     content = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {tall:.0f}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {tall:.0f}" '
         f'role="img" aria-label="{escape(title)}"'
         f'{focus}>'
         '<style>text{font-family:Helvetica,Arial,"Liberation Sans",sans-serif;stroke:#000;'
-        'stroke-width:2.5px;paint-order:stroke}'
+        f'stroke-width:2.5px;paint-order:stroke}}{letters}'
         f'.outline{{fill:none;stroke:{OUTLINE_COLOUR};stroke-width:1.2}}'
         '.edge{fill:none;stroke:#000;stroke-width:3.4}.core{fill:none;stroke:#fff;stroke-width:1.4}'
-        f'.source{{fill:none;stroke:{SOURCE_COLOUR};stroke-width:2}}</style>'
-        f'<rect width="{WIDTH:g}" height="{tall:.0f}"/>'
+        f'.source{{fill:none;stroke:{SOURCE_COLOUR};stroke-width:2}}'
+        f'.site{{fill:none;stroke:{OUTLINE_COLOUR};stroke-width:2;stroke-dasharray:6 3}}</style>'
+        f'<rect width="{width:g}" height="{tall:.0f}" fill="{ground}"/>'
         f'{body}{_text(GUTTER, LINE - 7, title if heading is None else heading, bold=True)}'
-        f'{_text(WIDTH - GUTTER, LINE - 7, CONVENTION, size=12, anchor="end")}</svg>'
+        f'{_text(width - GUTTER, LINE - 7, convention, size=12, anchor="end")}</svg>'
     )
     write_text(content, out)
     return out

@@ -7,9 +7,7 @@ for nothing. Must not compute results.
 
 from __future__ import annotations
 
-import base64
 import functools
-import gzip
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -21,15 +19,17 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
-from matplotlib import colormaps
 from scipy import ndimage
 
+from bids_perfdeficit import __version__
 from bids_perfdeficit.bids import output_path, sidecar_path, write_text
 from bids_perfdeficit.bids.cohort import contrast_label
 from bids_perfdeficit.bids.nihss import ITEMS
 from bids_perfdeficit.data import load
 from bids_perfdeficit.deficit import get_model
+from bids_perfdeficit.perfusion.regions import ASPECTS_LABELS, aspects_regions
 from bids_perfdeficit.reports import group_figures
+from bids_perfdeficit.reports.viewer import describe_view, pack_volume
 from bids_perfdeficit.reports.words import (
     DATA,
     TERRITORIES,
@@ -39,6 +39,7 @@ from bids_perfdeficit.reports.words import (
     page_part,
     render_page,
     show,
+    to_script,
     words_for,
 )
 
@@ -46,6 +47,8 @@ from bids_perfdeficit.reports.words import (
 _RESEMBLES = 0.7
 #: Share of shuffled cohorts in which nothing may be declared.
 _CLEAN = 0.95
+#: Maps of an item that are linked, in order.
+_STATISTICS = ('prob', 'effect', 'std', 't', 'threshold', 'stability')
 #: p adjusted for all items up to which the summary counts an item.
 _HOLDS = 0.05
 #: Legend of the outline on the maps of all models.
@@ -149,7 +152,7 @@ def build_group_page(report: GroupReport) -> Path:
         sections,
         header=[own.style()],
         navbar=[common.up(index.name)] if neighbours else [],
-        footer=[own.script((DATA / 'viewer.js').read_text(encoding='utf-8'))],
+        footer=[common.script((DATA / 'viewer.js').read_text(encoding='utf-8'))],
     )
     return write_text(html, report.path('group_report'))
 
@@ -187,23 +190,131 @@ class _Page:
             **self.report.facts,
         }
         return [
+            page_part('Steps that failed', self.common.errors(list(self.report.errors)))
+            if self.report.errors
+            else page_part(''),
             page_part(
-                '',
+                'Findings',
+                (
+                    self.own.findings(self._findings()),
+                    f'One row per item, by the model {self.report.models[0]}; details of all '
+                    'models are below. A map shows where '
+                    f'{self.words.subject} is associated with the score, not where a function is '
+                    'located: regions of one artery are affected together. '
+                    'Expected false discoveries are the share of the declared volume that is '
+                    'expected to lie outside the substrate, if the model holds (1 − mean '
+                    'probability). The gain is the held-out log score minus that of the mean '
+                    f'{self.words.size} of each arterial territory, with its 95 % interval: '
+                    'interpret a region only if the interval is above 0.',
+                )
+                if self.report.models and self.items
+                else '',
+            ),
+            page_part(
+                'Participants and options',
                 self.common.summary(
                     [(label, show(value)) for label, value in facts.items()],
                     self._warnings(),
                 ),
             ),
-            page_part('Steps that failed', self.common.errors(list(self.report.errors)))
-            if self.report.errors
-            else page_part(''),
         ]
+
+    def _findings(self) -> list[dict[str, Any]]:
+        """Return a row per item for the table at the top, by the first model."""
+        model = self.report.models[0]
+        summary = self.summaries[model]
+        rows = []
+        for item in self.items:
+            found = summary[summary['item'] == item] if len(summary) else summary
+            if found.empty:
+                continue
+            row = found.iloc[0]
+            entry: dict[str, Any] = {
+                'item': _name(item),
+                'anchor': contrast_label(item),
+                'n': f'{row["scored"]:.0f} ({row["with_deficit"]:.0f})',
+                'status': 'skipped',
+                'result': str(row['reason']),
+            }
+            if row['status'] == 'fitted':
+                entry |= self._finding(item, model, row)
+            rows.append(entry)
+        return rows
+
+    def _finding(self, item: str, model: str, row: pd.Series) -> dict[str, Any]:
+        """Return the cells of a fitted item."""
+        certain = float(row['declared_ml']) > 0
+        held_out = self._held_out(item, model)
+        passed = held_out is not None and held_out['gain_low'] > 0
+        gain = 'not tested'
+        if held_out is not None:
+            gain = (
+                f'{held_out["gain"]:+.3f} ({held_out["gain_low"]:+.3f} to '
+                f'{held_out["gain_high"]:+.3f})'
+            ).replace('-', '−')
+        share = self._expected_false(item, model) if certain else None
+        regions = self._regions(item, model)
+        return {
+            'status': 'declared' if certain and passed else 'weak' if certain else 'nothing',
+            'result': f'{row["declared_ml"]:.0f} mL{": " + regions if regions else ""}'
+            if certain
+            else 'nothing declared',
+            'false': '' if share is None else f'{share:.0%}'.replace('%', ' %'),
+            'gain': gain,
+            'p': show(row['p_holm']),
+            'picture': self._thumbnail(item, model),
+        }
+
+    def _regions(self, item: str, model: str) -> str:
+        """Return side and territory of the declared clusters, the largest first."""
+        clusters = self.report.table('group_clusters', model)
+        if not len(clusters):
+            return ''
+        own = clusters[clusters['item'] == item].sort_values('volume_ml', ascending=False)
+        return ', '.join(
+            dict.fromkeys(
+                f'{c.side} {TERRITORIES.get(str(c.territory), str(c.territory))}'
+                for c in own.itertuples()
+            )
+        )
+
+    def _expected_false(self, item: str, model: str) -> float | None:
+        """Return 1 minus the mean probability of the declared voxels, None without one."""
+        maps = [self._statmap(item, model, stat) for stat in ('prob', 'threshold')]
+        if get_model(model).drawing.statistic != 'prob' or not all(p.is_file() for p in maps):
+            return None
+        probability, declared = (np.asarray(_canonical(p).dataobj, np.float32) for p in maps)
+        return float(1 - probability[declared != 0].mean()) if declared.any() else None
+
+    def _statmap(self, item: str, model: str, stat: str) -> Path:
+        return self.report.path(
+            'group_statmap', model=model, contrast=contrast_label(item), stat=stat
+        )
+
+    def _thumbnail(self, item: str, model: str) -> str:
+        """Draw a small picture of an item, and return its link."""
+        stat = get_model(model).drawing.statistic
+        maps = [self._statmap(item, model, s) for s in (stat, 'threshold')]
+        if not all(path.is_file() for path in maps):
+            return ''
+        t1 = _template(self.report.space)
+        drawn = group_figures.draw_thumbnail(
+            _on(maps[0], t1),
+            _on(maps[1], t1, binary=True),
+            t1,
+            self.report.path(
+                'group_figure', model=model, contrast=contrast_label(item), figure='thumbnail'
+            ),
+            title=f'{_name(item)}, {model}',
+            limits=(0.0, 1.0) if stat == 'prob' else None,
+        )
+        return self.report.link(drawn)
 
     def _warnings(self) -> list[str]:
         warnings = [_sentence(warning) for warning in self.report.warnings]
         for model in self.summaries:
-            told_of = _read_json(sidecar_path(self.report.path('group_params', model=model)))
-            if told_of.get('Covariates') and not get_model(model).offers.covariates:
+            fitted = _read_json(sidecar_path(self.report.path('group_params', model=model)))
+            if fitted.get('Covariates') and not get_model(model).offers.covariates:
                 warnings.append(f'{model} does not adjust its map for covariates.')
         for model, summary in self.summaries.items():
             if 'coverage_resemblance' in summary:
@@ -212,16 +323,16 @@ class _Page:
                 ]
                 if len(alike):
                     warnings.append(
-                        f'{model}: the maps of {_listed(alike["item"])} look much like the places '
-                        f'that are often {self.words.affected} anyway (vascular bias); see Trust.'
+                        f'{model}: the maps of {_listed(alike["item"])} are similar to the map '
+                        f'of often {self.words.affected} voxels (vascular bias); see Trust.'
                     )
         for model, null in self.nulls.items():
             if len(null):
                 noisy = null[null['nothing_declared'] < _CLEAN]
                 if len(noisy):
                     warnings.append(
-                        f'{model}: on shuffled scores something was declared more than 5 % of the '
-                        f'time for {_listed(noisy["item"])}.'
+                        f'{model}: on shuffled scores a substrate was declared in more than 5 % '
+                        f'of the cohorts for {_listed(noisy["item"])}.'
                     )
         for model, metrics in self.metrics.items():
             if len(metrics):
@@ -260,9 +371,9 @@ class _Page:
                         figure.name, self.report.link(figure), self._named(figure),
                         f'Share of participants {self.words.among} in each voxel',
                     ),
-                    f'Share of the participants {self.words.among} in each voxel. Nothing can be '
-                    f'said about places that are rarely {self.words.affected}. The outline is the '
-                    f'group mask{self.least}.',
+                    f'Share of the participants {self.words.among} in each voxel. No conclusion '
+                    f'is possible about regions that are rarely {self.words.affected}. The '
+                    f'outline is the group mask{self.least}.',
                 ),
             )
             if figure
@@ -323,10 +434,10 @@ class _Page:
                 '',
                 (
                     self.own.index([(contrast_label(i), _name(i)) for i in self.items]),
-                    'The white line bounds what a model declares by its own rule; where there is '
-                    'none, the colours are a tendency and no finding. A map shows where '
-                    f'{self.words.subject} goes together with the score over patients; places '
-                    f'that {self.words.fall} together cannot be told apart. Maps were '
+                    'The white line bounds what a model declares by its own rule; without '
+                    'a line, the colours are a tendency and not a finding. A map shows where '
+                    f'{self.words.subject} is associated with the score over patients; regions '
+                    f'that {self.words.fall} together cannot be distinguished. Maps were '
                     f'computed at {self._resolution}; they are interpolated for display only.',
                 ),
             )
@@ -377,7 +488,7 @@ class _Page:
         contrast = contrast_label(item)
 
         def statmap(stat: str) -> Path:
-            return self.report.path('group_statmap', model=model, contrast=contrast, stat=stat)
+            return self._statmap(item, model, stat)
 
         def figure(name: str) -> Path:
             return self.report.path('group_figure', model=model, contrast=contrast, figure=name)
@@ -409,8 +520,21 @@ class _Page:
             self.common.figure(drawn.name, link(drawn), '', title)
             if certain
             else self.own.more(f'Tendency, no finding ({model})', link(drawn), title),
-            self.own.look(f'{contrast}-{model}', f'Look at it in the viewer ({model})'),
+            self.own.look(
+                f'{contrast}-{model}',
+                f'Show in the viewer ({model})',
+                []
+                if self.report.self_contained
+                else [
+                    (self.report.relative(statmap(name)), name)
+                    for name in _STATISTICS
+                    if statmap(name).is_file()
+                ],
+            ),
         ]
+        others = self._others(item, model) if len(self.report.models) > 1 else ''
+        if others and model == self.report.models[0]:
+            found.append(Markup('<p class="caption">{}</p>').format(others))
         if statmap('std').is_file():
             group_figures.draw_deficit(
                 _on(statmap('std'), t1), declared, t1, figure('uncertainty'),
@@ -441,22 +565,63 @@ class _Page:
         if len(clusters):
             table = [
                 [c.cluster, f'{c.volume_ml:.1f}', f'{c.x:.0f}, {c.y:.0f}, {c.z:.0f}',
-                 f'{c.side} {TERRITORIES.get(str(c.territory), str(c.territory))}', show(c.peak),
-                 c.result]
+                 self._anatomy(c), self._with_error(c, statmap('std')), c.result]
                 for c in clusters.itertuples()
             ]  # fmt: skip
             columns = ['Cluster', 'mL', 'Peak, mm (x right, y front, z up)',
-                       'Side and arterial territory',
-                       'Peak t' if get_model(model).offers.t else 'Peak effect',
+                       'Side, arterial territory, ASPECTS region',
+                       'Peak t' if get_model(model).offers.t else 'Peak effect (SD)',
                        'Result']  # fmt: skip
+            units = _read_json(sidecar_path(statmap('effect'))).get('Units', '')
             found.append(
                 (
                     self.own.rows(columns, _words(table)),
-                    'Clusters with the same result, here or in the item of the other side of the '
-                    'body, are mirror images of each other and count once.',
+                    (f'Unit of the effect: {units}. ' if units else '')
+                    + 'Clusters with the same result, here or in the item of the other side of '
+                    'the body, are mirror images of each other and count once.',
                 )
             )
         return found
+
+    def _others(self, item: str, model: str) -> str:
+        """Return what the other models declare for an item, as a sentence."""
+        said = []
+        for other in self.report.models:
+            summary = self.summaries[other]
+            rows = summary[summary['item'] == item] if len(summary) else summary
+            if other == model or rows.empty or rows.iloc[0]['status'] != 'fitted':
+                continue
+            volume = float(rows.iloc[0]['declared_ml'])
+            regions = self._regions(item, other)
+            said.append(
+                f'{other} declares {volume:.0f} mL ({regions})'
+                if volume > 0
+                else f'{other} declares nothing'
+            )
+        return f'Other models: {"; ".join(said)}.' if said else ''
+
+    def _anatomy(self, cluster: Any) -> str:
+        """Return side, territory and ASPECTS region of a cluster's peak."""
+        name = f'{cluster.side} {TERRITORIES.get(str(cluster.territory), cluster.territory)}'
+        affine = np.eye(4)
+        affine[:3, 3] = (cluster.x, cluster.y, cluster.z)
+        label = int(aspects_regions((1, 1, 1), affine)[0, 0, 0]) % 20
+        known = {number: region for region, number in ASPECTS_LABELS.items()}
+        return f'{name}, {known[label]} region' if label in known else name
+
+    def _with_error(self, cluster: Any, std: Path) -> str:
+        """Return the effect of a cluster's peak with its standard deviation there."""
+        if not std.is_file():
+            return show(cluster.peak)
+        image = _canonical(std)
+        voxel = np.round(
+            nib.affines.apply_affine(
+                np.linalg.inv(image.affine), (cluster.x, cluster.y, cluster.z)
+            )
+        ).astype(int)
+        if not all(0 <= v < n for v, n in zip(voxel, image.shape, strict=True)):
+            return show(cluster.peak)
+        return f'{show(cluster.peak)} ({show(float(image.dataobj[tuple(voxel)]))})'
 
     def _named(self, path: Path) -> str:
         """Return the link below a figure, which a page that holds its figures does not need."""
@@ -474,23 +639,25 @@ class _Page:
             top = float(np.nanmax(np.asarray(field.dataobj, np.float32))) or 1.0
             maps.append(
                 {'id': f'{contrast}-{model}', 'title': title, 'max': top}
-                | _pack(field, float(255 / top))
-                | {'declared': _pack(_canonical(declared), np.inf)['data']}
+                | pack_volume(field, float(255 / top))
+                | {'declared': pack_volume(_canonical(declared), np.inf)['data']}
             )
-        ramp = colormaps['inferno'](np.linspace(0.25, 1, 256))[:, :3]
-        data = {
+        view = describe_view(
             # 64 greys: the eye sees no more of them, and the page is a third smaller.
-            'brain': _pack(t1, 63 / float(high)),
-            'maps': maps,
-            'colours': np.round(255 * ramp).astype(int).ravel().tolist(),
-        }
+            {'template': pack_volume(t1, 63 / float(high))},
+            [('Template', 'template', 0, 97)],
+            maps,
+            inside='declared',
+            sides=True,
+        )
         return [
             page_part(
                 '',
                 (
-                    self.own.viewer(
+                    self.common.viewer(
                         [(m['id'], m['title']) for m in maps],
-                        Markup(json.dumps(data).replace('<', '\\u003c')),  # noqa: S704
+                        [g['title'] for g in view['grounds']],
+                        to_script(view),
                     ),
                     'Every map in three planes. Click into a plane, or use the sliders, to move. '
                     'A map opens at its highest value. The white line bounds what the model '
@@ -529,16 +696,14 @@ class _Page:
         elif held_out['gain_low'] <= 0:
             caveats.append(
                 f'it predicts {_compare(held_out)} the {self.words.size} in each territory, so do '
-                'not interpret the place'
+                'not interpret the region'
             )
         if row['coverage_resemblance'] > _RESEMBLES:
-            caveats.append(
-                f'the map looks much like the places that are often {self.words.affected} anyway'
-            )
+            caveats.append(f'the map is similar to the map of often {self.words.affected} voxels')
         null = self.nulls[model]
         null = null[null['item'] == item] if len(null) else null
         if len(null) and null.iloc[0]['nothing_declared'] < _CLEAN:
-            caveats.append('something is declared too often on shuffled scores as well')
+            caveats.append('substrates are declared too often on shuffled scores too')
         return caveats
 
     def prediction(self) -> list[dict[str, Any]]:
@@ -600,8 +765,8 @@ class _Page:
                 'Calibration',
                 (
                     _plain_figure(link(calibration), 'Calibration curves'),
-                    'On the diagonal, what was said to happen in 30 % of patients happened in '
-                    '30 %.',
+                    'On the diagonal, a predicted probability of 30 % was right in 30 % of '
+                    'patients.',
                 ),
             ),
             page_part(
@@ -629,6 +794,9 @@ class _Page:
 
     def trust(self) -> list[dict[str, Any]]:
         table = []
+        has_null, has_stability = (
+            any(len(f) for f in frames.values()) for frames in (self.nulls, self.stabilities)
+        )
         for item in self.items:
             for model in self.report.models:
                 summary = self.summaries[model]
@@ -640,29 +808,49 @@ class _Page:
                     f[f['item'] == item].iloc[0] if len(f) and (f['item'] == item).any() else None
                     for f in (self.nulls[model], self.stabilities[model])
                 )
-                table.append([
+                cells = [
                     _name(item), model, f'{row["declared_ml"]:.0f}', show(row['p_value']),
                     show(row['p_holm']),
                     'n/a' if np.isnan(row['coverage_resemblance'])
                     else f'{row["coverage_resemblance"]:.2f}',
-                    'not asked for' if null is None
-                    else f'{null["nothing_declared"]:.0%} of {null["shuffles"]:.0f}',
-                    'not asked for' if stable is None
-                    else f'{stable["ml_in_half"]:.0f} mL in half of {stable["resamples"]:.0f}',
-                ])  # fmt: skip
-        columns = ['Item', 'Model', 'Declared, mL', 'p', 'p adjusted', 'Likeness to coverage',
-                   'Nothing declared on shuffled scores',
-                   'Declared in resampled cohorts']  # fmt: skip
+                ]  # fmt: skip
+                if has_null:
+                    cells.append(
+                        'n/a'
+                        if null is None
+                        else f'{null["nothing_declared"]:.0%} of {null["shuffles"]:.0f}'
+                    )
+                if has_stability:
+                    cells.append(
+                        'n/a'
+                        if stable is None
+                        else f'{stable["ml_in_half"]:.0f} mL in half of {stable["resamples"]:.0f}'
+                    )
+                table.append(cells)
+        columns = ['Item', 'Model', 'Declared, mL', 'p', 'p adjusted', 'Similarity to coverage']
+        columns += ['Nothing declared on shuffled scores'] if has_null else []
+        columns += ['Declared in resampled cohorts'] if has_stability else []
+        absent = [
+            text
+            for text, there in (
+                ('shuffled scores (--permutations)', has_null),
+                ('resampled cohorts (--bootstraps)', has_stability),
+                ('held-out prediction (--folds)', any(len(f) for f in self.metrics.values())),
+            )
+            if not there
+        ]
+        skipped = f'Not asked for in this run: {", ".join(absent)}. ' if absent else ''
         return [
             page_part(
                 'Models side by side',
                 (
                     self.own.rows(columns, _words(table)),
-                    'p is that of each item; adjusted, it holds for all items of a model together '
-                    '(Holm). '
-                    'Likeness to coverage is the rank correlation of the map with the '
-                    f'{self.words.mean_map}: near 1, it may show where strokes are, not what they '
-                    'do; about 0, the two have nothing to do with each other; below 0, the map is '
+                    skipped
+                    + 'p is that of each item; adjusted, it holds for all items of a model '
+                    'together (Holm). '
+                    'Similarity to coverage is the rank correlation of the map with the '
+                    f'{self.words.mean_map}: near 1, it may show where strokes occur rather than '
+                    'their effect; near 0, the two are unrelated; below 0, the map is '
                     'strongest where deficits are rare, which is not an error. '
                     'Shuffled scores have no substrate: nothing should be declared in 95 % of '
                     'them or more.',
@@ -672,7 +860,10 @@ class _Page:
 
     def methods(self) -> list[dict[str, Any]]:
         paragraphs, references = cite(self.report.methods)
-        return [page_part('', self.common.methods(paragraphs, references))]
+        return [
+            page_part('', self.common.methods(paragraphs, references)),
+            page_part('How to cite', self.own.citation(str(__version__))),
+        ]
 
     def reproduce(self) -> list[dict[str, Any]]:
         entries = []
@@ -763,23 +954,6 @@ def _canonical(path: Path) -> nib.Nifti1Image:
     image = nib.as_closest_canonical(nib.load(path))
     assert isinstance(image, nib.Nifti1Image)
     return image
-
-
-def _pack(image: nib.Nifti1Image, scale: float) -> dict[str, Any]:
-    """Return a volume in RAS for the viewer: bytes, x fastest, compressed; an infinite scale
-    makes a mask of it.
-    """
-    values = np.nan_to_num(np.asarray(image.dataobj, np.float32))
-    if np.isinf(scale):
-        values, scale = (values != 0).astype(np.float32), 1.0
-    small = np.clip(np.round(values * scale), 0, 255).astype(np.uint8)
-    packed = gzip.compress(small.tobytes(order='F'), mtime=0)
-    return {
-        'shape': list(image.shape),
-        'origin': [float(v) for v in image.affine[:3, 3]],
-        'spacing': [float(v) for v in np.diag(image.affine)[:3]],
-        'data': base64.b64encode(packed).decode('ascii'),
-    }
 
 
 @functools.cache

@@ -52,6 +52,8 @@ _BASELINES: Mapping[str, tuple[str, str]] = {
     'volume': ('#777777', 'x'),
     'frequency': ('#BBBBBB', '+'),
 }
+#: mm beneath the surface whose highest value colours it.
+SURFACE_MM = 16.0
 #: mm of the lowest and the highest slice: from the temporal lobes to below the vertex.
 SLICES_MM = (-36.0, 69.0)
 
@@ -75,7 +77,7 @@ def draw_deficit(
     cmap: str = 'inferno',
     glass: bool = True,
 ) -> Path:
-    """Draw a map over the template: a glass brain from three sides, and axial slices.
+    """Draw a map over the template, on white: surfaces, projections, and axial slices.
 
     Parameters
     ----------
@@ -121,13 +123,16 @@ def draw_deficit(
         strength = np.clip(part / 0.3 - 0.3, 0, 1)[..., None]
         return strength * ramp(0.25 + 0.75 * part)[..., :3] * 255 + (1 - strength) * ground
 
+    brain_share = inside.astype(np.float32)
+
     def paint(axis: int, index: int) -> np.ndarray:
         ground = _grey(_fine(view.plane(t1, axis, index)), grey_limits) * 0.6
-        return blend(_fine(view.plane(field, axis, index)), ground)
+        colour = blend(_fine(view.plane(field, axis, index)), ground)
+        return _on_white(colour, _fine(view.plane(brain_share, axis, index)))
 
     top, body = LINE, ''
     if glass:
-        body, top = _glass(view, field, mask, inside, blend)
+        body, top = _glass(view, field, mask, t1, blend)
     zero, step = view.affine[2, 3], view.affine[2, 2]
     slices = tuple(round((z - zero) / step) for z in np.linspace(*SLICES_MM, 16))
     rows = [(2, slices[:8]), (2, slices[8:])]
@@ -140,36 +145,129 @@ def draw_deficit(
         top - LINE + height,
         beyond=(False, bool((field > high).any())),
     )
-    return _save(out, title, body, top - LINE + height + 2 * LINE)
+    return _save(out, title, body, top - LINE + height + 2 * LINE, white=True)
+
+
+def draw_thumbnail(
+    values: SpatialImage,
+    declared: SpatialImage,
+    brain: SpatialImage,
+    out: Path,
+    *,
+    title: str,
+    limits: tuple[float, float] | None = None,
+) -> Path:
+    """Draw a map small, as an axial and a coronal projection on white.
+
+    Parameters
+    ----------
+    values, declared, brain : SpatialImage
+        As in `draw_deficit`.
+    out : Path
+        SVG to write.
+    title : str
+        What it is, for those who do not see it.
+    limits : tuple of float, optional
+        Values at the ends of the scale; default 0 and the highest one.
+
+    Returns
+    -------
+    Path
+        `out`.
+    """
+    field, mask, t1 = _volumes(values, declared, brain)
+    field = np.nan_to_num(field)
+    inside = (t1 > 0).astype(np.float32)
+    low, high = limits or (0.0, float(field.max()))
+    high = high if high > low else low + 1.0
+    view = _look(inside > 0, brain, margin=2)
+    ramp = colormaps['inferno']
+    body, left = '', GUTTER
+    tall = 110.0
+    for axis in (2, 1):
+        wide, high_mm = view.size(axis)
+        scale = tall / high_mm
+        part = np.clip((view.plane(field, axis, None) - low) / (high - low), 0, 1)
+        shape = view.plane(inside, axis, None)
+        strength = np.clip(part / 0.3 - 0.3, 0, 1)[..., None]
+        colour = strength * ramp(0.25 + 0.75 * part)[..., :3] * 255 + (1 - strength) * 60
+        body += _image(_on_white(colour, shape), (left, 2, wide * scale, tall))
+        body += _outline(view.plane(mask, axis, None), view, axis, left, 2, scale, halo=True)
+        body += _ends(axis, left, left + wide * scale, 2 + tall / 2)
+        left += wide * scale + 2 * GUTTER
+    return _save(
+        out, title, body, tall + 4 - LINE, heading='', white=True, convention='',
+        width=left - GUTTER,
+    )  # fmt: skip
+
+
+def _on_white(colour: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Return a picture (rows, columns, 3) that is white outside of the brain."""
+    share = np.clip(inside * 2 - 0.5, 0, 1)[..., None]
+    return share * colour + (1 - share) * 255
+
+
+def _surface(
+    view: _View, field: np.ndarray, t1: np.ndarray, blend: Blend, *, left: bool
+) -> np.ndarray:
+    """Return a shaded picture of one side of the brain, coloured by what lies beneath."""
+    # Sulci are dark in a T1: a threshold carves them out of the mask.
+    tissue = t1 > 0.45 * np.percentile(t1[t1 > 0], 95)
+    solid, values = (v if left else v[::-1] for v in (tissue, field))
+    half = solid.shape[0] // 2 + 1
+    solid, values = solid[:half], values[:half]
+    found = solid.any(0)
+    depth = np.where(found, solid.argmax(0), half).astype(float)
+    steps = max(1, round(SURFACE_MM / float(view.spacing[0])))
+    along = np.minimum(depth.astype(int)[None] + np.arange(steps)[:, None, None], half - 1)
+    deepest = np.asarray(np.take_along_axis(values, along, axis=0).max(0))
+    beneath = np.where(found, deepest, 0)
+    slope = np.hypot(*np.gradient(ndimage.gaussian_filter(depth, 0.7)))
+    shade = 1 / np.sqrt(1 + 0.5 * slope**2)
+
+    def picture(plane: np.ndarray) -> np.ndarray:
+        across, down = (slice(view.start[a], view.stop[a]) for a in (1, 2))
+        turned = plane[across, down].T[::-1]  # rows from the top, front on the right
+        return _fine(turned[:, ::-1] if left else turned)
+
+    light = picture(np.asarray(shade, np.float32))[..., None]
+    colour = blend(picture(beneath), np.full(3, 175.0)) * (0.25 + 0.75 * light)
+    return _on_white(colour, picture(np.asarray(found, np.float32)))
 
 
 def _glass(
-    view: _View, field: np.ndarray, mask: np.ndarray, inside: np.ndarray, blend: Blend
+    view: _View, field: np.ndarray, mask: np.ndarray, t1: np.ndarray, blend: Blend
 ) -> tuple[str, float]:
-    """Draw maximum projections with the silhouette of the brain; return where they end."""
-    panels = (('left half', 0), ('from the front', 1), ('from above', 2), ('right half', 0))
-    middle = field.shape[0] // 2
+    """Draw both surfaces, and projections with the silhouette; return where they end."""
+    panels = (
+        ('left surface (16 mm deep)', 0), ('coronal projection', 1), ('axial projection', 2),
+        ('right surface (16 mm deep)', 0),
+    )  # fmt: skip
+    inside = t1 > 0
     widths = [view.size(axis)[0] for _, axis in panels]
     scale = (WIDTH - 2 * GUTTER * len(panels)) / sum(widths)
     tall = max(view.size(axis)[1] for _, axis in panels) * scale
     body, left = '', GUTTER
     for (name, axis), width in zip(panels, widths, strict=True):
-        half = slice(None)
-        if axis == 0:
-            half = slice(0, middle) if name.startswith('left') else slice(middle, None)
-        shown, outlined = np.zeros_like(field), np.zeros_like(mask)
-        shown[half], outlined[half] = field[half], mask[half]
         height = view.size(axis)[1] * scale
         top = 2 * LINE + (tall - height) / 2
-        brain = _fine(view.plane(inside.astype(np.float32), axis, None))
-        body += _image(
-            blend(_fine(view.plane(shown, axis, None)), 45.0 * brain[..., None]),
-            (left, top, width * scale, height),
-        )
-        flat = view.plane(outlined, axis, None)
-        body += _outline(flat, view, axis, left, top, scale, halo=True)
+        box = (left, top, width * scale, height)
+        if axis == 0:
+            is_left = name.startswith('left')
+            body += _image(_surface(view, field, t1, blend, left=is_left), box)
+            ends = ('A', 'P') if is_left else ('P', 'A')
+            for end, x in zip(ends, (left, left + width * scale), strict=True):
+                shift = -GUTTER / 2 if x == left else GUTTER / 2
+                body += _text(x + shift, top + height / 2, end, bold=True, size=16,
+                              anchor='middle')  # fmt: skip
+        else:
+            brain = _fine(view.plane(inside.astype(np.float32), axis, None))
+            colour = blend(_fine(view.plane(field, axis, None)), np.full(3, 60.0))
+            body += _image(_on_white(colour, brain), box)
+            flat = view.plane(mask, axis, None)
+            body += _outline(flat, view, axis, left, top, scale, halo=True)
+            body += _ends(axis, left, left + width * scale, top + height / 2)
         body += _text(left, 2 * LINE - 7, name)
-        body += _ends(axis, left, left + width * scale, top + height / 2)
         left += width * scale + 2 * GUTTER
     return body, 2 * LINE + tall + GAP
 
@@ -225,8 +323,8 @@ def draw_calibration(
         axis.title.set_fontsize(9)
     for axis in axes[len(items) :]:
         axis.axis('off')
-    figure.supxlabel('said: probability of any deficit', fontsize=10)
-    figure.supylabel('seen: share with a deficit', fontsize=10)
+    figure.supxlabel('predicted probability of any deficit', fontsize=10)
+    figure.supylabel('observed share with a deficit', fontsize=10)
     handles, labels = axes[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc='outside upper right', ncols=len(labels), fontsize=9)

@@ -26,19 +26,25 @@ from bids_perfdeficit.reports.words import (
     environment,
     number,
     quality_limits,
+    read_view,
     show,
     title,
+    to_script,
     usual,
     verdict,
 )
 
 #: The figures of a page by their `desc-` entity; each file is one that `reports.figures` drew.
 FIGURES = (
+    'hypoperfused',
+    'arrival',
     'perfusion',
     'asymmetry',
-    'arrival',
+    'slabs',
+    'rotation',
     'sources',
     'brain',
+    'stroke',
     'registration',
     'normalization',
 )
@@ -53,6 +59,8 @@ def build_participant_report(
     found: Mapping[str, object] | None = None,
     qc: Mapping[str, object] | pd.DataFrame,
     regions: pd.DataFrame | None = None,
+    vessels: pd.DataFrame | None = None,
+    verdict: tuple[str, Sequence[str]] | None = None,
     methods: str = '',
     notes: Sequence[str] = (),
     errors: Sequence[str] = (),
@@ -80,6 +88,10 @@ def build_participant_report(
         Metrics by name, or a table with one row, as in ``desc-qc_metrics.tsv``.
     regions : DataFrame, optional
         One row a region, as in ``desc-regions_metrics.tsv``.
+    vessels : DataFrame, optional
+        One row a territory.
+    verdict : (str, sequence of str), optional
+        ``'complete'``, ``'doubtful'`` or ``'failed'``, and the reasons; the page begins with it.
     methods : str
         With citations as ``[@key]``; an empty line parts two paragraphs.
     notes : sequence of str
@@ -105,8 +117,11 @@ def build_participant_report(
     pieces: Any = environment().get_template('pieces.html').module
     rows = _quality_rows(qc)
     html = {
+        'verdict': pieces.verdict(verdict[0], list(verdict[1])) if verdict else '',
         'found': pieces.facts(_formatted(found or {}), large=True),
-        'summary': pieces.summary(_formatted(summary), [*notes, *_doubts(rows)]),
+        'summary': pieces.summary(
+            _formatted(summary), [*notes, *([] if verdict else _doubts(rows))]
+        ),
         'quality': pieces.quality(rows),
         'errors': pieces.errors(list(errors)),
         'methods': pieces.methods(*cite(methods)),
@@ -116,13 +131,23 @@ def build_participant_report(
     }
     if not found:
         del html['found']
-    if regions is not None and len(regions):
-        html['regions'] = pieces.table(
-            [title(str(column)) for column in regions.columns],
-            [[show(cell) for cell in row] for row in regions.itertuples(index=False)],
-        )
+    for name, frame in (('regions', regions), ('vessels', vessels)):
+        if frame is not None and len(frame):
+            html[name] = pieces.table(
+                [title(str(column)) for column in frame.columns],
+                [[show(cell) for cell in row] for row in frame.itertuples(index=False)],
+            )
     for name in FIGURES:
         html[name] = _figure(pieces, out_dir, prefix, name, self_contained)
+    script = out_dir / f'sub-{participant}' / 'figures' / f'{prefix}_desc-viewer_ct.js'
+    view = read_view(script)
+    if view is not None:
+        html['viewer'] = pieces.viewer(
+            [(m['id'], m['title']) for m in view['maps']],
+            [g['title'] for g in view['grounds']],
+            to_script(view) if self_contained else '',
+            '' if self_contained else script.relative_to(out_dir).as_posix(),
+        )
 
     page = yaml.safe_load((DATA / 'participant.yml').read_text(encoding='utf-8'))
     up = [] if self_contained else [pieces.up(output_path('.', 'index').name)]
@@ -133,7 +158,9 @@ def build_participant_report(
             title=page['title'].format(filename=prefix),
             header=[],
             navbar=up,  # a page that is mailed has nowhere to lead
-            footer=[],
+            footer=[pieces.script((DATA / 'viewer.js').read_text(encoding='utf-8'))]
+            if view is not None
+            else [],
             sections=[
                 {'name': section['name'], 'reportlets': reportlets}
                 for section in page['sections']

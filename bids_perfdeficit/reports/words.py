@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,12 +17,16 @@ from typing import Any
 
 import jinja2
 import yaml
+from markupsafe import Markup
 
 from bids_perfdeficit.bids.cohort import LESION_LABEL
 from bids_perfdeficit.data import load
 
 #: Templates, scripts and limits.
 DATA = Path(__file__).resolve().parents[1] / 'data' / 'reports'
+
+#: How the script begins that holds what a viewer shows.
+SCRIPT = 'window.perfdeficitView = '
 
 #: Arterial territories, in words.
 TERRITORIES: Mapping[str, str] = {
@@ -47,9 +52,9 @@ class MapWords:
     among : str
         Which participants count for the coverage of a voxel.
     affected : str
-        Participle of a voxel.
+        Adjective of a voxel.
     fall : str
-        The same as a verb in the plural.
+        The same as a clause about several regions.
     size : str
         What the volume is of.
     mean : str
@@ -62,8 +67,8 @@ class MapWords:
     more: str = 'later perfusion'
     subject: str = 'perfusion'
     among: str = 'with a deficit'
-    affected: str = 'ill'
-    fall: str = 'always fall ill'
+    affected: str = 'hypoperfused'
+    fall: str = 'are always hypoperfused'
     size: str = 'deficit'
     mean: str = 'mean perfusion of the brain'
     mean_map: str = 'mean perfusion map'
@@ -219,6 +224,22 @@ def embed(path: Path) -> str:
     return f'data:{_MEDIA.get(path.suffix, "application/octet-stream")};base64,{code}'
 
 
+def read_view(path: Path) -> dict[str, Any] | None:
+    """Return what `viewer.write_patient_view` wrote into a script; None when there is none."""
+    try:
+        text = path.read_text(encoding='utf-8')
+        view = json.loads(text.removeprefix(SCRIPT).rstrip().removesuffix(';'))
+    except (OSError, ValueError):
+        return None
+    known = isinstance(view, dict) and {'maps', 'grounds', 'volumes'} <= view.keys()
+    return view if known else None
+
+
+def to_script(view: Mapping[str, Any]) -> Markup:
+    """Return a view as JSON that cannot end the element of the page that holds it."""
+    return Markup(json.dumps(view).replace('<', '\\u003c'))  # noqa: S704
+
+
 def cite(text: str) -> tuple[list[str], list[str]]:
     """Replace ``[@key; @other]`` and ``@key`` by numbers.
 
@@ -227,7 +248,7 @@ def cite(text: str) -> tuple[list[str], list[str]]:
     tuple of list of str
         Paragraphs, and the references in the order of their numbers.
     """
-    known = _references()
+    known = references()
     used: list[str] = []
 
     def numbers(match: re.Match[str]) -> str:
@@ -242,7 +263,7 @@ def cite(text: str) -> tuple[list[str], list[str]]:
 
 
 @functools.cache
-def _references() -> dict[str, str]:
+def references() -> dict[str, str]:
     """Return each entry of the bibliography as a line of text."""
     found = {}
     text = load('boilerplate.bib').read_text(encoding='utf-8')

@@ -42,7 +42,7 @@ class Holder:
     """The run that holds a lock, for those of its steps that are jobs of their own.
 
     Such jobs outlive a run that is killed. They may finish what they do until another run takes
-    the lock; then what they would write belongs to nobody.
+    the lock; then no process owns what they would write.
 
     Parameters
     ----------

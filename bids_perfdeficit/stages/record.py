@@ -132,7 +132,7 @@ class Output:
         return cls(path.stat().st_size, sha256(path))
 
     def agrees(self, path: Path, *, verify: bool = False) -> bool:
-        """Tell whether the file is there in its size and, if asked, with its content."""
+        """Return whether the file is there in its size and, if asked, with its content."""
         now = Stamp.of(path)
         return (
             now is not None
@@ -266,7 +266,7 @@ def sha256(path: Path) -> str:
 
 
 def digest(*facts: object) -> str:
-    """Return 16 hexadecimal digits that stand for values that JSON can hold."""
+    """Return 16 hexadecimal digits that represent values that JSON can hold."""
     text = json.dumps(facts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:16]
 

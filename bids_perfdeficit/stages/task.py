@@ -2,8 +2,8 @@
 
 A unit is a pair of scans, a cohort, or a model of a cohort. A task is planned from the options
 and the files as they are now; `examine` compares it with the record of an earlier run; `publish`
-writes new results and their record; `withdraw` removes results that no longer hold. Whoever
-publishes or withdraws holds the lock of the unit (`lock.py`). Must not know what a stage
+writes new results and their record; `withdraw` removes results that no longer hold. The caller
+that publishes or withdraws holds the lock of the unit (`lock.py`). Must not know what a stage
 computes, nor Nipype.
 """
 

@@ -16,7 +16,7 @@ import yaml
 
 from bids_perfdeficit.data import load
 
-#: Values of a table that stand for a number that could not be measured.
+#: Values of a table that mean that a number could not be measured.
 _MISSING = ('', 'n/a', 'nan')
 
 Status = Literal['complete', 'doubtful', 'failed']

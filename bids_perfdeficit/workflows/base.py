@@ -75,7 +75,7 @@ def branch_name(plan: Plan) -> str:
 
     It holds the fingerprint of everything that shapes the results (version, options, stamps of
     the scans, OUTPUT_DIR): what code or scans of another time left is never found again, and two
-    labels that differ in a sign only have two names.
+    labels that differ in one character only have two names.
     """
     facts = [(task.work_key, str(task.root)) for task in plan.tasks.values()]
     readable = re.sub(r'[^A-Za-z0-9]', '_', plan.pair.prefix)

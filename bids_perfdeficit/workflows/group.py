@@ -69,7 +69,7 @@ def init_group_wf(
     Returns
     -------
     LiterateWorkflow
-        Without a working directory; whoever runs it sets ``base_dir``.
+        Without a working directory; the caller sets ``base_dir``.
     """
     workflow = LiterateWorkflow(name=name)
     workflow.__desc__ = describe_methods(plan, settings)

@@ -30,6 +30,7 @@ from bids_perfdeficit.bids.cohort import (
 )
 from bids_perfdeficit.bids.filters import read_filters
 from bids_perfdeficit.bids.jsonfile import read_facts
+from bids_perfdeficit.bids.ratings import RATINGS, Rating, find_rating, read_ratings
 from bids_perfdeficit.bids.scores import table_files
 from bids_perfdeficit.deficit import DeficitFit, DeficitSettings, Item
 from bids_perfdeficit.deficit.rules import usable_items
@@ -237,9 +238,11 @@ def _examine(tasks: Mapping[tuple[str, str], Task], verify: bool) -> dict[tuple[
 
 
 def find_unproven(entries: Sequence[Entry], *, include_doubtful: bool = False) -> dict[str, str]:
-    """Find maps that the records and the verdict beside them speak against.
+    """Find maps that a person, the verdict or the records beside them speak against.
 
-    Maps without records (of other programs, or given by users) are taken as they are.
+    Ratings by people are read from ``ratings.tsv`` of the folder of each map: "fail" leaves a
+    participant out, "doubt" makes it doubtful, and "pass" overrules a doubtful verdict. Maps
+    without records (of other programs, or given by users) are taken as they are.
 
     Parameters
     ----------
@@ -254,22 +257,34 @@ def find_unproven(entries: Sequence[Entry], *, include_doubtful: bool = False) -
         Participant to the reason.
     """
     reasons = {}
+    known: dict[Path, dict[tuple[str, str], Rating]] = {}
     for entry in entries:
         root = entry.map.parents[3 if entry.session else 2]
+        if root not in known:
+            known[root] = read_ratings(root)
+        rating = find_rating(known[root], entry.participant, entry.session)
         pair = ScanPair(entry.participant, entry.session or None, Path(), Path())
-        reason = _speaks_against(root, pair, entry, include_doubtful)
+        reason = _speaks_against(root, pair, entry, include_doubtful, rating)
         if reason:
             reasons[entry.participant] = reason
     return reasons
 
 
-def _speaks_against(root: Path, pair: ScanPair, entry: Entry, include_doubtful: bool) -> str:
+def _speaks_against(
+    root: Path, pair: ScanPair, entry: Entry, include_doubtful: bool, rating: Rating | None
+) -> str:
     path = output_path(root, 'verdict', participant=pair.participant, session=pair.session)
     verdict = read_facts(path)
     reasons = '; '.join(map(str, verdict.get('Reasons', [])))
     if verdict.get('Status') == 'failed':
         return f'its participant level failed: {reasons}'
-    if verdict.get('Status') == 'doubtful' and not include_doubtful:
+    said = rating.value if rating else ''
+    remark = f': {rating.remark}' if rating and rating.remark else ''
+    if said == 'fail':
+        return f'rated "fail" in {RATINGS}{remark}'
+    if said == 'doubt' and not include_doubtful:
+        return f'rated "doubt" in {RATINGS}{remark} (--include-doubtful takes it)'
+    if verdict.get('Status') == 'doubtful' and not include_doubtful and said != 'pass':
         return f'its results are doubtful: {reasons} (--include-doubtful takes it)'
     paths = {stage: record_path(root, pair, stage) for stage in _READ}
     pending = any(p.with_name(p.name + PENDING).exists() for p in paths.values())
@@ -486,7 +501,7 @@ def group_tasks(cohort: Cohort, settings: Settings) -> dict[tuple[str, str], Tas
 
 
 def _options(cohort: Cohort, settings: Settings) -> dict[str, Any]:
-    """Return what tells one cohort from another, beside the files that it was read from."""
+    """Return what distinguishes one cohort from another, beside the files it was read from."""
     options = settings.group
     return {
         'space': settings.processing.output_spaces[0],

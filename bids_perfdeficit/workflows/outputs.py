@@ -33,7 +33,7 @@ def connect_stage(
     """Write what a node computes, and offer it as a buffer that reads the file on disk.
 
     When the results of an earlier run hold, the buffer is set to them and the node stays out of
-    the graph: a second run is a no-op, and what follows cannot tell the difference.
+    the graph: a second run is a no-op, and what follows sees no difference.
 
     Parameters
     ----------

@@ -74,7 +74,7 @@ the {'isotropic' if how.arrival == 'isotropic' else 'anisotropic (Riemannian)'} 
 from the arterial inflow at the skull base [after @vtrails; @perfusion], with a speed given by the
 vesselness of the subtraction to the power {how.exponent:g} plus {how.floor:g}. {blend}It was
 rescaled to [0, 1] between its 2nd and 98th percentile in the brain; higher values are later. Its
-asymmetry is its difference from its left-right mirror image in *{space}*. From the same signs
+asymmetry is its difference from its left-right mirror image in *{space}*. From the same features
 came the probability of hypoperfusion, a delay of more than 6 s, and from it and the filling of the
 arterial trunks the likely site of an occlusion, which was reported where it held under a shading
 of 1 HU and a shift of 1 mm.
@@ -167,6 +167,7 @@ of 1 HU and a shift of 1 mm.
             (perfusion_buffer, measure, [
                 ('subtraction', 'subtraction'),
                 ('perfusion', 'perfusion'),
+                ('hypoperfused', 'hypoperfused'),
             ]),
             (standard_buffer, measure, [
                 ('std_brain_mask', 'std_brain_mask'),

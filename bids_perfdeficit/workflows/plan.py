@@ -1,4 +1,4 @@
-"""The stages of the participant level, and how they stand for a pair of scans.
+"""The stages of the participant level, and their state for a pair of scans.
 
 Each stage is a task with a record (`stages.task`): it is done when the record of an earlier run
 agrees with the options, the scans as they are now, the stages before it and the files on disk.
@@ -67,8 +67,23 @@ def _figures(settings: Settings) -> tuple[str, ...]:
     return MINIMAL_FIGURES + (FULL_FIGURES if full else ())
 
 
-MINIMAL_FIGURES = ('figure_brain', 'figure_registration', 'figure_normalization')
-FULL_FIGURES = ('figure_sources', 'figure_arrival', 'figure_perfusion', 'figure_asymmetry')
+MINIMAL_FIGURES = (
+    'figure_brain',
+    'figure_stroke',
+    'figure_registration',
+    'figure_normalization',
+)
+FULL_FIGURES = (
+    'figure_hypoperfused',
+    'figure_thumbnail',
+    'figure_arrival',
+    'figure_perfusion',
+    'figure_asymmetry',
+    'figure_slabs',
+    'figure_rotation',
+    'figure_sources',
+    'viewer',
+)
 _PREPARED = ('conform', 'brain', 'cta', 'template')
 
 STAGES: tuple[Stage, ...] = (
@@ -122,10 +137,10 @@ STAGES: tuple[Stage, ...] = (
         _space,
         requires=(*_PREPARED, 'perfusion', 'standard'),
         level=Level.FULL,
-        version=2,
+        version=3,
     ),
 )
-FIGURES = Stage('figures', (), lambda s: _space(s) | {'level': str(s.processing.level)})
+FIGURES = Stage('figures', (), lambda s: _space(s) | {'level': str(s.processing.level)}, version=2)
 
 
 @dataclass(frozen=True)
@@ -147,7 +162,7 @@ class Plan:
     others : tuple of Task
         Stages beyond the level whose results, if any, no longer hold.
     refusal : str
-        Why nothing can be computed for this pair; empty when all is well.
+        Why nothing can be computed for this pair; empty when all can be computed.
     notes : tuple of str
         What a user should know of the plan.
     """
@@ -162,7 +177,7 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     def has(self, stage: str) -> bool:
-        """Tell whether a stage is done."""
+        """Return whether a stage is done."""
         return stage not in self.tasks or self.states[stage].done
 
     @property

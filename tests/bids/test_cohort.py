@@ -1,4 +1,4 @@
-"""Who is in a group analysis, and that everyone who is not is told with the reason."""
+"""Who is in a group analysis, and that everyone who is not is reported with the reason."""
 
 from __future__ import annotations
 
@@ -150,8 +150,10 @@ def test_numbers_stay_and_words_become_columns(scored, tmp_path):
     assert cohort.covariates['sex_M'].tolist() == [1, 0, 0, 1, 0]
     assert cohort.covariates['age'].isna().tolist() == [False, True, False, False, True]
     assert any('02 (old)' in note for note in cohort.notes)
-    told = 'covariate age: missing for 1, taken as the mean beside the indicator age_missing: 05'
-    assert cohort.notes.count(told) == 1
+    reported = (
+        'covariate age: missing for 1, taken as the mean beside the indicator age_missing: 05'
+    )
+    assert cohort.notes.count(reported) == 1
 
 
 def test_words_of_new_participants_follow_the_earlier_ones(scored, tmp_path):
@@ -254,12 +256,12 @@ def test_the_table_of_the_cohort_holds_what_was_used(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('better', 'told'),
+    ('better', 'reported'),
     [(['9'], 'is not one of the scores'), (['5a'], 'a higher nihss_5a is worse')],
 )
-def test_higher_is_better_only_where_it_can_be(out, tmp_path, better, told):
+def test_higher_is_better_only_where_it_can_be(out, tmp_path, better, reported):
     table = write(tmp_path / 'nihss.tsv', 'participant_id nihss_5a\nsub-01 0\n')
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=reported):
         add_scores(find_cohort([out], space=SPACE), table, items=['5a'], higher_is_better=better)
 
 
@@ -420,10 +422,10 @@ def test_a_filter_chooses_other_maps(tmp_path):
         cohort = find_given(tmp_path, chosen)
         assert len(cohort.entries) == 3, chosen
         assert all(e.map.name.endswith(end) for e in cohort.entries)
-    with pytest.raises(InputError, match=r'there is no map with space .*, suffix CBF') as told:
+    with pytest.raises(InputError, match=r'there is no map with space .*, suffix CBF') as reported:
         find_given(tmp_path, {'suffix': 'CBF'})
-    assert '--derivatives' in str(told.value)
-    assert f'space-{SPACE}_label-lesion_mask.nii.gz' in str(told.value)
+    assert '--derivatives' in str(reported.value)
+    assert f'space-{SPACE}_label-lesion_mask.nii.gz' in str(reported.value)
 
 
 def test_the_session_of_a_lesion_map_is_chosen_as_others(tmp_path):

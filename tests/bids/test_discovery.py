@@ -229,8 +229,8 @@ PROBLEMS = {
 }
 
 
-@pytest.mark.parametrize(('files', 'told'), PROBLEMS.values(), ids=PROBLEMS)
-def test_broken_participant_is_told_with_the_fix_and_the_others_go_on(make, files, told):
+@pytest.mark.parametrize(('files', 'reported'), PROBLEMS.values(), ids=PROBLEMS)
+def test_broken_participant_is_told_with_the_fix_and_the_others_go_on(make, files, reported):
     root = make(
         'sub-09/ct/sub-09_ct.nii.gz',
         'sub-09/ct/sub-09_cta.nii.gz',
@@ -238,7 +238,7 @@ def test_broken_participant_is_told_with_the_fix_and_the_others_go_on(make, file
     )
     found = discover(root)
     assert [p.participant for p in found.pairs] == ['09']
-    assert any(told in str(problem) for problem in found.problems), found.problems
+    assert any(reported in str(problem) for problem in found.problems), found.problems
     assert all(p.participant == '01' and str(p).startswith('sub-01') for p in found.problems)
 
 
@@ -249,7 +249,7 @@ def test_label_with_an_underscore_is_told(make):
 
 
 @pytest.mark.parametrize(
-    ('spoil', 'told'),
+    ('spoil', 'reported'),
     [
         (lambda p: p.write_bytes(b''), 'is empty (0 bytes)'),
         (
@@ -262,14 +262,14 @@ def test_label_with_an_underscore_is_told(make):
     ],
     ids=['empty', 'annex link', 'annex pointer', 'lfs pointer', 'link'],
 )
-def test_file_without_content_is_told_with_the_command_to_run(make, spoil, told):
+def test_file_without_content_is_told_with_the_command_to_run(make, spoil, reported):
     root = make('sub-01/ct/sub-01_ct.nii.gz', 'sub-01/ct/sub-01_cta.nii.gz')
     path = root / 'sub-01/ct/sub-01_cta.nii.gz'
     spoil(path)
     found = discover(root)
     assert not found.pairs
     (problem,) = found.problems
-    assert told in str(problem)
+    assert reported in str(problem)
     assert problem.path == path
 
 
@@ -359,7 +359,7 @@ def test_one_file_for_both_roles_is_told(make):
 
 
 @pytest.mark.parametrize(
-    ('filters', 'told'),
+    ('filters', 'reported'),
     [
         ({'tlw': {}}, 'ncct, cta, map'),
         ({'cta': {'run': {}}}, 'give a label'),
@@ -368,11 +368,11 @@ def test_one_file_for_both_roles_is_told(make):
         ({'cta': ['x']}, 'not a table'),
     ],
 )
-def test_senseless_filter_is_an_input_error(make, filters, told):
+def test_senseless_filter_is_an_input_error(make, filters, reported):
     root = make('sub-01/ct/sub-01_ct.nii.gz')
     with pytest.raises(InputError) as caught:
         discover(root, filters=filters)
-    assert told in str(caught.value)
+    assert reported in str(caught.value)
 
 
 def test_filter_that_fits_nothing_is_told(make):
@@ -382,10 +382,10 @@ def test_filter_that_fits_nothing_is_told(make):
 
 
 def test_folder_without_participants_is_an_input_error(tmp_path):
-    for folder, told in ((tmp_path, 'no participant'), (tmp_path / 'no', 'no such folder')):
+    for folder, reported in ((tmp_path, 'no participant'), (tmp_path / 'no', 'no such folder')):
         with pytest.raises(InputError) as caught:
             discover(folder)
-        assert told in str(caught.value)
+        assert reported in str(caught.value)
 
 
 def test_folder_of_one_participant_is_an_input_error(make):

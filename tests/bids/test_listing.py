@@ -66,8 +66,10 @@ INSTEAD_OF_A_FILE = {
 }
 
 
-@pytest.mark.parametrize(('make', 'told'), INSTEAD_OF_A_FILE.values(), ids=list(INSTEAD_OF_A_FILE))
-def test_an_image_that_is_not_a_file_costs_its_participant_one_line(root, make, told):
+@pytest.mark.parametrize(
+    ('make', 'reported'), INSTEAD_OF_A_FILE.values(), ids=list(INSTEAD_OF_A_FILE)
+)
+def test_an_image_that_is_not_a_file_costs_its_participant_one_line(root, make, reported):
     path = add_pair(root, 'x') / 'sub-x_ct.nii.gz'
     path.unlink()
     make(path)
@@ -75,7 +77,7 @@ def test_an_image_that_is_not_a_file_costs_its_participant_one_line(root, make, 
     assert [pair.participant for pair in found.pairs] == ['good']
     (problem,) = found.problems
     assert problem.participant == 'x'
-    assert told in str(problem)
+    assert reported in str(problem)
 
 
 #: What may stand where a participant's folder should be.
@@ -91,15 +93,15 @@ INSTEAD_OF_A_FOLDER = {
 
 
 @pytest.mark.parametrize(
-    ('make', 'label', 'told'), INSTEAD_OF_A_FOLDER.values(), ids=list(INSTEAD_OF_A_FOLDER)
+    ('make', 'label', 'reported'), INSTEAD_OF_A_FOLDER.values(), ids=list(INSTEAD_OF_A_FOLDER)
 )
-def test_a_participant_that_is_not_a_folder_of_images_is_one_line(root, make, label, told):
+def test_a_participant_that_is_not_a_folder_of_images_is_one_line(root, make, label, reported):
     make(root / 'sub-x')
     found = discover(root)
     assert [pair.participant for pair in found.pairs] == ['good']
     (problem,) = found.problems
     assert problem.participant == label
-    assert told in str(problem)
+    assert reported in str(problem)
 
 
 #: Labels that BIDS does not have, as bytes, and how they are printed.
@@ -305,9 +307,9 @@ def test_whatever_lies_about_the_good_one_is_found_and_all_lines_can_be_shown(th
                     stream.write(b'' if kind == 'empty' else b'\x1f\x8b')
         found = discover(root)
         assert 'good' in [pair.participant for pair in found.pairs]
-        told = [*map(str, found.problems), *found.notes]
-        told += [line for pair in found.pairs for line in (*pair.notes, *pair.doubts)]
-        assert all(line.isprintable() for line in told)
+        reported = [*map(str, found.problems), *found.notes]
+        reported += [line for pair in found.pairs for line in (*pair.notes, *pair.doubts)]
+        assert all(line.isprintable() for line in reported)
         assert all(os.path.isfile(p) for pair in found.pairs for p in (pair.ncct, pair.cta))
 
 

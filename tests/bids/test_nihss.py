@@ -1,4 +1,4 @@
-"""Score tables as sites write them; every trap of the scale told once."""
+"""Score tables as sites write them; every trap of the scale reported once."""
 
 from __future__ import annotations
 
@@ -121,8 +121,8 @@ def test_what_is_taken_for_missing_is_reported_once_per_column(table, cell):
     assert scores.table['nihss_9'].isna().all()
     assert scores.total.isna().all()
     # n/a is the spelling of BIDS: nothing was guessed
-    told = () if cell == 'n/a' else (f'nihss_9: taken as missing: {cell or "blank"} (2)',)
-    assert scores.notes == told
+    reported = () if cell == 'n/a' else (f'nihss_9: taken as missing: {cell or "blank"} (2)',)
+    assert scores.notes == reported
 
 
 @pytest.mark.parametrize('cell', ['UN', 'un', '9', '99', 'untestable'])
@@ -267,7 +267,7 @@ def test_columns_that_say_nihss_and_are_not_understood_are_told(table):
 
 
 @pytest.mark.parametrize(
-    ('content', 'told'),
+    ('content', 'reported'),
     [
         (b'', 'no rows'),
         (b'participant_id\tnihss_1a\n', 'no rows'),
@@ -281,12 +281,12 @@ def test_columns_that_say_nihss_and_are_not_understood_are_told(table):
         (b'\1\2\0\0\0', 'not a text table'),
     ],
 )
-def test_unreadable_table_is_an_input_error(tmp_path, content, told):
+def test_unreadable_table_is_an_input_error(tmp_path, content, reported):
     path = tmp_path / 'scores.tsv'
     path.write_bytes(content)
     with pytest.raises(InputError) as caught:
         read_scores(path)
-    assert told in str(caught.value)
+    assert reported in str(caught.value)
     assert str(path) in str(caught.value)
 
 

@@ -141,11 +141,25 @@ def test_dataset_files_follow_the_version_and_the_place_of_the_input(tmp_path):
     description = json.loads((out / 'dataset_description.json').read_text())
     assert description['GeneratedBy'] == [{'Name': 'bids_perfdeficit', 'Version': '2.0'}]
     assert description['DatasetLinks'] == {'raw': tmp_path.as_uri()}
+    assert 'logs/CITATION.md' in description['HowToAcknowledge']
+    assert description['License'].startswith('That of the source dataset')
     moved = tmp_path / 'moved'
     for relink in (False, True):
         write_dataset_files(out, bids_dir=moved, version='2.0', relink=relink)
         links = json.loads((out / 'dataset_description.json').read_text())['DatasetLinks']
         assert links == {'raw': (moved if relink else tmp_path).as_uri()}
+
+
+def test_results_have_the_licence_of_their_source_unless_a_person_gave_another(tmp_path):
+    raw, out = tmp_path / 'raw', tmp_path / 'out'
+    raw.mkdir()
+    (raw / 'dataset_description.json').write_text('{"Name": "x", "License": "CC0"}')
+    write_dataset_files(out, bids_dir=raw, version='1.0')
+    path = out / 'dataset_description.json'
+    assert json.loads(path.read_text())['License'] == 'CC0'
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'License': 'PDDL'}))
+    write_dataset_files(out, bids_dir=raw, version='1.0')
+    assert json.loads(path.read_text())['License'] == 'PDDL'
 
 
 @pytest.mark.parametrize('content', ['', '{"Name": "Comp'])

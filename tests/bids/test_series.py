@@ -291,7 +291,7 @@ def test_a_sidecar_is_not_read_where_the_names_decide(find):
 
 
 @pytest.mark.parametrize(
-    ('content', 'told'),
+    ('content', 'reported'),
     [
         ('{', 'not valid JSON'),
         ('[' * 100_000, 'nested too deeply'),
@@ -303,7 +303,7 @@ def test_a_sidecar_is_not_read_where_the_names_decide(find):
         (lambda p: p.symlink_to(p.name), 'Too many levels'),
     ],
 )
-def test_a_sidecar_that_cannot_be_read_is_a_note_and_the_tie_a_doubt(tmp_path, content, told):
+def test_a_sidecar_that_cannot_be_read_is_a_note_and_the_tie_a_doubt(tmp_path, content, reported):
     folder = tmp_path / 'sub-01/ct'
     folder.mkdir(parents=True)
     for suffix in ('acq-a_ct', 'acq-b_ct', 'cta'):
@@ -315,7 +315,8 @@ def test_a_sidecar_that_cannot_be_read_is_a_note_and_the_tie_a_doubt(tmp_path, c
         content(path)
     (pair,) = discover(tmp_path).pairs
     assert any(
-        'the sidecar of sub-01_acq-a_ct.nii.gz is ignored' in n and told in n for n in pair.notes
+        'the sidecar of sub-01_acq-a_ct.nii.gz is ignored' in n and reported in n
+        for n in pair.notes
     )
     assert len(pair.doubts) == 1
 

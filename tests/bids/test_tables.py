@@ -111,7 +111,7 @@ def test_cells_keep_delimiters_and_lose_line_ends_inside_quotation_marks(file):
 
 
 @pytest.mark.parametrize(
-    ('content', 'told', 'fix'),
+    ('content', 'reported', 'fix'),
     [
         (b'', 'has no rows', 'one row per participant'),
         (b'\n\n  \n', 'has no rows', 'one row per participant'),
@@ -138,11 +138,11 @@ def test_cells_keep_delimiters_and_lose_line_ends_inside_quotation_marks(file):
          'more than one column nihss_9 (columns 2 and 3), and they differ', 'rename or remove'),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_refused_with_the_likely_cause(file, content, told, fix):
+def test_what_cannot_be_read_is_refused_with_the_likely_cause(file, content, reported, fix):
     path = file(content)
     with pytest.raises(InputError) as caught:
         read_table(path)
-    assert told in caught.value.reason
+    assert reported in caught.value.reason
     assert fix in caught.value.fix
     assert caught.value.path == str(path)
 
@@ -225,7 +225,7 @@ def test_other_text_is_no_labelled_level(text):
 
 
 @pytest.mark.parametrize(
-    ('column', 'numbers', 'told'),
+    ('column', 'numbers', 'reported'),
     [
         (['70', '-9', '65'], [70, np.nan, 65], '-9 (1)'),
         (['70', '999', '999', '65'], [70, np.nan, np.nan, 65], '999 (2)'),
@@ -246,11 +246,11 @@ def test_other_text_is_no_labelled_level(text):
         (['1,234,567'], [1234567], ''),
     ],
 )
-def test_codes_of_missing_values_and_bounds(column, numbers, told):
+def test_codes_of_missing_values_and_bounds(column, numbers, reported):
     found = read_numbers(pd.Series(column, dtype=object), name='x')
     np.testing.assert_array_equal(found.values, numbers)
-    assert told in ' '.join(found.notes)
-    assert bool(told) == bool(found.notes)
+    assert reported in ' '.join(found.notes)
+    assert bool(reported) == bool(found.notes)
     assert not found.wrong.any()
 
 

@@ -96,10 +96,10 @@ def add(mapped: Mapped, root: Path, number: int, tmax: np.ndarray | None, names=
     target.mkdir(parents=True)
     for path in (mapped.out / 'sub-01' / 'ct').iterdir():
         shutil.copy(path, target / path.name.replace('sub-01', f'{sub}_{ses}', 1))
-    told = target / f'{sub}_{ses}_desc-preproc_ct.json'
-    facts = json.loads(told.read_text())
+    reported = target / f'{sub}_{ses}_desc-preproc_ct.json'
+    facts = json.loads(reported.read_text())
     facts['Sources'] = [f'bids:raw:raw_data/{sub}/{ses}/{sub}_{ses}_ncct.nii.gz']
-    told.write_text(json.dumps(facts))
+    reported.write_text(json.dumps(facts))
     maps = root / 'derivatives' / sub / ses / 'perfusion-maps'
     maps.mkdir(parents=True)
     path = maps / f'{sub}_{ses}_space-ncct_tmax.nii.gz'
@@ -156,13 +156,13 @@ def table(out: Path, number: int, key: str, names=OLD) -> pd.DataFrame:
 def test_each_participant_with_a_reference_is_compared(evaluated):
     _, out, done = evaluated
     assert done.returncode == 0, done.stdout + done.stderr
-    told = lines(done)
+    reported = lines(done)
     for number in (1, 2, 3):
-        assert told[f'sub-stroke{number:04d}_ses-01'] == 'complete'
-    assert told['sub-stroke0004_ses-01'] == 'skipped: there is no reference'
+        assert reported[f'sub-stroke{number:04d}_ses-01'] == 'complete'
+    assert reported['sub-stroke0004_ses-01'] == 'skipped: there is no reference'
     assert '3 of 3 complete' in done.stdout
     people = read(output_path(out, 'evaluation_participants'))
-    (log,) = (out / 'logs').iterdir()
+    (log,) = (p for p in (out / 'logs').iterdir() if p.is_dir())
     status = json.loads((log / 'status.json').read_text())
     assert status['exit_code'] == 0
     assert [e['status'] for e in status['evaluations'].values()].count('complete') == 3
@@ -170,8 +170,8 @@ def test_each_participant_with_a_reference_is_compared(evaluated):
     assert list(people['status']) == ['evaluated'] * 3 + ['left out']
     assert people['reference'][0].startswith('bids:raw:derivatives/sub-stroke0001/ses-01/perf')
     for key in ('evaluation_participants', 'evaluation_metrics'):
-        told = json.loads(output_path(out, f'{key}_json').read_text())
-        assert set(read(output_path(out, key)).columns) <= set(told), key
+        reported = json.loads(output_path(out, f'{key}_json').read_text())
+        assert set(read(output_path(out, key)).columns) <= set(reported), key
     assert not list(out.rglob('*.part'))
 
 
@@ -275,8 +275,8 @@ def test_a_bad_reference_costs_its_participant_alone(mapped, tmp_path):
     out = tmp_path / 'out'
     done = run(tmp_path, out, 'evaluate')
     assert done.returncode == 1, done.stdout + done.stderr
-    told = {name.removeprefix('sub-stroke000')[:1]: line for name, line in lines(done).items()}
-    assert told['1'] == 'complete'
+    reported = {name.removeprefix('sub-stroke000')[:1]: line for name, line in lines(done).items()}
+    assert reported['1'] == 'complete'
     for number, piece in {
         '2': 'looks like milliseconds; divide it by 1000',
         '3': 'has 2 volumes instead of one volume',
@@ -284,8 +284,8 @@ def test_a_bad_reference_costs_its_participant_alone(mapped, tmp_path):
         '5': 'is the same file as the reference of sub-stroke0004_ses-01',
         '6': 'has the grid of the NCCT of',
     }.items():
-        assert told[number].startswith('failed: ')
-        assert piece in told[number], told[number]
+        assert reported[number].startswith('failed: ')
+        assert piece in reported[number], reported[number]
     people = read(output_path(out, 'evaluation_participants')).set_index('participant_id')
     assert (people['status'] == 'evaluated').sum() == 1
     assert 'milliseconds' in people.loc['sub-stroke0002', 'reason']

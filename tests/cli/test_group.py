@@ -39,8 +39,8 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def here(capsys, *arguments: str | Path) -> tuple[int, str, str]:
     """Run in this process, for what ends before anything is computed."""
     code = main([str(a) for a in arguments])
-    told = capsys.readouterr()
-    return code, told.out, told.err
+    reported = capsys.readouterr()
+    return code, reported.out, reported.err
 
 
 def path(out: Path, key: str, **entities: str) -> Path:
@@ -107,18 +107,19 @@ def test_every_file_of_the_tree_is_there(finished):
             assert path(out, f'group_{key}_json', model=model).is_file(), key
         for stat in ('effect', 'std', 'prob', 'threshold', 'stability'):
             entities = {'model': model, 'contrast': 'nihss5b', 'stat': stat}
-            told = json.loads(path(out, 'group_statmap_json', **entities).read_text())
-            assert told['Item'] == 'nihss_5b'
-            assert told['Sources'][0].startswith('bids::tpl-')
-            assert '8 mm' in told['Resolution']
+            reported = json.loads(path(out, 'group_statmap_json', **entities).read_text())
+            assert reported['Item'] == 'nihss_5b'
+            assert reported['Sources'][0].startswith('bids::tpl-')
+            assert '8 mm' in reported['Resolution']
             assert path(out, 'group_statmap', **entities).is_file()
     assert not list(out.rglob('*.part'))
     assert (out / 'phenotype' / 'nihss.tsv').is_file()
-    (log,) = (out / 'logs').iterdir()
+    (log,) = (p for p in (out / 'logs').iterdir() if p.is_dir())
     assert {'settings.toml', 'status.json', 'methods.md', 'run.log'} <= {
         p.name for p in log.iterdir()
     }
     assert '*spatial*' in (log / 'methods.md').read_text()
+    assert '*spatial*' in (out / 'logs' / 'CITATION.md').read_text()
 
 
 @pytest.mark.parametrize('item', ['nihss_5a', 'nihss_5b', 'nihss_9'])
@@ -267,16 +268,16 @@ def test_a_doubtful_table_runs_and_every_doubt_is_told(made, tmp_path, capsys):
     table.loc[0, 'nihss_5a'] = 'weak'
     table.loc[1, 'participant_id'] = 'sub-stranger'
     pd.concat([table, table.iloc[[2]]]).to_csv(tmp_path / 'scores.tsv', sep='\t', index=False)
-    code, told, _ = here(
+    code, reported, _ = here(
         capsys, made.raw, tmp_path / 'out', 'group', '-d', made.out, '--dry-run',
         '--scores', tmp_path / 'scores.tsv', *QUICK,
     )  # fmt: skip
     assert code == 0
-    assert f'{COUNT - 1} participants' in told
-    assert '001 (weak)' in told
-    assert 'have no images and are left out: stranger' in told
-    assert 'rows that are there twice and agree are counted once: 003' in told
-    assert 'sub-002: left out: there is no row in scores.tsv' in told
+    assert f'{COUNT - 1} participants' in reported
+    assert '001 (weak)' in reported
+    assert 'have no images and are left out: stranger' in reported
+    assert 'rows that are there twice and agree are counted once: 003' in reported
+    assert 'sub-002: left out: there is no row in scores.tsv' in reported
 
 
 def test_maps_on_another_grid_are_named(made, tmp_path, capsys):
@@ -309,10 +310,10 @@ def test_maps_that_turn_out_to_be_useless_are_bad_input(made, tmp_path, capsys):
             nib.save(nib.Nifti1Image(values, image.affine), target)
     plugin = tmp_path / 'linear.yml'
     plugin.write_text('plugin: Linear\n')
-    code, told, _ = here(capsys, made.raw, out, 'group', *QUICK, '--use-plugin', plugin)
+    code, reported, _ = here(capsys, made.raw, out, 'group', *QUICK, '--use-plugin', plugin)
     assert code == 2
-    assert 'spatial: failed: no map can be used' in told
-    assert 'run the participant level again' in told
+    assert 'spatial: failed: no map can be used' in reported
+    assert 'run the participant level again' in reported
 
 
 def test_no_derivatives_is_told(made, tmp_path, capsys):
@@ -328,7 +329,7 @@ def test_no_derivatives_is_told(made, tmp_path, capsys):
         (['--resolution', '1'], '--resolution 1: must be 2 to 10 mm'),
         (['--min-coverage', '5'], '--min-coverage 5: must be 0 to below 1 (a share'),
         (['--permutations', '-1'], '--permutations -1: must be 0 to'),
-        (['--model', 'forest'], "--model: 'forest' is none of spatial, vae, ridge, voxelwise"),
+        (['--model', 'forest'], "--model: 'forest' is not one of spatial, vae, ridge, voxelwise"),
         (['--scores', '/none.tsv'], '--scores /none.tsv: no such file'),
         (['--apply', '/none'], '--apply /none: no such folder'),
         (['--session-label', 'a', 'b'], 'takes one session'),
@@ -354,13 +355,13 @@ def test_a_model_that_fails_leaves_the_others_complete(made, tmp_path, monkeypat
     plugin = tmp_path / 'linear.yml'
     plugin.write_text('plugin: Linear\n')
     out = tmp_path / 'out'
-    code, told, _ = here(
+    code, reported, _ = here(
         capsys, made.raw, out, 'group', '-d', made.out, *QUICK, '--folds', '0', '--items', '5a',
         '5b', '--use-plugin', plugin,
     )  # fmt: skip
     assert code == 1
-    assert 'spatial: complete' in told
-    assert 'ridge: failed: fit failed: RuntimeError: a defect' in told
+    assert 'spatial: complete' in reported
+    assert 'ridge: failed: fit failed: RuntimeError: a defect' in reported
     assert path(out, 'group_params', model='spatial').is_file()
     assert 'a defect' in (out / 'group.html').read_text()
 
@@ -371,26 +372,26 @@ def test_a_named_item_without_a_column_is_skipped_and_none_is_bad_input(made, tm
                '--folds', '0', '--model', 'ridge', 'vae', '--items')  # fmt: skip
     done = run(*command, '5b', '1b')
     assert done.returncode == 0, done.stderr
-    assert 'nihss_1b: skipped: nobody has a score' in done.stdout
+    assert 'nihss_1b: skipped: no participant has a score' in done.stdout
     assert last_status(out)['models']['nihss_1b']['status'] == 'skipped'
     summary = pd.read_csv(path(out, 'group_summary', model='ridge'), sep='\t', index_col='item')
     assert summary.loc['nihss_1b', 'status'] == 'skipped'
-    assert summary.loc['nihss_1b', 'reason'].startswith('nobody has a score')
+    assert summary.loc['nihss_1b', 'reason'].startswith('no participant has a score')
     page = (out / 'group.html').read_text()
-    assert 'nobody has a score' in page
+    assert 'no participant has a score' in page
     assert '<dd>phenotype/nihss.tsv</dd>' in page, 'where it lies in its dataset'
     for model in ('ridge', 'vae'):  # which has no probability, and so no map of it
         entities = {'model': model, 'contrast': 'nihss5b', 'stat': 'prob'}
         assert path(out, 'group_statmap', **entities).is_file() == (model == 'ridge')
 
-    _, told, _ = here(capsys, *command, '5b', '1b')
-    assert 'nothing was done' in told
+    _, reported, _ = here(capsys, *command, '5b', '1b')
+    assert 'nothing was done' in reported
     done = run(*command, '5b', '1b', '--self-contained-reports')
     assert done.returncode == 0, done.stderr
     assert 'nothing was done' not in done.stdout
     assert '<img src="tpl-' not in (out / 'group.html').read_text()
-    _, told, _ = here(capsys, *command, '5b', '1b', '--self-contained-reports')
-    assert 'nothing was done' in told
+    _, reported, _ = here(capsys, *command, '5b', '1b', '--self-contained-reports')
+    assert 'nothing was done' in reported
 
     code, _, err = here(capsys, *command, '1b')
     assert code == 2
@@ -398,11 +399,11 @@ def test_a_named_item_without_a_column_is_skipped_and_none_is_bad_input(made, tm
 
 
 def test_methods_can_be_printed_alone(made, tmp_path, capsys):
-    code, told, _ = here(
+    code, reported, _ = here(
         capsys, made.raw, tmp_path / 'out', 'group', '-d', made.out, '--boilerplate-only'
     )
     assert code == 0
-    assert 'For 48 participants computed perfusion maps' in told
+    assert 'For 48 participants computed perfusion maps' in reported
     assert not (tmp_path / 'out').exists()
 
 
@@ -415,13 +416,13 @@ def test_a_model_that_is_added_runs_to_its_page(made, tmp_path, capsys, monkeypa
     plugin = tmp_path / 'linear.yml'
     plugin.write_text('plugin: Linear\n')
     out = tmp_path / 'out'
-    code, told, _ = here(
+    code, reported, _ = here(
         capsys, made.raw, out, 'group', '-d', made.out, '--resolution', '8', '--sloppy',
         '--folds', '2', '--permutations', '1', '--bootstraps', '1', '--items', '5b', '9',
         '--model', 'difference', 'ridge', '--covariates', 'age', '--use-plugin', plugin,
     )  # fmt: skip
-    assert code == 0, told
-    assert 'difference: complete' in told
+    assert code == 0, reported
+    assert 'difference: complete' in reported
     stats = {'effect': True, 'std': True, 'threshold': True, 'stability': True, 'prob': False}
     for stat, there in stats.items():
         entities = {'model': 'difference', 'contrast': 'nihss5b', 'stat': stat}
@@ -432,11 +433,11 @@ def test_a_model_that_is_added_runs_to_its_page(made, tmp_path, capsys, monkeypa
     assert 'difference does not adjust its map for covariates' in page
     assert '"id": "nihss5b-difference"' in page, 'the viewer holds the map'
     new = make_cohort(tmp_path / 'new', 3, seed=9, prefix='new')
-    code, told, _ = here(
+    code, reported, _ = here(
         capsys, new.raw, new.out, 'group', '--apply', out, '--resolution', '8', '--covariates',
         'age', '--use-plugin', plugin,
     )  # fmt: skip
-    assert code == 0, told
+    assert code == 0, reported
     assert path(new.out, 'group_applied', model='difference').is_file()
 
 
@@ -445,22 +446,22 @@ def test_every_sidecar_says_how_its_file_was_made(finished):
     found = list((out / f'tpl-{DEFAULT_SPACE}' / 'ct').glob('*.json'))
     assert len(found) > 50
     for name in found:
-        told = json.loads(name.read_text())
-        assert told['MapKind'] == 'perfusion', name
-        assert told['Space'] == DEFAULT_SPACE
-        assert told['VoxelSize'] == 8
-        assert told['DeficitThreshold'] == 0.2
-        assert told['Sloppy'] is True
+        reported = json.loads(name.read_text())
+        assert reported['MapKind'] == 'perfusion', name
+        assert reported['Space'] == DEFAULT_SPACE
+        assert reported['VoxelSize'] == 8
+        assert reported['DeficitThreshold'] == 0.2
+        assert reported['Sloppy'] is True
         if '_model-' in name.name:
-            assert told['RandomSeed'] == 20260101
-            assert f'_model-{told["Model"]}_' in name.name
+            assert reported['RandomSeed'] == 20260101
+            assert f'_model-{reported["Model"]}_' in name.name
         if name.name.endswith('_statmap.json'):
-            assert f'_contrast-{told["Item"].replace("_", "")}_' in name.name
-            assert 'Cut' in told or 'stability' in name.name
+            assert f'_contrast-{reported["Item"].replace("_", "")}_' in name.name
+            assert 'Cut' in reported or 'stability' in name.name
     for table in (out / f'tpl-{DEFAULT_SPACE}' / 'ct').glob('*.tsv'):
-        told = json.loads(table.with_suffix('.json').read_text())
+        reported = json.loads(table.with_suffix('.json').read_text())
         columns = pd.read_csv(table, sep='\t', nrows=1).columns
-        assert [c for c in columns if 'Description' not in told.get(c, {})] == [], table
+        assert [c for c in columns if 'Description' not in reported.get(c, {})] == [], table
 
 
 def test_a_damaged_map_is_the_fault_of_one_participant(made, tmp_path, capsys):
@@ -484,11 +485,11 @@ def test_a_damaged_map_is_the_fault_of_one_participant(made, tmp_path, capsys):
     )
     plugin = tmp_path / 'linear.yml'
     plugin.write_text('plugin: Linear\n')
-    code, told, _ = here(
+    code, reported, _ = here(
         capsys, made.raw, out, 'group', '-d', made.out, '--resolution', '8', '--sloppy',
         '--folds', '0', '--model', 'ridge', '--items', '5b', '--use-plugin', plugin,
     )  # fmt: skip
-    assert code == 0, told
+    assert code == 0, reported
     people = pd.read_csv(path(out, 'group_cohort'), sep='\t', index_col='participant_id')
     left_out = people[people['status'] == 'left out']
     assert set(left_out.index) == {'sub-001', 'sub-002', 'sub-003'}
@@ -547,8 +548,8 @@ def test_isles24_goes_through_with_total_mrs_and_a_score_that_is_better_when_hig
             assert own['score'].dropna().equals(true[own.index].astype(float).rename('score'))
             assert own['expected'].between(true.min(), true.max()).all()
             assert own['expected'].corr(own['score'], method='spearman') > 0.3, (model, name)
-        told = path(
+        reported = path(
             tmp_path, 'group_statmap', model=model, contrast='mRSatadmission', stat='effect'
         )
-        assert told.is_file()
+        assert reported.is_file()
     assert 'mRS at admission' in (tmp_path / 'group.html').read_text()

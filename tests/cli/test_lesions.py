@@ -160,16 +160,16 @@ def test_sidecars_say_what_the_maps_are(finished):
         ('group_statmap', {'model': 'voxelwise', 'contrast': 'nihsstotal', 'stat': 't'}),
         ('group_params', {'model': 'ridge'}),
     ):
-        told = json.loads(path(out, f'{key}_json', **entities).read_text())
-        assert told['MapKind'] == 'lesion', key
-        assert told['MapEntities'] == {
+        reported = json.loads(path(out, f'{key}_json', **entities).read_text())
+        assert reported['MapKind'] == 'lesion', key
+        assert reported['MapEntities'] == {
             'space': DEFAULT_SPACE, 'label': 'lesion', 'suffix': ['mask', 'probseg'],
         }  # fmt: skip
-        assert told['MapThreshold'] == 0.5
-        assert told['MinimumParticipants'] == 5
-        assert told['MinimumCoverage'] == 0.01
-        assert 'DeficitThreshold' not in told
-        assert 'mirror' not in json.dumps(told)
+        assert reported['MapThreshold'] == 0.5
+        assert reported['MinimumParticipants'] == 5
+        assert reported['MinimumCoverage'] == 0.01
+        assert 'DeficitThreshold' not in reported
+        assert 'mirror' not in json.dumps(reported)
     cohort = json.loads(path(out, 'group_cohort_json').read_text())
     assert 'the volume of the lesion' in cohort['total_deficit_volume']['Description']
 
@@ -203,10 +203,10 @@ def test_a_second_run_does_nothing_and_a_changed_mask_is_read_again(dataset, fin
     out, _ = finished
     more = ('--permutations', '2', '--bootstraps', '2')
     assert 'nothing was done' in command(dataset, out, *more).stdout
-    told = command(dataset, out, *more, '--min-coverage', '0.2', '--dry-run').stdout
-    assert 'fit (' in told
-    told = command(dataset, out, *more, '--map-threshold', '0.4', '--dry-run').stdout
-    assert 'fit (' in told
+    reported = command(dataset, out, *more, '--min-coverage', '0.2', '--dry-run').stdout
+    assert 'fit (' in reported
+    reported = command(dataset, out, *more, '--map-threshold', '0.4', '--dry-run').stdout
+    assert 'fit (' in reported
     file = mask_path(dataset, '005')
     held = file.read_bytes()
     try:
@@ -255,9 +255,9 @@ def test_a_filter_file_chooses_maps_of_another_unit(tmp_path):
     assert '--map-threshold of such maps' in wrong.stdout + wrong.stderr
     done = run(*common, '--map-threshold', '6')
     assert done.returncode == 0, done.stderr
-    told = json.loads(path(tmp_path / 'out', 'group_cohort_json').read_text())
-    assert told['MapEntities'] == {'space': DEFAULT_SPACE, 'suffix': 'Tmax'}
-    assert told['MapThreshold'] == 6
+    reported = json.loads(path(tmp_path / 'out', 'group_cohort_json').read_text())
+    assert reported['MapEntities'] == {'space': DEFAULT_SPACE, 'suffix': 'Tmax'}
+    assert reported['MapThreshold'] == 6
     page = (tmp_path / 'out/group.html').read_text()
     assert 'given maps (suffix Tmax)' in page
     assert 'lesioned' not in page
@@ -266,7 +266,7 @@ def test_a_filter_file_chooses_maps_of_another_unit(tmp_path):
 @pytest.mark.parametrize(
     ('options', 'piece'),
     [
-        (('--map-kind', 'lesions'), "'lesions' is none of perfusion, asymmetry, hypoperfused"),
+        (('--map-kind', 'lesions'), "'lesions' is not one of perfusion, asymmetry, hypoperfused"),
         (('--map-threshold', '6'), 'is for maps of your own'),
         (('--map-kind', 'lesion', '--map-threshold', '0'), 'must be above 0'),
         (('--map-kind', 'lesion'), 'name the folder that holds sub-*/ with --derivatives'),

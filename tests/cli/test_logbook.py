@@ -57,7 +57,7 @@ def workflow(tmp_path):
 
 
 @pytest.fixture
-def told(caplog, monkeypatch):
+def reported(caplog, monkeypatch):
     """Return the messages of the app's log, once each whatever ran in this process before."""
     messages: list[str] = []
     handler = logging.Handler()
@@ -69,22 +69,22 @@ def told(caplog, monkeypatch):
 
 
 @pytest.mark.parametrize('plugin', [Pool, lambda args: use_plugin('Linear', args)])
-def test_the_count_ends_where_it_said_it_would(workflow, told, plugin):
+def test_the_count_ends_where_it_said_it_would(workflow, reported, plugin):
     progress = Progress()
     with pytest.raises(RuntimeError):
         workflow.run(plugin=progress.watch(plugin({'n_procs': 1, 'status_callback': progress})))
     assert progress.done == progress.total > 0
-    ended = [m for m in told if re.search(r' \d of 4 participants', m)]
+    ended = [m for m in reported if re.search(r' \d of 4 participants', m)]
     assert [m.split(' of 4')[0][-1] for m in ended] == ['1', '2', '3', '4']
     assert {m.split(',')[0] for m in ended} == {
         'sub-01: done', 'sub-02_ses-a: done', 'sub-03: failed', 'sub-04: failed',
     }  # fmt: skip
 
 
-def test_the_group_level_counts_no_participants(workflow, told):
+def test_the_group_level_counts_no_participants(workflow, reported):
     progress = Progress('models')
     with pytest.raises(RuntimeError):
         workflow.run(plugin=progress.watch(Pool({'n_procs': 1, 'status_callback': progress})))
     assert progress.done == progress.total > 0
-    assert told
-    assert not any('participants' in message for message in told)
+    assert reported
+    assert not any('participants' in message for message in reported)

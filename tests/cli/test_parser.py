@@ -1,4 +1,4 @@
-"""The command line becomes settings, and every mistake is told at once."""
+"""The command line becomes settings, and every mistake is reported at once."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ def test_a_written_configuration_repeats_the_run(folders, tmp_path):
 
 
 def test_all_problems_are_told_at_once(tmp_path):
-    told = problems_of(
+    reported = problems_of(
         [str(tmp_path / 'absent'), str(tmp_path / 'out'), 'participant', '--level', 'most',
          '--random-seed', 'x', '--mem', '-1', '--output-spaces', 'MNIX', '--nprosc=2',
          '--device', 'gpu', '--participant-label', 'a_b']
     )  # fmt: skip
     for piece in (
         'no such folder',
-        "--level: 'most' is none of minimal, full",
+        "--level: 'most' is not one of minimal, full",
         "--random-seed: 'x' is not a whole number",
         '--mem -1: must be 0 (all there is) or 1 to 100000 GB',
         'MNIX: not found in TEMPLATEFLOW_HOME',
@@ -100,8 +100,8 @@ def test_all_problems_are_told_at_once(tmp_path):
         '--device gpu',
         "'a_b'",
     ):
-        assert piece in told
-    assert len(told.splitlines()) == 8
+        assert piece in reported
+    assert len(reported.splitlines()) == 8
 
 
 def test_a_command_without_arguments_gives_three_lines_and_points_to_the_help():
@@ -129,8 +129,8 @@ def test_what_is_missing_is_named(folders):
 
 
 def test_an_option_that_swallowed_the_folders_is_named(folders):
-    told = problems_of(['--participant-label', '01', *folders])
-    assert '--participant-label takes all values that follow it' in told
+    reported = problems_of(['--participant-label', '01', *folders])
+    assert '--participant-label takes all values that follow it' in reported
 
 
 @pytest.mark.parametrize(
@@ -192,17 +192,17 @@ INSIDE = {
 }
 
 
-@pytest.mark.parametrize(('place', 'told'), INSIDE.items(), ids=list(INSIDE))
+@pytest.mark.parametrize(('place', 'reported'), INSIDE.items(), ids=list(INSIDE))
 @pytest.mark.parametrize('base', ['raw', 'link', 'link to link'])
 @pytest.mark.parametrize('relative', [True, False])
 @pytest.mark.parametrize('extra', [[], ['--dry-run']], ids=['run', 'dry run'])
 def test_the_output_may_not_lie_among_the_raw_images(
-    dataset, monkeypatch, place, told, base, relative, extra
+    dataset, monkeypatch, place, reported, base, relative, extra
 ):
     monkeypatch.chdir(dataset.parent)
     prefix = '' if relative else f'{dataset.parent}/'
     before = sorted(dataset.rglob('*'))
-    assert told in problems_of([prefix + base, prefix + place, 'participant', *extra])
+    assert reported in problems_of([prefix + base, prefix + place, 'participant', *extra])
     assert sorted(dataset.rglob('*')) == before
 
 
@@ -220,18 +220,18 @@ def test_the_working_folder_may_not_lie_in_the_input(dataset, monkeypatch, place
 
 
 @pytest.mark.parametrize(
-    ('place', 'told'),
+    ('place', 'reported'),
     [('out', 'is OUTPUT_DIR'), ('out/', 'is OUTPUT_DIR'), ('elsewhere/../out', 'is OUTPUT_DIR'),
      ('out/sub-01/work', 'results of a participant')],
 )  # fmt: skip
-def test_the_working_folder_may_not_be_the_output(dataset, monkeypatch, place, told):
+def test_the_working_folder_may_not_be_the_output(dataset, monkeypatch, place, reported):
     monkeypatch.chdir(dataset.parent)
-    assert told in problems_of(['raw', 'out', 'participant', '-w', place])
+    assert reported in problems_of(['raw', 'out', 'participant', '-w', place])
     assert parse_settings(['raw', 'out', 'participant', '-w', 'out/work'])
 
 
 @pytest.mark.parametrize(
-    ('place', 'told'),
+    ('place', 'reported'),
     [('file', 'is a file'), ('file/out', 'lies below'), ('loop', 'leads nowhere'),
      ('loop/out', 'leads nowhere'),
         ('dangling', 'leads nowhere'),
@@ -239,12 +239,12 @@ def test_the_working_folder_may_not_be_the_output(dataset, monkeypatch, place, t
      ('a\nb', 'holds control characters'), ('a\udce9', 'bytes that are not UTF-8')],
 )  # fmt: skip
 @pytest.mark.parametrize('option', ['OUTPUT_DIR', '--work-dir'])
-def test_a_folder_that_cannot_be_made_is_refused(dataset, monkeypatch, place, told, option):
+def test_a_folder_that_cannot_be_made_is_refused(dataset, monkeypatch, place, reported, option):
     monkeypatch.chdir(dataset.parent)
     output = ['out', 'participant', '-w', place] if option != 'OUTPUT_DIR' else [place, 'group']
     (problem,) = problems_of(['raw', *output]).splitlines()
     assert problem.startswith(option)
-    assert told in problem
+    assert reported in problem
 
 
 @pytest.mark.parametrize('place', ['x' * 5000, 'file', 'loop', 'none'])
@@ -254,7 +254,7 @@ def test_an_input_that_is_not_a_folder_is_refused(dataset, monkeypatch, place):
 
 
 @pytest.mark.parametrize(
-    ('label', 'told'),
+    ('label', 'reported'),
     [
         ('01,02', 'separated by spaces; give --participant-label 01 02'),
         ('01, 02', 'separated by spaces; give --participant-label 01 02'),
@@ -268,8 +268,8 @@ def test_an_input_that_is_not_a_folder_is_refused(dataset, monkeypatch, place):
         ('②', 'letters and digits only'),
     ],
 )
-def test_a_label_that_cannot_be_one_is_refused(folders, label, told):
-    assert told in problems_of([*folders, '--participant-label', label])
+def test_a_label_that_cannot_be_one_is_refused(folders, label, reported):
+    assert reported in problems_of([*folders, '--participant-label', label])
 
 
 #: Options of other apps with their values, what is said, and whether the folders may follow.
@@ -286,15 +286,15 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize(
-    ('arguments', 'told'),
-    [([None, *given], told) for given, told, _ in FOREIGN]
-    + [([*given, None], told) for given, told, may_follow in FOREIGN if may_follow],
+    ('arguments', 'reported'),
+    [([None, *given], reported) for given, reported, _ in FOREIGN]
+    + [([*given, None], reported) for given, reported, may_follow in FOREIGN if may_follow],
 )
-def test_an_option_of_another_app_is_said_to_be_not_needed(folders, arguments, told):
+def test_an_option_of_another_app_is_said_to_be_not_needed(folders, arguments, reported):
     words = [w for word in arguments for w in (folders if word is None else [word])]
     (problem,) = problems_of(words).splitlines()
     assert 'is an option of another BIDS App and is not needed here' in problem
-    assert told in problem
+    assert reported in problem
 
 
 def test_notrack_is_accepted_in_silence(folders):
@@ -302,7 +302,7 @@ def test_notrack_is_accepted_in_silence(folders):
 
 
 @pytest.mark.parametrize(
-    ('given', 'told'),
+    ('given', 'reported'),
     [
         (['--mem', '0.001'], '--mem 0.001: must be 0 (all there is) or 1 to 100000 GB'),
         (['--mem', '.99'], '--mem 0.99'),
@@ -324,20 +324,20 @@ def test_notrack_is_accepted_in_silence(folders):
     ],
 )
 @pytest.mark.parametrize('level', ['participant', 'group'])
-def test_a_number_outside_its_range_is_refused_with_the_range(folders, given, told, level):
+def test_a_number_outside_its_range_is_refused_with_the_range(folders, given, reported, level):
     (problem,) = problems_of([*folders[:2], level, *given]).splitlines()
-    assert problem.startswith(told)
+    assert problem.startswith(reported)
 
 
 def test_settings_of_a_file_are_held_to_the_same_ranges(folders, tmp_path):
     config = tmp_path / 'run.toml'
     config.write_text('[perfusion]\nfloor = -1.0\nbone = nan\n[resources]\nmem = 0.5\n')
-    told = problems_of([*folders, '--config-file', str(config), '--folds', '1'])
-    assert [line.split(': ')[1] for line in told.splitlines()[:3]] == [
+    reported = problems_of([*folders, '--config-file', str(config), '--folds', '1'])
+    assert [line.split(': ')[1] for line in reported.splitlines()[:3]] == [
         'perfusion.floor -1', 'perfusion.bone nan', 'resources.mem 0.5',
     ]  # fmt: skip
-    assert '--folds 1' in told
-    assert 'must be 0.0001 to 1' in told
+    assert '--folds 1' in reported
+    assert 'must be 0.0001 to 1' in reported
 
 
 def test_problems_never_reach_the_terminal_raw(folders, capsys):

@@ -114,8 +114,8 @@ def test_a_job_of_a_cluster_without_a_result_fails_its_step_by_name(workflow, tm
     """Nipype 1.11 fails over the crash file here, and takes the whole run along."""
     node = workflow.get_node('good_wf.first')
     node.config = workflow.config
-    told = 'OSError: Job id (46) finished or terminated, but results file does not exist'
-    use_plugin('SLURM', {})._report_crash(node, result={'result': None, 'traceback': told})
+    reported = 'OSError: Job id (46) finished or terminated, but results file does not exist'
+    use_plugin('SLURM', {})._report_crash(node, result={'result': None, 'traceback': reported})
     ((sentence,),) = read_crashes(tmp_path).values()
     assert sentence.startswith('first failed: its job ended without a result')
 
@@ -133,7 +133,7 @@ def test_a_plugin_that_cannot_be_had_is_an_error_with_its_file(content, tmp_path
 
 @pytest.mark.parametrize('good', [True, False])
 def test_the_working_folder_is_emptied_after_a_good_run_only(good, tmp_path):
-    """What failed is needed to go on; what others keep there is none of ours."""
+    """What failed is needed to go on; what others keep there is not ours."""
     work = tmp_path / 'work'
     work.mkdir()
     (work / 'theirs').touch()
@@ -175,15 +175,17 @@ def test_a_graph_that_cannot_be_drawn_stops_nothing(tmp_path, monkeypatch):
 
 
 def test_a_failure_that_cannot_be_kept_is_no_killed_worker(workflow, tmp_path, monkeypatch):
-    """On a full disk not even the error of a step can be written; the cause must be told."""
+    """On a full disk not even the error of a step can be written; the cause must be reported."""
     from bids_perfdeficit.cli import pool
 
     monkeypatch.setattr(pool, 'run_node', disk_is_full)
     with pytest.raises(RuntimeError):
         workflow.run(plugin=Pool({'n_procs': 2}))
-    told = [sentence for reasons in read_crashes(tmp_path).values() for sentence in reasons]
-    assert len(told) == 1
-    assert told[0].startswith('first failed: OSError: [Errno 28] No space left on device; see ')
+    reported = [sentence for reasons in read_crashes(tmp_path).values() for sentence in reasons]
+    assert len(reported) == 1
+    assert reported[0].startswith(
+        'first failed: OSError: [Errno 28] No space left on device; see '
+    )
 
 
 def test_a_step_of_the_run_itself_that_is_told_to_end_has_not_failed(

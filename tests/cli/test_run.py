@@ -89,9 +89,14 @@ def test_every_file_of_the_tree_is_there(finished, pair):
     assert missing == []
     page = (out / 'sub-01.html').read_text()
     figures = sorted(p.name for p in (out / 'sub-01' / 'figures').glob('*.svg'))
-    assert len(figures) == 7
-    assert all(name in page for name in figures)
-    (log,) = (out / 'logs').iterdir()
+    assert len(figures) == 12
+    shown = [name for name in figures if 'thumbnail' not in name]
+    assert all(name in page for name in shown)
+    assert 'sub-01_desc-viewer_ct.js' in page
+    assert 'sub-01_desc-thumbnail' in (out / 'index.html').read_text()
+    names = {path.name for path in (out / 'logs').glob('CITATION.*')}
+    assert names == {'CITATION.md', 'CITATION.html', 'CITATION.tex', 'CITATION.bib'}
+    (log,) = (p for p in (out / 'logs').iterdir() if p.is_dir())
     assert {'settings.toml', 'status.json', 'methods.md', 'run.log'} <= {
         p.name for p in log.iterdir()
     }

@@ -84,9 +84,9 @@ def test_a_unit_whose_files_cannot_be_written_fails_alone(settings, capsys, erro
     lines = capsys.readouterr().out.splitlines()
     assert 'one: complete' in lines
     assert level.seen == (['one', 'two'] if error is None else ['one'])
-    told = next(line for line in lines if line.startswith('two: '))
-    assert (told == 'two: complete') == (error is None)
-    assert error is None or error.strerror in told
+    reported = next(line for line in lines if line.startswith('two: '))
+    assert (reported == 'two: complete') == (error is None)
+    assert error is None or error.strerror in reported
 
 
 def test_a_unit_that_another_run_works_on_is_named_and_left_alone(settings, capsys):
@@ -102,8 +102,8 @@ def test_a_unit_that_another_run_works_on_is_named_and_left_alone(settings, caps
 def test_the_status_holds_every_unit(settings):
     run_level(Toy(settings))
     (path,) = settings.inputs.output_dir.glob('logs/*/status.json')
-    told = json.loads(path.read_text())
-    assert told['exit_code'] == 1
-    assert {n: p['status'] for n, p in told['participants'].items()} == {
+    reported = json.loads(path.read_text())
+    assert reported['exit_code'] == 1
+    assert {n: p['status'] for n, p in reported['participants'].items()} == {
         'one': 'complete', 'two': 'complete', 'three': 'failed',
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""A run that is told to end says so, and one that is killed leaves no process behind."""
+"""A run that receives a signal to end says so, and one that is killed leaves no process behind."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ def test_a_full_disk_is_told_without_a_trace_back(monkeypatch, stroke_dataset, t
 
     monkeypatch.setattr(runner, 'run_level', full)
     assert main([str(stroke_dataset), str(tmp_path / 'out'), 'participant']) == 2
-    told = capsys.readouterr().err
-    assert told == (
+    reported = capsys.readouterr().err
+    assert reported == (
         'bids_perfdeficit: No space left on device: /out/logs; '
         'free some space and run the same command again to go on\n'
     )

@@ -123,8 +123,8 @@ def test_figures_sidecars_tables_and_the_page_come_back(copied, harm):
 def test_derivatives_of_other_scans_are_refused_for_that_participant(copied, tmp_path):
     raw, out, paths = copied
     sidecar = paths['preproc_ct_json']
-    told = json.loads(sidecar.read_text())
-    sidecar.write_text(json.dumps(told | {'SourceSHA256': '0' * 64}))
+    reported = json.loads(sidecar.read_text())
+    sidecar.write_text(json.dumps(reported | {'SourceSHA256': '0' * 64}))
     said = run(raw, tmp_path / 'new', 'participant', '--sloppy', '-d', out, code=1)
     assert 'were made from another NCCT' in said
     assert not list((tmp_path / 'new/sub-01').rglob('*.nii.gz'))
@@ -212,9 +212,9 @@ def test_maps_of_other_items_and_kinds_do_not_stay_beside_the_new_ones(cohort, t
     group(cohort, out, '--items', '5a', '--resolution', '10')
     assert not list(out.rglob('*nihss9*'))
     assert not list(out.rglob('*res-8*'))
-    told = [json.loads(path.read_text()) for path in out.rglob('*statmap.json')]
-    assert told
-    for content in told:
+    reported = [json.loads(path.read_text()) for path in out.rglob('*statmap.json')]
+    assert reported
+    for content in reported:
         assert content['MapKind'] == 'perfusion'
         assert content['Sloppy'] is True
         assert content['VoxelSize'] == 10.0
@@ -268,8 +268,8 @@ def test_a_sidecar_of_another_model_is_refused(cohort, tmp_path):
     fitted = tmp_path / 'fitted'
     group(cohort, fitted, '--items', '5a', '9')
     sidecar = output_path(fitted, 'group_params_json', space=DEFAULT_SPACE, model='ridge')
-    told = json.loads(sidecar.read_text())
-    sidecar.write_text(json.dumps(told | {'Items': ['nihss_9', 'nihss_5a']}))
+    reported = json.loads(sidecar.read_text())
+    sidecar.write_text(json.dumps(reported | {'Items': ['nihss_9', 'nihss_5a']}))
     said = run(cohort.raw, tmp_path / 'out', 'group', '-d', cohort.out, '--resolution', '8',
                '--apply', fitted, code=2)  # fmt: skip
     assert 'its sidecar names nihss_9, nihss_5a' in said

@@ -1,4 +1,4 @@
-"""CTs as they come: repaired where that can be done, else told in one sentence."""
+"""CTs as they come: repaired where that can be done, else reported in one sentence."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_what_is_no_head_ct_is_told(tmp_path, head, kind):
     [
         (np.diag([0.004, 0.004, 0.004, 1]), 'voxels of'),
         (np.diag([40.0, 40, 40, 1]), 'voxels of'),
-        (np.diag([0.4, 0.4, 0.4, 1]), 'no head'),
+        (np.diag([0.4, 0.4, 0.4, 1]), 'not the size of a head'),
         (np.array([[4.0, 4, 0, 0], [4, 4, 0, 0], [0, 0, 4, 0], [0, 0, 0, 1]]), 'affine'),
     ],
 )
@@ -230,8 +230,8 @@ def test_known_scales_are_measured_named_and_undone(tmp_path, head, slope, shift
     volume = read_ct(write(tmp_path, whole * slope + shift))
     assert (volume.scale.slope, volume.scale.shift, volume.scale.known) == (slope, shift, True)
     assert np.abs(np.asarray(volume.image.dataobj)[5:] - whole[5:]).max() < 0.1
-    told = ' '.join(volume.notes)
-    assert f'{abs(shift)}' in told if shift else slope == -1 or f'{slope:g}' in told
+    reported = ' '.join(volume.notes)
+    assert f'{abs(shift)}' in reported if shift else slope == -1 or f'{slope:g}' in reported
 
 
 @pytest.mark.parametrize('shift', [-300, 137, 500, 4096])

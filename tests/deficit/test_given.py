@@ -115,7 +115,7 @@ def test_a_place_of_two_balls_needs_both_of_them(lesions, prepared):
 def test_too_little_coverage_for_any_ball_is_an_error():
     mask = np.zeros((3, 3, 3), bool)
     mask[1, 1, 1] = True
-    with pytest.raises(InputError, match='no room for a candidate region'):
+    with pytest.raises(InputError, match='no space for a candidate region'):
         build_dictionary(Grid(mask, np.diag([2.0, 2, 2, 1])), (5.0,), (4.0,), paired=False)
 
 

@@ -215,8 +215,11 @@ def test_public_names_are_not_hidden_by_submodules():
     [
         ({'scores': np.zeros((240, 4))}, 'no item can be fitted (5a: only 0 participants have a'),
         ({'scores': np.full((240, 4), 2.0)}, 'free of a deficit'),
-        ({'scores': np.full((240, 4), np.nan)}, 'nobody has a score'),
-        ({'scores': np.full((240, 4), 7.0)}, 'item 5a has the score 7, which is none of 0 to 4'),
+        ({'scores': np.full((240, 4), np.nan)}, 'no participant has a score'),
+        (
+            {'scores': np.full((240, 4), 7.0)},
+            'item 5a has the score 7, which is not one of 0 to 4',
+        ),
         ({'scores': np.full((240, 4), 0.5)}, 'has the score 0.5'),
         ({'scores': np.zeros((239, 4))}, '239 rows of scores for 240 maps'),
         ({'scores': np.zeros((240, 3))}, 'do not fit 4 items'),

@@ -20,7 +20,7 @@ from bids_perfdeficit.deficit.rules import usable_items
         ((2, 2, 36, 0), 'only 2 participants are free of a deficit'),
         ((0, 0, 0, 40), 'only 0 participants are free of a deficit'),
         ((5, 5, 5, 4), 'only 19 participants have a score'),
-        ((0, 0, 0, 0), 'nobody has a score'),
+        ((0, 0, 0, 0), 'no participant has a score'),
     ],
 )
 def test_an_item_is_fitted_where_some_level_divides_the_cohort(counts, reason):

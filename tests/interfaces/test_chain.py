@@ -173,7 +173,7 @@ def test_outputs_have_their_names_and_sidecars(chain):
 
 def test_results_are_measured(chain):
     names = (
-        'subtraction', 'perfusion', 'std_brain_mask', 'std_toa', 'std_perfusion',
+        'subtraction', 'perfusion', 'hypoperfused', 'std_brain_mask', 'std_toa', 'std_perfusion',
         'std_hypoperfused',
     )  # fmt: skip
     found = MeasureResults(

@@ -88,7 +88,7 @@ def test_artefacts_are_counted_where_they_were_put():
     assert found.outside_ml == pytest.approx(2.56)
     assert found.top_share == pytest.approx(1000 / 24**3)
     assert found.zero_share == pytest.approx(24 / 24**3)
-    told = ' '.join(agreement.describe_artefacts(found))
-    assert 'ends at 12 s' in told
-    assert '3 mL of the reference above 6 s lie outside' in told
-    assert 'specks' not in told  # less than one mL of them
+    reported = ' '.join(agreement.describe_artefacts(found))
+    assert 'ends at 12 s' in reported
+    assert '3 mL of the reference above 6 s lie outside' in reported
+    assert 'specks' not in reported  # less than one mL of them

@@ -1,4 +1,4 @@
-"""Regions, their volumes, and which artery is told to be occluded."""
+"""Regions, their volumes, and which artery is reported to be occluded."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def test_an_occluded_side_keeps_its_source_and_is_late():
     assert any('right' in note for note in sources.notes)
     assert side_of(sources.mask).any()
     x = torch.arange(SHAPE[2])[None, None]
-    # The arrival alone: this head has no tissue that enhances, which the other signs ask for.
+    # The arrival alone: this head has no tissue that enhances, which the other features ask for.
     assert maps.arrival[brain & (x > 34)].mean() > 1.2 * maps.arrival[brain & (x < 20)].mean()
 
 
@@ -178,18 +178,18 @@ def test_white_matter_may_enhance_less_and_the_mirror_tells_what_a_side_lacks():
         white=pale.float(), grey=(brain & ~pale).float(), mirror=lambda values: values.flip(-1),
     )  # fmt: skip
     # Without a prior of the veins nothing tells of the sinuses.
-    assert set(maps.signs) == set(calibration()['signs']) - {'venous'}
+    assert set(maps.features) == set(calibration()['features']) - {'venous'}
     # ln(8 / 3), less what the smoothing takes from it
-    assert 0.4 < maps.signs['asymmetry'][pale].mean() < 1.0
+    assert 0.4 < maps.features['asymmetry'][pale].mean() < 1.0
     other = brain & (x > SHAPE[2] // 2 + 6)
-    assert -1.0 < maps.signs['asymmetry'][other].mean() < -0.4
-    assert maps.signs['white'][pale].unique().tolist() == [0.5]
+    assert -1.0 < maps.features['asymmetry'][other].mean() < -0.4
+    assert maps.features['white'][pale].unique().tolist() == [0.5]
 
 
 def test_a_sign_that_is_missing_counts_as_usual():
     brain = torch.ones(2, 3, 4, dtype=torch.bool)
     brain[0] = False
-    usual = dict(zip(calibration()['signs'], calibration()['centre'], strict=True))
+    usual = dict(zip(calibration()['features'], calibration()['centre'], strict=True))
     every = {name: torch.full(brain.shape, value) for name, value in usual.items()}
     numbers = {name: torch.tensor(value) for name, value in usual.items()}
     for found in ({}, numbers):
@@ -202,7 +202,7 @@ def test_a_sign_that_is_missing_counts_as_usual():
 
 
 def test_contrast_unlike_any_that_was_calibrated_is_told():
-    usual = dict(zip(calibration()['signs'], calibration()['centre'], strict=True))
+    usual = dict(zip(calibration()['features'], calibration()['centre'], strict=True))
     found = {name: torch.tensor(usual[name]) for name in ('tissue', 'venous')}
     assert unusual(found) == ()
     assert unusual(found | {'tissue': torch.tensor(usual['tissue'] - 5.0)}) == ('tissue',)

@@ -89,9 +89,9 @@ def test_all_wrong_options_are_told_at_once(tmp_path, capsys):
     (tmp_path / 'full' / 'file').touch()
     wrong = ['--participants', 'x', '--seed', '-1', '--spacing', '9']
     assert main([str(tmp_path / 'full'), *wrong]) == 2
-    told = capsys.readouterr().err
+    reported = capsys.readouterr().err
     for name in ('--participants', '--seed', '--spacing', 'full'):
-        assert name in told
+        assert name in reported
 
 
 def test_help_is_quick():

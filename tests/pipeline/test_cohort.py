@@ -89,10 +89,10 @@ def test_every_column_of_every_table_is_described(outputs):
                                      'null', 'stability', 'applied')
     }  # fmt: skip
     for output in tables:
-        told = told_of(output)
+        reported = told_of(output)
         for column in output.content.columns:
-            assert told.get(column, {}).get('Description'), (output.key, column)
-        described = {k for k, v in told.items() if isinstance(v, dict) and 'Description' in v}
+            assert reported.get(column, {}).get('Description'), (output.key, column)
+        described = {k for k, v in reported.items() if isinstance(v, dict) and 'Description' in v}
         assert described <= set(output.content.columns), output.key
 
 
@@ -100,11 +100,11 @@ def test_words_of_a_column_are_its_levels(outputs):
     for output in outputs:
         if not isinstance(output.content, pd.DataFrame):
             continue
-        told = told_of(output)
+        reported = told_of(output)
         for column in {'status', 'side', 'territory'} & set(output.content.columns):
-            if 'Levels' in told[column]:
+            if 'Levels' in reported[column]:
                 found = set(output.content[column].dropna())
-                assert found <= set(told[column]['Levels']), (output.key, column)
+                assert found <= set(reported[column]['Levels']), (output.key, column)
 
 
 def test_columns_of_a_participant_are_described():
@@ -115,27 +115,27 @@ def test_columns_of_a_participant_are_described():
     affine = np.diag([20.0, 20, 20, 1])
     regions = measure_regions(zero, zero, zero, zero == 0, affine, threshold=0.5)
     for key, columns in (('regions_metrics', regions.columns), ('qc_metrics', quality_limits())):
-        told = sidecar(key)
-        assert [c for c in columns if 'Description' not in told.get(c, {})] == [], key
+        reported = sidecar(key)
+        assert [c for c in columns if 'Description' not in reported.get(c, {})] == [], key
 
 
 def test_every_file_says_how_it_was_made(outputs):
     for output in outputs:
-        told = told_of(output)
+        reported = told_of(output)
         wanted = {**FACTS, 'Recipe': 'default', 'N': 90}
         of_cohort = output.key in ('group_cohort', 'group_mask', 'group_coverage')
         if of_cohort or output.key == 'group_applied':  # nothing in it is random
-            assert 'RandomSeed' not in told
+            assert 'RandomSeed' not in reported
             del wanted['RandomSeed']
         for name, value in wanted.items():
-            assert told[name] == value, (output.key, name)
+            assert reported[name] == value, (output.key, name)
         if not of_cohort:
-            assert told['Model'] == output.entities['model'] == 'ridge'
+            assert reported['Model'] == output.entities['model'] == 'ridge'
         if output.key == 'group_statmap':
-            assert told['Item'].replace('_', '') == output.entities['contrast']
+            assert reported['Item'].replace('_', '') == output.entities['contrast']
             if output.entities['stat'] != 'stability':
-                assert {'Cut', 'PValue'} <= told.keys()
-        json.dumps(told, allow_nan=False)
+                assert {'Cut', 'PValue'} <= reported.keys()
+        json.dumps(reported, allow_nan=False)
 
 
 def test_a_fit_is_that_of_the_models_and_its_maps_are_named(outputs, fit):
@@ -268,7 +268,7 @@ def test_lesions_are_stacked_without_masks_and_their_sidecars_speak_of_lesions(t
     rows = rows.assign(session_id='', score_session_id='')
     table = pipeline.cohort_table(stacked.measures, rows, unreadable={}, dropped={})
     image = nib.Nifti1Image(stacked.coverage, stacked.grid.affine)
-    told = {o.key: told_of(o) for o in pipeline.cohort_outputs(data, table, image, image)}
-    assert 'affected in each voxel' in told['group_coverage']['Description']
-    assert 'volume of the lesion' in told['group_cohort'][TOTAL_VOLUME]['Description']
-    assert told['group_cohort'][TOTAL_VOLUME]['Units'] == 'mL'
+    reported = {o.key: told_of(o) for o in pipeline.cohort_outputs(data, table, image, image)}
+    assert 'affected in each voxel' in reported['group_coverage']['Description']
+    assert 'volume of the lesion' in reported['group_cohort'][TOTAL_VOLUME]['Description']
+    assert reported['group_cohort'][TOTAL_VOLUME]['Units'] == 'mL'

@@ -95,9 +95,9 @@ def test_single_zeros_are_delays_and_holes_are_not(read):
 def test_artefacts_are_said(read):
     values = np.minimum(DELAY, 8.5)
     values[(Z > 56) & (X**2 + (Y + 10) ** 2 < 400)] = 8  # outside the brain, above it
-    told = ' '.join(read(values).notes)
-    assert 'ends at 8.5 s' in told
-    assert 'outside the brain' in told
+    reported = ' '.join(read(values).notes)
+    assert 'ends at 8.5 s' in reported
+    assert 'outside the brain' in reported
 
 
 OTHER_HEAD = AFFINE.copy()
@@ -107,7 +107,7 @@ FAR[:3, 3] += (0, 0, 300)
 
 
 @pytest.mark.parametrize(
-    ('values', 'affine', 'told'),
+    ('values', 'affine', 'reported'),
     [
         (np.full(SHAPE, 4.0), AFFINE, 'every voxel in the brain is 4'),
         (DELAY - 4 * BRAIN, AFFINE, r'is negative in \d+.\d% of the brain'),
@@ -122,8 +122,8 @@ FAR[:3, 3] += (0, 0, 300)
         (np.full(SHAPE, np.nan), AFFINE, 'does not overlap the brain: 0.0 mL'),
     ],
 )
-def test_what_is_not_tmax_of_this_patient_is_refused(read, values, affine, told):
-    with pytest.raises(InputError, match=told):
+def test_what_is_not_tmax_of_this_patient_is_refused(read, values, affine, reported):
+    with pytest.raises(InputError, match=reported):
         read(values, affine)
 
 

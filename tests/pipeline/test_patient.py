@@ -198,9 +198,18 @@ def test_results_are_measured(patient, maps, standard):
     assert row.inflow_voxels == len(maps.inflow.points)
     hemisphere = found.regions.set_index('region').loc['hemisphere']
     assert row.arrival_left == hemisphere.arrival_left
-    told, withheld = (found.regions[f'occlusion_{k}'] for k in ('site', 'withheld'))
-    assert pd.notna(told[0]) != pd.notna(withheld[0])
-    assert told[1:].isna().all()
+    threshold = perfusion.calibration()['threshold']
+    outlined = (values(maps.hypoperfused) > threshold) & (values(patient.brain) > 0)
+    both = hemisphere.hypoperfused_left + hemisphere.hypoperfused_right
+    assert both == pytest.approx(np.count_nonzero(outlined) * SPACING**3 / 1000, rel=0.01)
+    for side in ('left', 'right'):
+        low, high = (hemisphere[f'hypoperfused_{end}_{side}'] for end in ('low', 'high'))
+        assert low <= hemisphere[f'hypoperfused_{side}'] <= high
+        assert hemisphere[f'vessels_{side}'] > 0
+    assert row.artery_contrast > row.sinus_contrast > 0
+    reported, withheld = (found.regions[f'occlusion_{k}'] for k in ('site', 'withheld'))
+    assert pd.notna(reported[0]) != pd.notna(withheld[0])
+    assert reported[1:].isna().all()
     assert withheld[1:].isna().all()
     for axis in 'xyz':
         assert abs(row[f'shading_{axis}']) < 2
@@ -209,7 +218,7 @@ def test_results_are_measured(patient, maps, standard):
     assert row.registration_residual == patient.quality['cta']['Residual']
 
 
-def test_no_occlusion_is_told_where_the_calibration_does_not_hold(patient, maps, standard):
+def test_no_occlusion_is_reported_where_the_calibration_does_not_hold(patient, maps, standard):
     doubtful = replace(maps, inflow=replace(maps.inflow, unusual=('venous',)))
     regions = pipeline.measure(patient, doubtful, standard).regions
     columns = [name for name in regions if name.startswith('occlusion')]
@@ -250,10 +259,12 @@ def test_a_site_is_reported_only_if_it_holds_and_lies_on_the_later_side(
 
 def test_read_outs_end_with_the_first_that_disagrees(patient, monkeypatch):
     """One disagreement is enough, and each read-out costs time."""
-    told = iter([('M1', 'left'), ('ICA', 'left'), ('M2', 'right'), ('M1', 'left')])
+    reported = iter([('M1', 'left'), ('ICA', 'left'), ('M2', 'right'), ('M1', 'left')])
     monkeypatch.setattr(
         'bids_perfdeficit.perfusion.find_occlusion',
-        lambda measured: perfusion.OcclusionFinding(*next(told), 0.9, 0.95, 'none', 'n/a', 0.05),
+        lambda measured: perfusion.OcclusionFinding(
+            *next(reported), 0.9, 0.95, 'none', 'n/a', 0.05
+        ),
     )
     others = pipeline.compute_maps(patient).trust.others
     assert [(o.site, o.side) for o in others] == [

@@ -133,8 +133,8 @@ def evaluation(tmp_path) -> EvaluationReport:
         for key, values in images.items():
             path = report.of(pair, key)
             write_nifti(nib.Nifti1Image(values.astype(np.float32), brain.affine), path)
-        told = {'Notes': ['the reference ends at 12 s'], 'Doubts': []} if number == 1 else {}
-        write_json(told, sidecar_path(report.of(pair, 'reference_metrics')))
+        reported = {'Notes': ['the reference ends at 12 s'], 'Doubts': []} if number == 1 else {}
+        write_json(reported, sidecar_path(report.of(pair, 'reference_metrics')))
         rows = pd.DataFrame({
             'map': list(MAPS), 'spearman': [0.8 - 0.1 * n for n in range(6)],
             'partial': [0.7 - 0.1 * n for n in range(5)] + [np.nan], 'spearman_deficit': 0.4,

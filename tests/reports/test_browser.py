@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from bids_perfdeficit.bids import write_tsv
+from bids_perfdeficit.bids.ratings import Rating, read_ratings
 from bids_perfdeficit.reports import (
     FIGURES,
     build_participant_report,
@@ -139,13 +140,13 @@ def participant_page(out_dir: Path, *, self_contained: bool = False) -> Path:
 
 def cohort_page(out_dir: Path, count: int) -> Path:
     """Every tenth failed, and every seventh of the others has a misaligned CTA."""
-    told = {}
+    reported = {}
     out_dir.mkdir(exist_ok=True)
     for number in range(count):
         name = f'sub-{number:04d}'
-        told[name] = {'status': 'complete', 'reasons': []}
+        reported[name] = {'status': 'complete', 'reasons': []}
         if number % 10 == 0:
-            told[name] = {'status': 'failed', 'reasons': [f'/d/{name}_ct.nii.gz is <damaged>']}
+            reported[name] = {'status': 'failed', 'reasons': [f'/d/{name}_ct.nii.gz is <damaged>']}
             continue
         (out_dir / f'{name}.html').write_text('')
         metrics = {'brain_volume': 1300.0 + number % 50, 'coverage_missing': 'none',
@@ -161,7 +162,7 @@ def cohort_page(out_dir: Path, count: int) -> Path:
         write_tsv(regions, folder / f'{name}_desc-regions_metrics.tsv')
     log = out_dir / 'logs' / '20260101-000000_x'
     log.mkdir(parents=True)
-    (log / 'status.json').write_text(json.dumps({'participants': told}))
+    (log / 'status.json').write_text(json.dumps({'participants': reported}))
     path = build_index(out_dir, {})
     assert path is not None
     return path
@@ -218,16 +219,26 @@ def test_a_page_is_quiet_whole_and_stays_in_its_folder(visit, pages, kind):
 
 
 @pytest.mark.parametrize('kind', ['participant', 'group', 'cohort', 'evaluation'])
-@pytest.mark.parametrize('width', [1440, 1280])
+@pytest.mark.parametrize('width', [1280, 400])
 def test_a_page_has_what_screen_readers_need_and_fits_the_screen(visit, pages, kind, width):
     seen = visit(pages[kind], width=width)
     assert seen.tab.evaluate(STRUCTURE) == GOOD
 
 
+@pytest.mark.parametrize('kind', ['participant', 'group', 'cohort', 'evaluation'])
+def test_no_table_is_wider_than_a_printed_page(visit, pages, kind):
+    """A4 has 190 mm between margins of 10 mm, Letter has 196 mm; 96 pixels are an inch."""
+    seen = visit(pages[kind], width=round(190 / 25.4 * 96))
+    seen.tab.emulate_media(media='print')
+    widest = """() => Math.max(...Array.from(document.querySelectorAll('table, .figure, .plain'),
+      (e) => e.getBoundingClientRect().right))"""
+    assert seen.tab.evaluate(widest) <= round(190 / 25.4 * 96)
+
+
 @pytest.mark.parametrize('width', [1440, 1280])
 def test_no_column_of_the_table_of_all_participants_is_cut_off(visit, pages, width):
     seen = visit(pages['cohort'], width=width)
-    assert seen.tab.locator('#people thead th').count() == 16
+    assert seen.tab.locator('#people thead th').count() == 18
     assert seen.tab.locator('.tall').evaluate('box => box.scrollWidth - box.clientWidth') == 0
 
 
@@ -260,8 +271,8 @@ def test_flickers_take_turns_under_pointer_and_keyboard_focus_and_rest_otherwise
 
 def test_the_viewer_shows_a_right_ball_on_the_right_which_is_on_the_left(visit, pages):
     seen = visit(pages['group'])
-    told = seen.tab.locator('#view-value')
-    playwright.expect(told).to_contain_text('(right): 1, declared')
+    reported = seen.tab.locator('#view-value')
+    playwright.expect(reported).to_contain_text('(right): 1, declared')
     # Mean column of what is coloured, as a share of the width of each plane; none is null.
     coloured = """(name) => {
       const canvas = document.getElementById(`view-${name}`);
@@ -290,15 +301,15 @@ def test_the_viewer_shows_a_right_ball_on_the_right_which_is_on_the_left(visit, 
     assert seen.tab.evaluate(white) > 50, 'the border of what is declared'
     slider = seen.tab.get_by_label('x (right is +)')
     slider.fill('-36')
-    playwright.expect(told).to_contain_text('(left): 0')
+    playwright.expect(reported).to_contain_text('(left): 0')
     assert seen.tab.evaluate(coloured, 'sagittal') is None, 'the left half holds nothing'
     slider.focus()
-    before = told.text_content()
+    before = reported.text_content()
     seen.tab.keyboard.press('ArrowRight')
-    assert told.text_content() != before
+    assert reported.text_content() != before
     box = seen.tab.locator('#view-axial').bounding_box()
     seen.tab.locator('#view-axial').click(position={'x': box['width'] * 0.25, 'y': 60})
-    playwright.expect(told).to_contain_text('(right)')
+    playwright.expect(reported).to_contain_text('(right)')
 
 
 def test_a_participant_is_found_sorted_and_saved(visit, pages, tmp_path):
@@ -322,6 +333,23 @@ def test_a_participant_is_found_sorted_and_saved(visit, pages, tmp_path):
     table = pd.read_csv(saved.value.path(), sep='\t')
     assert len(table) == 40
     assert table.set_index('Participant')['CTA on NCCT'].notna().sum() == 36
+    assert seen.complaints == []
+
+
+def test_a_rating_is_kept_saved_and_read_again(visit, pages, tmp_path):
+    seen = visit(pages['cohort'])
+    cell = seen.tab.locator('#people tbody tr', has_text='sub-0005').locator('td.rate')
+    cell.click()
+    seen.tab.get_by_label('Rating of sub-0005').select_option('fail')
+    seen.tab.get_by_label('Remark on sub-0005').fill('moved  twice')
+    seen.tab.get_by_role('button', name='OK').click()
+    assert cell.text_content() == 'fail: moved twice'
+    seen.tab.reload()
+    assert cell.text_content() == 'fail: moved twice', 'the browser keeps it'
+    with seen.tab.expect_download() as saved:
+        seen.tab.get_by_role('button', name='Save ratings').click()
+    shutil.copy(saved.value.path(), tmp_path / 'ratings.tsv')
+    assert read_ratings(tmp_path) == {('0005', ''): Rating('fail', 'moved twice')}
     assert seen.complaints == []
 
 

@@ -22,17 +22,17 @@ from bids_perfdeficit.settings import DEFAULT_SPACE
 from tests.reports.conftest import ITEM, ball
 
 
-def test_the_page_tells_what_was_found_and_how_far_to_trust_it(report):
+def test_the_page_says_what_was_found_and_how_far_to_trust_it(report):
     page = build_group_page(report).read_text()
     assert '10 analysed, 2 left out' in page
-    assert '2 left out: the file is truncated or damaged' in page  # told once for both
+    assert '2 left out: the file is truncated or damaged' in page  # reported once for both
     assert 'href="sub-09.html"' in page
     assert '12 mL, p = 0.004 for the item as a whole' in page
     assert 'right vertebrobasilar' in page
     assert 'interpolated for display only' in page
     assert 'only 0 participants have a deficit' in page
     assert '36, −16, 44' in page
-    for warning in ('A caveat.', 'vascular bias', 'more than 5 % of the time',
+    for warning in ('A caveat.', 'vascular bias', 'more than 5 % of the cohorts',
                     'worse than by the deficit in each territory'):  # fmt: skip
         assert warning in page.partition('id="cohort"')[0]
     for link in re.findall(r'(?:src|href)="([^"#:]+)"', page):
@@ -46,11 +46,12 @@ def test_what_was_not_asked_for_is_left_out_and_not_missed(report):
         report.path(key, model='spatial').unlink()
     page = build_group_page(report).read_text()
     assert 'no cross-validation' in page
-    assert 'not asked for' in page
+    assert page.count('Not asked for in this run') == 1
+    assert 'resampled cohorts (--bootstraps)' in page
 
 
 @pytest.mark.parametrize(
-    ('gain', 'told'),
+    ('gain', 'reported'),
     [
         ((0.1, 0.3), ''),
         ((-0.1, 0.3), 'but it predicts no better than the deficit in each territory, so'),
@@ -58,7 +59,7 @@ def test_what_was_not_asked_for_is_left_out_and_not_missed(report):
         (None, 'but its prediction was not tested'),
     ],
 )
-def test_what_speaks_against_a_declared_map_is_as_large_as_the_declaration(report, gain, told):
+def test_what_speaks_against_a_declared_map_is_as_large_as_the_declaration(report, gain, reported):
     summary = report.path('group_summary', model='spatial')
     table = pd.read_csv(summary, sep='\t', na_values='n/a').assign(coverage_resemblance=0.1)
     write_tsv(table, summary)
@@ -72,14 +73,16 @@ def test_what_speaks_against_a_declared_map_is_as_large_as_the_declaration(repor
         write_tsv(metrics, path)
     page = build_group_page(report).read_text()
     (headline,) = re.findall(r'<strong>(spatial: declared.*?)</strong>', page)
-    assert headline.startswith(f'spatial: declared, {told}' if told else 'spatial: declared.')
+    assert headline.startswith(
+        f'spatial: declared, {reported}' if reported else 'spatial: declared.'
+    )
 
 
 def test_bias_and_false_declarations_stand_beside_the_declaration_too(report):
     (headline,) = re.findall(
         r'<strong>(spatial: declared.*?)</strong>', build_group_page(report).read_text()
     )
-    assert 'often ill anyway' in headline
+    assert 'often hypoperfused voxels' in headline
     assert 'shuffled scores' in headline
 
 
@@ -138,7 +141,15 @@ def test_figures_are_whole_mark_the_sides_and_are_repeatable(tmp_path):
     assert drawn[0].read_bytes() == drawn[1].read_bytes()
     root = ElementTree.fromstring(drawn[0].read_bytes())  # noqa: S314
     words = [element.text for element in root.iter('{http://www.w3.org/2000/svg}text')]
-    assert {'R', 'L', 'A', 'P', 'from above', 'left half', 'white line: declared'} <= set(words)
+    assert {
+        'R',
+        'L',
+        'A',
+        'P',
+        'axial projection',
+        'left surface (16 mm deep)',
+        'white line: declared',
+    } <= set(words)
     # White on black, to be seen on any colour of the scale.
     lines = [e.get('class') for e in root.iter('{http://www.w3.org/2000/svg}path')]
     assert lines == ['edge', 'core'] * (len(lines) // 2)
@@ -155,6 +166,43 @@ def test_a_left_ball_is_drawn_on_the_right_of_the_view_from_above(tmp_path):
     plane = view.plane(ball((-40, 0, 30), 16).get_fdata(), 2, None)
     columns = np.nonzero(plane.any(axis=0))[0]
     assert columns.mean() > plane.shape[1] / 2
+
+
+def test_a_surface_is_coloured_by_what_lies_beneath_it_on_its_own_side():
+    from bids_perfdeficit.reports.figures import _look
+
+    brain = load_template(DEFAULT_SPACE, spacing=8.0)
+    inside = np.asarray(brain.brain_mask.dataobj) > 0
+    t1 = np.where(inside, brain.t1.get_fdata(), 0)
+    view = _look(inside, brain.brain_mask, margin=4)
+    field = ball((56, -20, 20), 14).get_fdata()
+
+    def blend(plane: np.ndarray, ground: np.ndarray) -> np.ndarray:
+        return np.where(plane[..., None] > 0.5, [200.0, 0, 0], ground)
+
+    right, left = (
+        group_figures._surface(view, field, t1, blend, left=is_left) for is_left in (False, True)
+    )
+    red = [(p[..., 0] - p[..., 1]) > 40 for p in (right, left)]
+    assert red[0].any()
+    assert not red[1].any()
+    rows, columns = np.nonzero(red[0])
+    assert columns.mean() < right.shape[1] / 2, 'behind, which is on the left from the right'
+    assert rows.mean() < right.shape[0] * 0.6
+
+
+def test_the_top_has_a_row_and_a_thumbnail_for_each_item(report):
+    page = build_group_page(report).read_text()
+    table = page.partition('class="findings"')[2].partition('</table>')[0]
+    assert table.count('<tr class=') == 2
+    assert table.count('<img ') == 1
+    (picture,) = re.findall(r'<img src="([^"]+)"', table)
+    assert (report.output_dir / picture).is_file()
+    for piece in ('12 mL: right vertebrobasilar', '0 %', '−0.300 (−0.500 to −0.100)', '0.06',
+                  'not better than territories', 'only 0 participants'):  # fmt: skip
+        assert piece in table, piece
+    assert page.index('class="findings"') < page.index('id="cohort"')
+    assert 'How to cite' in page
 
 
 def test_plots_are_whole(tmp_path):
@@ -175,9 +223,9 @@ def test_citations_become_numbers_with_their_references():
 
 
 def test_every_reference_says_where_it_was_published():
-    from bids_perfdeficit.reports.words import _references
+    from bids_perfdeficit.reports.words import references
 
-    for key, line in _references().items():
+    for key, line in references().items():
         assert re.search(r'10\.\d{4}|arXiv \d{4}\.\d{5}|https?://|Press', line), key
 
 

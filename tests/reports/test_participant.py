@@ -1,7 +1,8 @@
-"""A participant's page is whole, says what it is told, and asks the network for nothing."""
+"""A participant's page is whole, says what it is given, and asks the network for nothing."""
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 from bids_perfdeficit.reports import FIGURES, build_participant_report, draw_brain_outline
-from bids_perfdeficit.reports.words import DATA
+from bids_perfdeficit.reports.words import DATA, SCRIPT
 
 SECTIONS = (
     'summary',
@@ -135,6 +136,19 @@ def test_a_self_contained_page_needs_no_file_beside_it(out_dir):
     assert all(link.startswith('#') for link in page.links)
 
 
+def test_the_viewer_is_beside_the_page_or_in_one_that_is_mailed(out_dir):
+    assert 'view-map' not in build(out_dir).read_text(), 'without volumes there is no viewer'
+    script = out_dir / 'sub-01' / 'figures' / 'sub-01_desc-viewer_ct.js'
+    view = {'maps': [{'id': 'p', 'title': 'A map'}], 'grounds': [{'title': 'NCCT'}], 'volumes': {}}
+    script.write_text(f'{SCRIPT}{json.dumps(view)};\n')
+    page = Page(build(out_dir))
+    assert 'sub-01/figures/sub-01_desc-viewer_ct.js' in page.loads
+    assert 'A map' in page.text
+    mailed = Page(build(out_dir, self_contained=True))
+    assert all(reference.startswith('data:') for reference in mailed.loads)
+    assert json.dumps(view) in mailed.text
+
+
 def test_two_pages_of_the_same_content_are_the_same_bytes_and_nothing_else_is_written(out_dir):
     before = {p: p.read_bytes() for p in out_dir.rglob('*') if p.is_file()}
     first = build(out_dir).read_bytes()
@@ -206,7 +220,7 @@ def test_a_metric_is_set_beside_its_limits(out_dir, metrics, verdict):
     assert ({'✓ usual', '⚠ look'} - {verdict}).pop() not in text
 
 
-def test_what_was_found_is_told_as_far_as_the_table_tells_it():
+def test_findings_are_reported_to_the_extent_that_the_table_has_them():
     from bids_perfdeficit.reports.page import describe_findings
 
     territories = [
@@ -224,11 +238,18 @@ def test_what_was_found_is_told_as_far_as_the_table_tells_it():
         'Hypoperfused right, mL': 120,
         'Later side': 'right, most in the vertebrobasilar territory',
     }
+    rival = WHOLE | {'occlusion_site': 'M1', 'occlusion_next_site': 'M2',
+                     'occlusion_next_side': 'right'}  # fmt: skip
+    assert describe_findings([rival])['Likely occlusion'] == (
+        'right M1 (70 %), or right M2 (20 %); often confused with right ICA'
+    )
+    named = rival | {'occlusion_next_site': 'ICA'}
+    assert describe_findings([named])['Likely occlusion'] == 'right M1 (70 %), or right ICA (20 %)'
     sideless = WHOLE | {'occlusion_site': 'BA', 'occlusion_side': None}
     assert describe_findings([sideless])['Likely occlusion'].startswith('BA (70 %)')
 
 
-def test_a_site_that_is_withheld_is_told_with_its_reason():
+def test_a_site_that_is_withheld_is_reported_with_its_reason():
     from bids_perfdeficit.reports.page import describe_findings
 
     nothing = dict.fromkeys([k for k in WHOLE if k.startswith('occlusion')])
@@ -239,27 +260,84 @@ def test_a_site_that_is_withheld_is_told_with_its_reason():
     assert 'Likely occlusion' not in describe_findings([WHOLE | nothing])
 
 
+def test_a_volume_is_given_with_its_dependence_on_the_threshold():
+    from bids_perfdeficit.reports.page import describe_findings, describe_volumes
+
+    ends = {'hypoperfused_low_left': 1.2, 'hypoperfused_high_left': 1.9,
+            'hypoperfused_low_right': 101.0, 'hypoperfused_high_right': 139.6}  # fmt: skip
+    found = describe_findings([WHOLE | ends])
+    assert found['Hypoperfused right, mL'] == '120 (101 to 140)'
+    assert found['Hypoperfused left, mL'] == '2 (1 to 2)'
+    line = describe_volumes(WHOLE | ends)
+    assert line.startswith('Hypoperfused: left 2 (1 to 2) mL, right 120 (101 to 140) mL')
+    assert 'thresholds of 0.6 and 0.3' in line
+    assert 'thresholds' not in describe_volumes(WHOLE)
+    assert describe_volumes({}) == ''
+
+
 @pytest.mark.parametrize(
-    ('site', 'chance', 'told'),
+    ('artery', 'sinus', 'phase'),
     [
-        ('ICA', 0.9999, 'right ICA (> 95 %), or right M1'),  # the demo's, which is an M1
-        ('M1', 0.96, 'right M1 (> 95 %), or right ICA'),
-        ('PCA', 1.0, 'right PCA (> 95 %), or BA'),
+        (200, 40, 'arterial'),
+        (200, 180, 'equilibrium'),
+        (100, 160, 'venous'),
+        (20, 10, 'not known'),
+    ],
+)
+def test_the_phase_is_that_of_the_contrast_of_arteries_and_sinuses(artery, sinus, phase):
+    from bids_perfdeficit.reports.page import _describe_phase
+
+    assert _describe_phase({'artery_contrast': artery, 'sinus_contrast': sinus}).startswith(phase)
+    assert _describe_phase({}) == 'not measured'
+
+
+def test_vessels_are_compared_between_sides_only_where_there_are_some():
+    from bids_perfdeficit.reports.page import format_vessels
+
+    table = format_vessels(
+        pd.DataFrame({
+            'region': ['hemisphere', 'MCA', 'VB', 'insula'],
+            'vessels_left': [8.0, 3.0, 0.1, 1.0],
+            'vessels_right': [10.0, 6.0, 0.3, 1.0],
+        })
+    )  # fmt: skip
+    assert list(table['Ratio, left / right']) == ['0.80', '0.50', 'too few vessels']
+    assert format_vessels(pd.DataFrame({'region': ['MCA']})).empty
+
+
+def test_the_verdict_comes_first_with_its_reasons(out_dir):
+    page = build(out_dir, verdict=('doubtful', ['the subtraction is <noisy>']))
+    text = page.read_text()
+    assert text.index('Doubtful') < text.index('Participant')
+    assert 'the subtraction is &lt;noisy&gt;' in text
+    assert 'No quality metric is outside' in build(out_dir, verdict=('complete', [])).read_text()
+
+
+@pytest.mark.parametrize(
+    ('site', 'chance', 'reported'),
+    [
+        (
+            'ICA',
+            0.9999,
+            'right ICA (> 95 %); often confused with right M1',
+        ),  # the demo's, which is an M1
+        ('M1', 0.96, 'right M1 (> 95 %); often confused with right ICA'),
+        ('PCA', 1.0, 'right PCA (> 95 %); often confused with BA'),
         ('M2', 0.02, 'right M2 (< 5 %)'),
     ],
 )
-def test_no_site_is_told_as_if_it_were_sure(site, chance, told):
+def test_no_site_is_reported_as_if_it_were_certain(site, chance, reported):
     from bids_perfdeficit.reports.page import describe_findings
 
     sure = {'occlusion_site': site, 'occlusion_confidence': chance, 'occlusion_any': 1.0,
             'occlusion_next_confidence': 0.001}  # fmt: skip
     found = describe_findings([WHOLE | sure])
-    assert found['Likely occlusion'] == told
+    assert found['Likely occlusion'] == reported
     assert found['Probability of any occlusion'] == '> 95 %'
 
 
 @pytest.mark.parametrize(
-    ('left', 'right', 'told'),
+    ('left', 'right', 'reported'),
     [
         (0.07, 0.0, 'neither (both under 5 mL)'),
         (4.9, 0.0, 'neither (both under 5 mL)'),
@@ -268,18 +346,18 @@ def test_no_site_is_told_as_if_it_were_sure(site, chance, told):
         (6.0, 20.0, 'right'),
     ],
 )
-def test_a_side_is_called_later_only_where_there_is_something_to_see(left, right, told):
+def test_a_side_is_called_later_only_where_there_is_something_to_see(left, right, reported):
     from bids_perfdeficit.reports.page import describe_findings
 
     whole = WHOLE | {'hypoperfused_left': left, 'hypoperfused_right': right}
     territory = {'region': 'MCA', 'asymmetry': 0.9}
-    assert describe_findings([whole, territory])['Later side'] == told
+    assert describe_findings([whole, territory])['Later side'] == reported
 
 
-def test_regions_are_told_apart_from_arteries_and_with_as_many_digits_as_mean_something():
-    from bids_perfdeficit.reports.page import tell_regions
+def test_regions_are_distinguished_from_arteries_and_with_as_many_digits_as_mean_something():
+    from bids_perfdeficit.reports.page import format_regions
 
-    table = tell_regions(
+    table = format_regions(
         pd.DataFrame(
             {
                 'region': ['hemisphere', 'VB', 'M1', 'insula'],
@@ -292,7 +370,7 @@ def test_regions_are_told_apart_from_arteries_and_with_as_many_digits_as_mean_so
         )
     )
     assert list(table['Region']) == [
-        'Hemisphere', 'vertebrobasilar territory', 'ASPECTS M1', 'ASPECTS insula',
+        'Hemisphere', 'vertebrobasilar territory', 'ASPECTS M1 region', 'ASPECTS insula region',
     ]  # fmt: skip
     assert list(table.columns[1:]) == [
         'Arrival, left', 'Asymmetry, left − right', 'Hypoperfused right, mL',
@@ -305,10 +383,21 @@ def test_regions_are_told_apart_from_arteries_and_with_as_many_digits_as_mean_so
 def test_numbers_have_the_digits_of_a_person():
     from bids_perfdeficit.reports.words import show
 
-    told = [
+    reported = [
         show(v) for v in (1492.3, 39.662, 9.176, 0.98062, 0.8, 0.0264, 3.0, 0.0001, -0.0001, -4.44)
     ]
-    assert told == ['1492', '39.7', '9.2', '0.981', '0.8', '0.026', '3', '< 0.001', '0', '−4.4']
+    assert reported == [
+        '1492',
+        '39.7',
+        '9.2',
+        '0.981',
+        '0.8',
+        '0.026',
+        '3',
+        '< 0.001',
+        '0',
+        '−4.4',
+    ]
 
 
 def test_the_layout_names_each_figure_once():
@@ -320,7 +409,7 @@ def test_the_layout_names_each_figure_once():
     assert set(FIGURES) <= set(listed)
 
 
-def test_importing_the_room_is_cheap():
+def test_importing_the_package_is_cheap():
     import subprocess
     import sys
 

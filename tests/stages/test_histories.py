@@ -85,7 +85,7 @@ def run(world: World, out: Path) -> None:
     """Do what the app does: lock, finish what was interrupted, remove what is stale, compute."""
     with Lock(out / 'records' / '.lock', 'the toy', patience=0):
         for folder in (out, out / 'deep', out / 'records'):
-            remove_leftovers(folder, whoever=True)
+            remove_leftovers(folder, any_owner=True)
         recover(out, out / 'records')
         for path in find_unlisted(out, out / 'records', (out / 'deep').glob('*')):
             path.unlink()

@@ -249,8 +249,8 @@ def test_derivatives_are_taken_before_own_results_and_as_they_are(pair, tmp_path
 @pytest.mark.parametrize('same', [True, False])
 def test_derivatives_of_other_scans_are_refused(pair, tmp_path, same):
     settings = settings_for(tmp_path)
-    told = hashlib.sha256(pair.ncct.read_bytes()).hexdigest() if same else '0' * 64
-    given = lend(pair, settings, tmp_path / 'theirs', 'conform', SourceSHA256=told)
+    reported = hashlib.sha256(pair.ncct.read_bytes()).hexdigest() if same else '0' * 64
+    given = lend(pair, settings, tmp_path / 'theirs', 'conform', SourceSHA256=reported)
     plan = make_plan(pair, given)
     assert bool(plan.refusal) is not same
     assert same or 'another NCCT' in plan.refusal
@@ -321,6 +321,29 @@ def test_maps_with_their_records_are_taken_and_so_are_maps_without_any(pair, ent
     assert find_unproven([entry]) == {}
     shutil.rmtree(record_path(tmp_path / 'out', pair, 'standard').parent)
     assert find_unproven([entry]) == {}
+
+
+@pytest.mark.parametrize(
+    ('status', 'rating', 'taken', 'with_doubtful'),
+    [
+        ('complete', 'fail', False, False),
+        ('complete', 'doubt', False, True),
+        ('complete', 'pass', True, True),
+        ('doubtful', 'pass', True, True),
+        ('failed', 'pass', False, False),
+    ],
+)
+def test_a_rating_by_a_person_decides_beside_the_verdict(
+    pair, entry, tmp_path, status, rating, taken, with_doubtful
+):
+    judge(pair, tmp_path, status)
+    (tmp_path / 'out' / 'ratings.tsv').write_text(
+        f'participant_id\trating\tremark\nsub-01\t{rating}\ta remark\nsub-02\tfail\tn/a\n'
+    )
+    reasons = find_unproven([entry])
+    assert (not reasons) == taken
+    assert taken or status == 'failed' or 'a remark' in reasons['01']
+    assert (not find_unproven([entry], include_doubtful=True)) == with_doubtful
 
 
 @pytest.mark.parametrize('status', ['failed', 'doubtful'])

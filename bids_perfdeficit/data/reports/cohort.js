@@ -46,13 +46,76 @@
     body.append(...keyed.map(({ entry }) => entry.row));
   }));
 
+  document.getElementById('written').textContent =
+    `Page written ${new Date(document.lastModified).toLocaleString()}.`;
+
+  // Ratings: changes are kept by the browser until they are saved as a file.
+  const store = `perfdeficit-ratings:${window.location.pathname}`;
+  let changed = {};
+  try { changed = JSON.parse(window.localStorage.getItem(store)) ?? {}; } catch { changed = {}; }
+  const keep = () => {
+    try { window.localStorage.setItem(store, JSON.stringify(changed)); } catch { /* private mode */ }
+  };
+  const cells = Array.from(body.querySelectorAll('td.rate'));
+  const nameOf = (cell) => cell.parentElement.cells[0].textContent.trim();
+  const given = (cell) => changed[nameOf(cell)]
+    ?? { rating: cell.dataset.rating, remark: cell.dataset.remark };
+  const write = (cell) => {
+    const { rating, remark } = given(cell);
+    cell.textContent = rating && remark ? `${rating}: ${remark}` : rating;
+    cell.classList.toggle('changed', nameOf(cell) in changed);
+  };
+  const edit = (cell) => {
+    const before = given(cell);
+    const select = document.createElement('select');
+    select.setAttribute('aria-label', `Rating of ${nameOf(cell)}`);
+    ['', 'pass', 'doubt', 'fail'].forEach((value) => select.add(new Option(value || '(none)', value)));
+    select.value = before.rating;
+    const remark = document.createElement('input');
+    Object.assign(remark, { value: before.remark, placeholder: 'remark' });
+    remark.setAttribute('aria-label', `Remark on ${nameOf(cell)}`);
+    const done = document.createElement('button');
+    Object.assign(done, { type: 'button', textContent: 'OK' });
+    done.addEventListener('click', (event) => {
+      event.stopPropagation();
+      changed[nameOf(cell)] = {
+        rating: select.value, remark: remark.value.replace(/\s+/g, ' ').trim(),
+      };
+      keep();
+      write(cell);
+    });
+    remark.addEventListener('keydown', (event) => { if (event.key === 'Enter') done.click(); });
+    cell.replaceChildren(select, ' ', remark, ' ', done);
+    select.focus();
+  };
+  cells.forEach((cell) => {
+    if (nameOf(cell) in changed) write(cell);
+    cell.tabIndex = 0;
+    cell.addEventListener('click', (event) => { if (event.target === cell) edit(cell); });
+    cell.addEventListener('keydown', (event) => {
+      if (event.key === 'Enter' && event.target === cell) { event.preventDefault(); edit(cell); }
+    });
+  });
+  const offer = (lines, name) => {
+    const link = document.createElement('a');
+    link.href = URL.createObjectURL(new Blob([lines.join('\n') + '\n'], { type: 'text/plain' }));
+    link.download = name;
+    link.click();
+    URL.revokeObjectURL(link.href);
+  };
+  document.getElementById('save').addEventListener('click', () => {
+    const lines = ['participant_id\tsession_id\trating\tremark'];
+    for (const cell of cells) {
+      const { rating, remark } = given(cell);
+      const [who, session] = nameOf(cell).split('_');
+      if (rating) lines.push([who, session ?? 'n/a', rating, remark || 'n/a'].join('\t'));
+    }
+    offer(lines, 'ratings.tsv');
+  });
+
   document.getElementById('download').addEventListener('click', () => {
     const lines = Array.from(table.rows, (row) => Array.from(row.cells, (cell) =>
       cell.textContent.replace('−', '-').trim()).join('\t'));
-    const link = document.createElement('a');
-    link.href = URL.createObjectURL(new Blob([lines.join('\n') + '\n'], { type: 'text/plain' }));
-    link.download = 'participants.tsv';
-    link.click();
-    URL.revokeObjectURL(link.href);
+    offer(lines, 'participants.tsv');
   });
 })();

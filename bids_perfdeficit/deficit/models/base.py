@@ -65,7 +65,7 @@ class Drawing:
     statistic : {'prob', 'effect'}
         The map that is drawn; a probability is drawn from 0 to 1.
     meaning : str
-        What its values are, as a noun phrase with the unit. ``{more}`` stands for a higher value
+        What its values are, as a noun phrase with the unit. ``{more}`` represents a higher value
         of the participants' maps, for example "later perfusion".
     ends : (str, str)
         What low and high values mean.

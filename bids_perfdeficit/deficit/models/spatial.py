@@ -9,7 +9,7 @@ A joint generative model of perfusion maps and ordinal scores::
 Each of an item's components l is a "single effect" (SuSiE: Wang, Sarkar, Carbonetto & Stephens,
 J R Stat Soc B 2020): one ball gamma_kl out of a dictionary of places and sizes, uniform a priori,
 with a half-normal strength b_kl > 0 whose scale is set by the evidence. The posterior over places
-is exact given the other components, so that voxels that no data can tell apart (the same vascular
+is exact given the other components, so that voxels that no data can separate (the same vascular
 territory) share their probability instead of being declared together. The ordinal likelihood is
 expanded to second order around the current fit (as in Fisher scoring). The union of the balls is
 the substrate: ``P(v in M) = 1 - prod_l (1 - P(v in ball_l))``, a noisy-or.
