@@ -144,6 +144,7 @@ class PublishedVAEModel(DeficitModel[None]):
     methods = """\
 *vae*: the published variational autoencoder [@deficit; @dvldm], one per item.
 """
+    options = ('vae_epochs', 'vae_spacing')
 
     def fit(
         self,
