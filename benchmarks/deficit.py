@@ -14,6 +14,7 @@ Subcommands (each prints markdown tables; `run` appends to a JSON-lines file as 
            probability, and paired intervals against `spatial`
   null     shuffled cohorts: share with nothing declared, per item
   scale    1,400 participants, 15 items, 2 mm: seconds and peak memory, with folds
+  cost     seconds of a training step of the published model by the size of its grid
 
 Usage: python benchmarks/deficit.py run --set held_out --family shapes --n 300 \
     --models spatial ridge bm forest --out shapes.jsonl
@@ -48,6 +49,7 @@ from peers import PEERS, Peers
 
 from bids_perfdeficit import deficit
 from bids_perfdeficit.deficit import DeficitSettings, Grid, Item, Prepared, get_model
+from bids_perfdeficit.deficit.models import vae
 from bids_perfdeficit.deficit.preparation import positive_asymmetry
 
 MODELS = ('spatial', 'ridge', 'voxelwise')
@@ -339,9 +341,38 @@ def scale(arguments):
               f'peak {peak:.1f} GiB', flush=True)  # fmt: skip
 
 
+#: Voxels along each axis that `cost` times, participants in a step and in a cohort.
+SIDES, BATCH, PARTICIPANTS = (16, 32, 64), 10, 1_000
+
+
+def cost(arguments):
+    """Time steps of the published training; 4,000 epochs of a cohort follow from them."""
+    device = torch.device(json.loads(arguments.settings).get('device', 'cpu'))
+    print('| grid | CPU s a step | an item, 1,000 participants, 4,000 epochs |\n|---|---|---|')
+    for side in SIDES:
+        shape = (side,) * 3
+        model = vae.PublishedVAE(shape, vae.halvings(shape), 50).to(device)
+        optimizer = torch.optim.Adamax(model.parameters(), lr=1e-4, weight_decay=1e-5)
+        x, y = torch.rand(BATCH, 1, *shape, device=device), torch.rand(BATCH, device=device)
+        coordinates = torch.rand(1, 3, *shape, device=device)
+        generator = torch.Generator().manual_seed(0)
+        times = []
+        for _ in range(4):
+            started = time.process_time()
+            loss = vae.losses(model, x, y, coordinates, generator)[0].sum()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            float(loss.detach())
+            times.append(time.process_time() - started)
+        step = float(np.median(times[1:]))
+        days = step * PARTICIPANTS / BATCH * 4_000 / 86_400
+        print(f'| {side}^3 | {step:.3g} | {days:.2g} days |', flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('command', choices=('run', 'table', 'null', 'scale'))
+    parser.add_argument('command', choices=('run', 'table', 'null', 'scale', 'cost'))
     parser.add_argument('files', nargs='*')
     parser.add_argument('--family', nargs='+', default=['made'], choices=FAMILY_LINKS)
     parser.add_argument('--set', default='development', choices=('development', 'held_out'))
@@ -359,7 +390,8 @@ def main():
     parser.add_argument('--out', default='deficit.jsonl')
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    {'run': run, 'table': table, 'null': null, 'scale': scale}[arguments.command](arguments)
+    commands = {'run': run, 'table': table, 'null': null, 'scale': scale, 'cost': cost}
+    commands[arguments.command](arguments)
 
 
 if __name__ == '__main__':

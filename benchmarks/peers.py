@@ -1,7 +1,7 @@
 """What lesion mappers use, on the data that the models are given, for the benchmarks alone.
 
 ``bm``: Brunner-Munzel per voxel, false-discovery rate 5 % (LESYMAP's default for masks). ``svr``:
-SVR-LSM (Zhang et al., Hum Brain Mapp 2014): RBF support vectors of lesions divided by the root of
+SVR-LSM (Zhang et al., Human Brain Mapping 2014): RBF support vectors of lesions divided by the root of
 their volume, back-projected, against shuffled scores, 5 %. ``sccan``: sparse canonical correlation
 of antspyx, the sparseness by cross-validation, cut at .1 of the maximum as in LESYMAP (Pustina et
 al., Neuropsychologia 2018). ``elasticnet`` and ``forest``: on supervoxels (Ward clusters of the

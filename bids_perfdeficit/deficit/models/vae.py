@@ -271,7 +271,7 @@ def _train(
         sums = torch.zeros(4, device=device)
         first, second = torch.zeros_like(first), torch.zeros_like(second)
         for rows in torch.randperm(len(x), generator=generator).split(settings.vae_batch):
-            parts, m = _losses(model, x[rows], y[rows], coordinates, generator)
+            parts, m = losses(model, x[rows], y[rows], coordinates, generator)
             optimizer.zero_grad(set_to_none=True)
             parts.sum().backward()
             optimizer.step()
@@ -320,7 +320,7 @@ def _train(
     return first.float().cpu(), spread.float().cpu(), detail
 
 
-def _losses(
+def losses(
     model: PublishedVAE, x: Tensor, y: Tensor, coordinates: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Return the batch means of the score's and map's squared errors and both KLs; and m."""
