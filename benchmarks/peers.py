@@ -1,14 +1,14 @@
 """What lesion mappers use, on the data that the models are given, for the benchmarks alone.
 
 ``bm``: Brunner-Munzel per voxel, false-discovery rate 5 % (LESYMAP's default for masks). ``svr``:
-SVR-LSM (Zhang et al., Human Brain Mapping 2014): RBF support vectors of lesions divided by the root of
-their volume, back-projected, against shuffled scores, 5 %. ``sccan``: sparse canonical correlation
-of antspyx, the sparseness by cross-validation, cut at .1 of the maximum as in LESYMAP (Pustina et
-al., Neuropsychologia 2018). ``elasticnet`` and ``forest``: on supervoxels (Ward clusters of the
-maps); the net declares coefficients above 0, the forest importances above those of all shuffled
-supervoxels (Kursa & Rudnicki, J Stat Softw 2010). For computed maps all see the positive
-left-right asymmetry. ``bm`` adjusts the score for the root of the volume, net and forest have it
-as a feature. None has a probability. Must not know the truth.
+SVR-LSM (Zhang et al., Human Brain Mapping 2014): RBF support vectors of lesions divided by the
+root of their volume, back-projected, against shuffled scores, 5 %. ``sccan``: sparse canonical
+correlation of antspyx, the sparseness by cross-validation, cut at .1 of the maximum as in LESYMAP
+(Pustina et al., Neuropsychologia 2018). ``elasticnet`` and ``forest``: on supervoxels (Ward
+clusters of the maps); the net declares coefficients above 0, the forest importances above those of
+all shuffled supervoxels (Kursa & Rudnicki, J Stat Softw 2010). For computed maps all see the
+positive left-right asymmetry. ``bm`` adjusts the score for the root of the volume, net and forest
+have it as a feature. None has a probability. Must not know the truth.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from bids_perfdeficit.deficit.settings import (
     AFFECTED_SHARE,
     DEFICIT_THRESHOLD,
     LEAST_AFFECTED,
+    VOLUME_THRESHOLD,
 )
 from bids_perfdeficit.interfaces.derivatives import GroupSink
 from bids_perfdeficit.interfaces.group import (
@@ -299,7 +300,7 @@ def describe_cohort(plan: GroupPlan, settings: Settings) -> dict[str, object]:
         'VoxelSize': plan.resolution,
         'MapKind': str(plan.map_kind),
         **(
-            {'DeficitThreshold': DEFICIT_THRESHOLD}
+            {'DeficitThreshold': DEFICIT_THRESHOLD, 'VolumeThreshold': VOLUME_THRESHOLD}
             if plan.given is None
             else {
                 'MapEntities': dict(plan.given),

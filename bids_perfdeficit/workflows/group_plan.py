@@ -43,7 +43,7 @@ from bids_perfdeficit.workflows.plan import file_uri, record_path, template_inpu
 #: Versions of the stages, raised whenever results change, so that older ones are not mixed with
 #: newer ones.
 VERSIONS: Mapping[str, int] = {
-    'cohort': 2, 'fit': 2, 'validation': 2, 'null': 2, 'stability': 2, 'apply': 2,
+    'cohort': 3, 'fit': 2, 'validation': 2, 'null': 2, 'stability': 2, 'apply': 3,
 }  # fmt: skip
 #: Fewest participants that a group is made of.
 FEWEST = 10
