@@ -29,8 +29,9 @@ from sklearn.svm import SVR
 
 #: Share of a voxel above which it is affected: of lesions, and of the asymmetry of computed maps.
 AFFECTED = {True: 0.5, False: 0.2}
-#: Fewest participants on either side of a test.
-_FEWEST = 5
+#: Fewest participants who are affected in a voxel; of Brunner and Munzel's test, which finds too
+#: much with fewer than ten on either side (Medina et al., Neuropsychologia 2010).
+_FEWEST, _FEWEST_RANKED = 5, 10
 #: Shuffles of SVR-LSM; p is that of a normal with their mean and standard deviation.
 _SHUFFLES = 100
 #: mL of a supervoxel, about.
@@ -109,7 +110,7 @@ def brunner_munzel(peers: Peers, rows: np.ndarray, score: np.ndarray):
     z, p = np.zeros(peers.maps.shape[1]), np.ones(peers.maps.shape[1])
     inside = peers.affected[rows]
     number = inside.sum(0)
-    tested = np.flatnonzero((number >= _FEWEST) & (len(rows) - number >= _FEWEST))
+    tested = np.flatnonzero(np.minimum(number, len(rows) - number) >= _FEWEST_RANKED)
     for start in range(0, len(tested), 2048):
         voxels = tested[start : start + 2048]
         own = np.zeros((len(counts), len(voxels)))
