@@ -14,6 +14,7 @@ Subcommands (each prints markdown tables; `run` appends to a JSON-lines file as 
            probability, and paired intervals against `spatial`
   null     shuffled cohorts: share with nothing declared, per item
   scale    1,400 participants, 15 items, 2 mm: seconds and peak memory, with folds
+  volume   measures of the volume of a deficit against that of the true delay, digital patients
   cost     seconds of a training step of the published model by the size of its grid
 
 Usage: python benchmarks/deficit.py run --set held_out --family shapes --n 300 \
@@ -46,11 +47,13 @@ from families import (
 )
 from measures import measure, paired_interval, reliability_table
 from peers import PEERS, Peers
+from scipy import stats
 
 from bids_perfdeficit import deficit
 from bids_perfdeficit.deficit import DeficitSettings, Grid, Item, Prepared, get_model
 from bids_perfdeficit.deficit.models import vae
-from bids_perfdeficit.deficit.preparation import positive_asymmetry
+from bids_perfdeficit.deficit.preparation import coarse_maps, positive_asymmetry
+from bids_perfdeficit.deficit.scale import excess, lower_side
 
 MODELS = ('spatial', 'ridge', 'voxelwise')
 #: Share of the maximum at which the map of `ridge` is also cut, whether its test passes or not.
@@ -341,6 +344,43 @@ def scale(arguments):
               f'peak {peak:.1f} GiB', flush=True)  # fmt: skip
 
 
+#: Shares of the sites for `volume`: enough basilar occlusions, which both sides have.
+BILATERAL = {
+    'none': 0.25, 'ICA': 0.08, 'M1': 0.25, 'M2sup': 0.08, 'M2inf': 0.08, 'A2': 0.03, 'P1': 0.08,
+    'P2': 0.03, 'BA': 0.12,
+}  # fmt: skip
+
+
+def volume(arguments):
+    """Compare measures of the volume of a deficit with that of a delay above 6 s."""
+    from bids_perfdeficit import phantom
+
+    print('| seed, n | measure | rank r | r | mL of open arteries | of BA | of M1 |')
+    print('|---|---|---|---|---|---|---|')
+    n = arguments.n[0]
+    for seed in arguments.seeds or [21]:
+        cohort = phantom.make_cohort(seed, n, trees=8, mix=BILATERAL, processes=1)
+        grid, weights = Grid(cohort.mask, cohort.affine).coarsen(4.0)
+        maps, delay = (
+            coarse_maps(v.astype(np.float32), weights) for v in (cohort.perfusion, cohort.delay)
+        )
+        true = (delay > 6).sum(1) * grid.voxel_ml
+        beyond = excess(maps, lower_side(maps.mean(0), grid), grid)
+        measures = {'true': delay > 6, 'asymmetry > .2': positive_asymmetry(maps, grid) > 0.2}
+        measures |= {f'excess > {cut:g}': beyond > cut for cut in (0.2, 0.3, 0.4)}
+        site = cohort.participants['site'].to_numpy()
+        for name, found in measures.items():
+            ml = found.sum(1) * grid.voxel_ml
+            medians = [
+                f'{np.median(ml[site == s]):.0f}' if (site == s).any() else ''
+                for s in ('none', 'BA', 'M1')
+            ]
+            print(
+                f'| {seed}, {n} | {name} | {stats.spearmanr(ml, true)[0]:.3f} '
+                f'| {np.corrcoef(ml, true)[0, 1]:.3f} | {" | ".join(medians)} |', flush=True,
+            )  # fmt: skip
+
+
 #: Voxels along each axis that `cost` times, participants in a step and in a cohort.
 SIDES, BATCH, PARTICIPANTS = (16, 32, 64), 10, 1_000
 
@@ -372,7 +412,7 @@ def cost(arguments):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('command', choices=('run', 'table', 'null', 'scale', 'cost'))
+    parser.add_argument('command', choices=('run', 'table', 'null', 'scale', 'volume', 'cost'))
     parser.add_argument('files', nargs='*')
     parser.add_argument('--family', nargs='+', default=['made'], choices=FAMILY_LINKS)
     parser.add_argument('--set', default='development', choices=('development', 'held_out'))
@@ -390,7 +430,9 @@ def main():
     parser.add_argument('--out', default='deficit.jsonl')
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    commands = {'run': run, 'table': table, 'null': null, 'scale': scale, 'cost': cost}
+    commands = {
+        'run': run, 'table': table, 'null': null, 'scale': scale, 'volume': volume, 'cost': cost,
+    }  # fmt: skip
     commands[arguments.command](arguments)
 
 
