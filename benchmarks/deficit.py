@@ -28,6 +28,7 @@ import json
 import resource
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,14 @@ def make_cohort(family: str, kind: str, n: int, seed: int, **options) -> Cohort:
     if family == 'shapes':
         return shape_cohort(n, seed, **options)
     return made_cohort(n, seed, kind, **options)
+
+
+def only(cohort: Cohort, names: list[str]) -> Cohort:
+    """Return a cohort with some of its items."""
+    kept = [k for k, item in enumerate(cohort.items) if item.name in names]
+    return replace(
+        cohort, scores=cohort.scores[:, kept], items=tuple(cohort.items[k] for k in kept)
+    )
 
 
 class Embedding:
@@ -194,6 +203,8 @@ def run(arguments):
                 for n in arguments.n:
                     for seed in seeds:
                         cohort = make_cohort(family, kind, n, seed, **options)
+                        if arguments.items:
+                            cohort = only(cohort, arguments.items)
                         common = {'family': family, 'link': kind, 'n': n, 'seed': seed}
                         common['set'] = 'named' if arguments.seeds else arguments.set
                         rows = run_models(
@@ -421,6 +432,7 @@ def main():
     parser.add_argument('--n', type=int, nargs='+', default=[300])
     parser.add_argument('--links', nargs='+', choices=(*LINKS, *PHANTOMS, 'shapes'))
     parser.add_argument('--models', nargs='+', default=list(MODELS))
+    parser.add_argument('--items', nargs='+', help='of `run`; all by default')
     parser.add_argument('--folds', type=int, default=0)
     parser.add_argument('--flips', type=float, default=0.05)
     parser.add_argument('--noise', type=float, default=0.08)
