@@ -231,28 +231,33 @@ def table(arguments):
     print(*reliability_table(rows), sep='\n')
 
 
+#: Columns of the table of models: measure, heading and decimals.
+COLUMNS = (
+    ('dice', 'Dice', 3), ('oracle', 'best', 3), ('ap', 'AP', 3), ('fdr', 'FDR', 2),
+    ('expected_fdr', 'expected FDR', 2), ('fdr8', 'FDR > 8 mm', 2), ('ml', 'mL', 1),
+    ('true_ml', 'true mL', 1), ('p_true_under_01', 'truth at P < .01', 2), ('auc', 'AUC', 3),
+    ('auc_volume', 'AUC, volume', 3), ('gain', 'gain, nats', 3), ('seconds', 'CPU s', 0),
+)  # fmt: skip
+
+
 def _print_models(rows: list[dict]) -> None:
-    """Print means over cohorts of means over items with a substrate."""
-    names = ['dice', 'oracle', 'ap', 'fdr', 'expected_fdr', 'fdr8', 'centroid', 'ml', 'true_ml',
-             'p_true_under_01', 'auc', 'auc_volume', 'gain', 'kappa', 'seconds']  # fmt: skip
-    used = [name for name in names if any(name in r for r in rows)]
-    print(
-        '| model | cohorts | items declared |',
-        ' | '.join(used),
-        '| without a substrate, declared |',
-    )
+    """Print means (standard deviations) over cohorts of means over items with a substrate."""
+    used = [column for column in COLUMNS if any(column[0] in r for r in rows)]
+    headings = ' | '.join(heading for _, heading, _ in used)
+    print(f'| model | cohorts | declared | {headings} | declared without a substrate |')
     print('|---' * (len(used) + 4) + '|')
     for model in dict.fromkeys(r['model'] for r in rows):
         own = [r for r in rows if r['model'] == model and 'dice' in r]
         without = [r['declared'] for r in rows if r['model'] == model and 'dice' not in r]
         cells = []
-        for name in used:
+        for name, _, digits in used:
             values = list(cohort_means(own, name).values())
-            cells.append(f'{np.mean(values):.3g} ± {np.std(values):.2g}' if values else '')
+            mean = f'{np.mean(values):.{digits}f}' if values else ''
+            cells.append(f'{mean} ({np.std(values):.{digits}f})' if len(values) > 1 else mean)
         count = len({(r['link'], r['seed']) for r in own})
         declared = f'{sum(r["declared"] for r in own)} of {len(own)}'
-        print(f'| {model} | {count} | {declared} |', ' | '.join(cells),
-              f'| {sum(without)} of {len(without)} |')  # fmt: skip
+        empty = f'{sum(without)} of {len(without)}' if without else ''
+        print(f'| {model} | {count} | {declared} |', ' | '.join(cells), f'| {empty} |')
 
 
 def cohort_means(rows: list[dict], name: str) -> dict[tuple, float]:
