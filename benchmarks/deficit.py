@@ -1,20 +1,24 @@
-"""Deficit models side by side on cohorts whose substrates are known.
+"""Deficit models and peers side by side on cohorts whose substrates are known.
 
-Cohorts: vascular-like maps (an occlusion takes a branch of a jittered arterial tree, with a soft
-border, collaterals, noise and misregistration) and 15 ordinal items whose substrates are single
-spheres, cortex-and-tract networks and lateralised pairs, or nothing but volume. Links from map to
-score are none of the models': `or`, `share`, `saturating`, `all`. Scores are flipped to any level
-at random. `phantom-*` links are cohorts of `bids_perfdeficit.phantom` instead, in which every
-item has a substrate; those that end in `-distal` have another mix of occlusions. The models were
-developed on links `or` and `share` and phantoms, with seeds under 100.
+Families (`families.py`): ``made`` with links from map to score that are none of the models'
+(`or`, `share`, `saturating`, `all`), ``phantom`` (``phantom-*`` links), ``shapes`` (substrates
+that are not spheres). Real lesions with the same shapes: ``real_lesions.py substrates``. Models
+are named as in the registry; ``bm svr sccan elasticnet forest`` are peers (`peers.py`), which see
+the same maps at 4 mm. Seeds come from ``seeds/development.json`` or ``seeds/held_out.json``:
+nothing is chosen on the second. `spatial` was developed on links `or` and `share` and on phantoms,
+with seeds under 100.
 
-Subcommands (each prints a markdown table; `run` appends to a JSON-lines file as it goes):
+Subcommands (each prints markdown tables; `run` appends to a JSON-lines file as it goes):
   run      fit models, write one line per cohort, model and item
-  table    summarise such files: mean and sd over seeds, and paired intervals against `spatial`
+  table    summarise such files: mean and sd over cohorts, items, reliability by bins of the
+           probability, and paired intervals against `spatial`
   null     shuffled cohorts: share with nothing declared, per item
   scale    1,400 participants, 15 items, 2 mm: seconds and peak memory, with folds
+  volume   measures of the volume of a deficit against that of the true delay, digital patients
+  cost     seconds of a training step of the published model by the size of its grid
 
-Usage: python benchmarks/deficit.py run --seeds 100-104 --links saturating all --out results.jsonl
+Usage: python benchmarks/deficit.py run --set held_out --family shapes --n 300 \
+    --models spatial ridge bm forest --out shapes.jsonl
 """
 
 from __future__ import annotations
@@ -24,346 +28,298 @@ import json
 import resource
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial import cKDTree
-from sklearn.metrics import average_precision_score
+import torch
+from families import (
+    ITEMS,
+    LINKS,
+    PHANTOMS,
+    Cohort,
+    brain,
+    made_cohort,
+    make_maps,
+    make_scores,
+    phantom_cohort,
+    seeds_of,
+    shape_cohort,
+)
+from measures import measure, paired_interval, reliability_table
+from peers import PEERS, Peers
+from scipy import stats
 
 from bids_perfdeficit import deficit
-from bids_perfdeficit.deficit import DeficitSettings, Grid, Item
-from bids_perfdeficit.deficit.validation import calibration_error
+from bids_perfdeficit.deficit import DeficitSettings, Grid, Item, Prepared, get_model
+from bids_perfdeficit.deficit.models import vae
+from bids_perfdeficit.deficit.preparation import coarse_maps, positive_asymmetry
+from bids_perfdeficit.deficit.scale import excess, lower_side
 
-ITEMS = (
-    Item('1a', 4), Item('1b', 3), Item('1c', 3), Item('2', 3), Item('3', 4), Item('4', 4),
-    Item('5a', 5, '5b'), Item('5b', 5, '5a'), Item('6a', 5, '6b'), Item('6b', 5, '6a'),
-    Item('7', 3), Item('8', 3), Item('9', 4), Item('10', 3), Item('11', 3),
-)  # fmt: skip
-#: Pieces of each substrate: RAS mm and radius. Items that are not here follow volume (1a to 1c) or
-#: nothing (7).
-SUBSTRATES = {
-    '2': [((38, -2, 46), 11)],
-    '3': [((-14, -86, 4), 12), ((14, -86, 4), 12)],
-    '4': [((50, -8, 30), 9), ((-50, -8, 30), 9)],
-    '5a': [((36, -20, 52), 11), ((26, -14, 14), 8)],
-    '5b': [((-36, -20, 52), 11), ((-26, -14, 14), 8)],
-    '6a': [((10, -30, 60), 10), ((22, -18, 10), 7)],
-    '6b': [((-10, -30, 60), 10), ((-22, -18, 10), 7)],
-    '8': [((42, -30, 50), 11)],
-    '9': [((-46, 16, 14), 11), ((-52, -42, 16), 12)],
-    '10': [((-44, -8, 22), 9)],
-    '11': [((50, -44, 34), 14)],
-}
-#: Share of participants with any deficit, by item; others 0.4.
-PREVALENCE = {'1a': 0.25, '1b': 0.3, '1c': 0.25, '3': 0.25, '7': 0.15, '11': 0.25, '2': 0.25}
-LINKS = ('or', 'share', 'saturating', 'all')
-#: The digital patients of `phantom`, by the links of their scores.
-PHANTOMS = tuple(
-    f'phantom-{k}{mix}'
-    for k in ('mixed', 'threshold', 'saturating', 'synergistic')
-    for mix in ('', '-distal')
-)
-#: Shares of the sites where smaller vessels and the posterior circulation are the rule.
-DISTAL = {
-    'none': 0.20, 'ICA': 0.05, 'M1': 0.15, 'M2sup': 0.15, 'M2inf': 0.15, 'A2': 0.10, 'P1': 0.05,
-    'P2': 0.10, 'BA': 0.05,
-}  # fmt: skip
 MODELS = ('spatial', 'ridge', 'voxelwise')
-#: Label-only rules for GP-ridge: share of the map's maximum.
-RIDGE_SHARES = (0.4, 0.5, 0.6, 0.7, 0.8)
+#: Share of the maximum at which the map of `ridge` is also cut, whether its test passes or not.
+RIDGE_SHARE = 0.7
+#: Links that a family is run with unless others are named: held out for `spatial`.
+FAMILY_LINKS = {
+    'made': ('saturating', 'all'),
+    'phantom': ('phantom-mixed', 'phantom-threshold-distal'),
+    'shapes': ('shapes',),
+}
 
 
-def brain_grid(spacing):
-    half = np.floor(68 / spacing) * spacing  # symmetric about the midline
-    across = np.arange(-half, half + 1, spacing)
-    axes = [across, np.arange(-104, 73, spacing), np.arange(-52, 77, spacing)]
-    x, y, z = np.meshgrid(*axes, indexing='ij')
-    mask = (x / 68) ** 2 + ((y + 16) / 86) ** 2 + ((z - 10) / 62) ** 2 <= 1
-    affine = np.diag([spacing, spacing, spacing, 1.0])
-    affine[:3, 3] = [a[0] for a in axes]
-    return Grid(mask, affine)
+def items_of(cohort: Cohort) -> tuple[Item, ...]:
+    return tuple(Item(i.name, i.levels, i.mirror) for i in cohort.items)
 
 
-def smooth_field(grid, rng, width):
-    field = ndimage.gaussian_filter(rng.standard_normal(grid.mask.shape), width / grid.spacing)
-    return ((field - field.mean()) / field.std())[grid.mask]
-
-
-def make_maps(grid, n, seed, *, noise=0.08, shift=2.0):
-    """Return (error-free, measured) maps; the measured ones noisy and `shift` mm off."""
-    anatomy = np.random.default_rng(7)  # the same arteries for everyone, in every cohort
-    rng = np.random.default_rng(seed)
-    xyz = grid.coordinates
-    ends = brain_grid(4.0).coordinates
-    ends = ends[anatomy.choice(np.flatnonzero(ends[:, 0] > 4), 40, replace=False)]
-    tree = [fcluster(linkage(ends, 'ward'), k, 'maxclust') for k in (2, 3, 6, 12, 24)]
-    clean = np.zeros((n, grid.n_voxels), np.float32)
-    measured = np.empty_like(clean)
-    for i in range(n):
-        if rng.random() > 0.25:
-            side = rng.choice([-1, 1])
-            branches = tree[rng.choice(5, p=[0.12, 0.28, 0.25, 0.2, 0.15])]
-            inside = branches == rng.integers(1, branches.max() + 1)
-            moved = ends + rng.normal(0, 5, ends.shape)
-            mine = xyz * [side, 1, 1]
-            near = cKDTree(moved[inside]).query(mine)[0]
-            far = cKDTree(moved[~inside]).query(mine)[0] if (~inside).any() else 99.0
-            core = (mine[:, 0] > 0) / (1 + np.exp((near - far) / rng.uniform(2, 6)))
-            collaterals = 1 + 0.35 * smooth_field(grid, rng, 12)
-            clean[i] = np.clip(rng.beta(4, 2) * core * collaterals, 0, 1)
-        moved = grid.embed(clean[i])
-        if shift:
-            moved = ndimage.shift(moved, rng.normal(0, shift, 3) / grid.spacing, order=1)
-        measured[i] = 0.1 + 0.05 * smooth_field(grid, rng, 20) + moved[grid.mask]
-        measured[i] += noise * rng.standard_normal(grid.n_voxels)
-    return clean, np.clip(measured, 0, 1)
-
-
-def link(kind, maps, pieces):
-    shares = np.stack([maps[:, p].mean(1) for p in pieces])
-    if kind == 'or':
-        return shares.max(0)
-    if kind == 'share':
-        return maps[:, np.any(pieces, 0)].mean(1)
-    if kind == 'saturating':
-        return 1 - np.prod(1 - np.tanh(2.5 * shares), 0)
-    if kind == 'all':  # affected tissue counts only where it is severely affected, piece by piece
-        return np.stack([(maps[:, p] > 0.35).mean(1) for p in pieces]).mean(0)
-    raise ValueError(kind)
-
-
-def make_scores(grid, clean, seed, kind, flips):
-    rng = np.random.default_rng(seed + 5000)
-    n, columns, truths = len(clean), [], {}
-    for item in ITEMS:
-        if item.name in SUBSTRATES:
-            pieces = [
-                np.linalg.norm(grid.coordinates - centre, axis=1) <= radius
-                for centre, radius in SUBSTRATES[item.name]
-            ]
-            truths[item.name] = np.any(pieces, 0)
-            drive = 7 * link(kind, clean, pieces)
-        else:
-            drive = np.zeros(n) if item.name == '7' else 25 * clean.mean(1)
-        latent = drive + rng.logistic(size=n) * 0.7
-        share = PREVALENCE.get(item.name, 0.4)
-        cuts = np.quantile(latent, 1 - share * np.array([1, 0.6, 0.4, 0.2])[: item.levels - 1])
-        score = (latent[:, None] > cuts).sum(1).astype(float)
-        wrong = rng.random(n) < flips
-        score[wrong] = rng.integers(0, item.levels, wrong.sum())
-        score[rng.random(n) < 0.03] = np.nan
-        columns.append(score)
-    return np.stack(columns, 1), truths
-
-
-def phantom_cohort(n, seed, kind):
-    """Return a cohort of digital patients on the 2 mm template; about 2 s a patient on a core."""
-    from bids_perfdeficit import phantom
-
-    links, _, mix = kind.removeprefix('phantom-').partition('-')
-    cohort = phantom.make_cohort(
-        seed, n, trees=10, links=links, mix=DISTAL if mix == 'distal' else None
-    )
-    names = [column.removeprefix('nihss_') for column in cohort.scores.columns]
-    scores = cohort.scores.iloc[:, [names.index(item.name) for item in ITEMS]].to_numpy(float)
-    truths = {name: truth[cohort.mask] for name, truth in phantom.substrates(spacing=2).items()}
-    return Grid(cohort.mask, cohort.affine), cohort.perfusion, scores, truths
-
-
-def make_cohort(n, seed, kind, *, spacing=4.0, flips=0.05, noise=0.08, shift=2.0):
-    if kind.startswith('phantom-'):
+def make_cohort(family: str, kind: str, n: int, seed: int, **options) -> Cohort:
+    if family == 'phantom':
         return phantom_cohort(n, seed, kind)
-    grid = brain_grid(spacing)
-    clean, maps = make_maps(grid, n, seed, noise=noise, shift=shift)
-    scores, truths = make_scores(grid, clean, seed, kind, flips)
-    return grid, maps, scores, truths
+    if family == 'shapes':
+        return shape_cohort(n, seed, **options)
+    return made_cohort(n, seed, kind, **options)
 
 
-# --- measures
+def only(cohort: Cohort, names: list[str]) -> Cohort:
+    """Return a cohort with some of its items."""
+    kept = [k for k, item in enumerate(cohort.items) if item.name in names]
+    return replace(
+        cohort, scores=cohort.scores[:, kept], items=tuple(cohort.items[k] for k in kept)
+    )
 
 
-def best_dice(values, truth):
-    order = np.argsort(-values, kind='stable')
-    hits = np.cumsum(truth[order])
-    return float((2 * hits / (np.arange(1, len(truth) + 1) + truth.sum())).max())
+class Embedding:
+    """From the voxels of a cohort's maps to those of its truths; 0 where there are no maps."""
+
+    def __init__(self, cohort: Cohort):
+        self.space = cohort.truth_space or cohort.space
+        self.inside = cohort.space.mask[self.space.mask]
+
+    def lay(self, values: np.ndarray) -> np.ndarray:
+        out = np.zeros(self.space.n_voxels, values.dtype)
+        out[self.inside] = values
+        return out
 
 
-def measure(grid, effect, probability, declared, truth, bias):
-    ranked = probability if np.isfinite(probability).all() else effect
-    out = {
-        'dice': float(2 * (declared & truth).sum() / (declared.sum() + truth.sum())),
-        'oracle': best_dice(effect, truth),
-        'ap': float(average_precision_score(truth, effect)),
-        'declared': bool(declared.any()),
-        'ml': float(declared.sum() * grid.voxel_ml),
-        'bias': float(bias),
-    }
-    if declared.any():
-        away = cKDTree(grid.coordinates[truth]).query(grid.coordinates[declared])[0]
-        centre = [grid.coordinates[m].mean(0) for m in (declared, truth)]
-        out['fdr'] = float((~truth[declared]).mean())
-        out['fdr8'] = float((away > 8).mean())
-        out['centroid'] = float(np.linalg.norm(centre[0] - centre[1]))
-    if np.isfinite(probability).all():
-        p = np.clip(ranked.astype(float), 0, 1)
-        out['ece'] = calibration_error(p, truth, 50)
-        some = p > 0.05
-        if some.any():
-            out['ece_some'] = calibration_error(p[some], truth[some], 10)
-    return out
+def fit_peer(
+    name: str, peers: Peers, prepared: Prepared, scores: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return effect and declaration of each item, on the grid of the maps."""
+    found = []
+    for score in scores.T:
+        effect, declared = peers.fit(name, score)
+        on_grid = prepared.coarse.resample_to(declared.astype(float), prepared.grid) >= 0.5
+        found.append((prepared.coarse.resample_to(effect, prepared.grid), on_grid))
+    return found
 
 
-def run_cohort(n, seed, kind, models, settings, folds, **options):
-    grid, maps, scores, truths = make_cohort(n, seed, kind, **options)
-    started = time.perf_counter()
-    prepared = deficit.prepare(maps, grid, settings)
-    shared = time.perf_counter() - started
+def run_models(
+    cohort: Cohort, models: list[str], settings: DeficitSettings, folds: int, common: dict
+) -> list[dict]:
+    """Fit models and peers to a cohort and return a row for each of them and each item."""
+    grid = Grid(cohort.space.mask, cohort.space.affine)
+    items, layer = items_of(cohort), Embedding(cohort)
+    started = time.process_time()
+    prepared = deficit.prepare(cohort.maps, grid, settings)
+    shared = time.process_time() - started
+    seen = prepared.measured
+    if not cohort.given:
+        seen = positive_asymmetry(seen, prepared.coarse)
+    peers = Peers(seen, prepared.coarse.mask, cohort.given, common['seed'])
     rows = []
     for model in models:
-        started = time.perf_counter()
-        fit = deficit.fit(
-            prepared, scores, mask=grid, items=ITEMS, model=model, settings=settings
-        )  # fmt: skip
-        seconds = time.perf_counter() - started + shared
-        bias = deficit.coverage_resemblance(fit, prepared)
-        common = {'n': n, 'seed': seed, 'link': kind, 'seconds': seconds, **options}
-        held_out = (
-            deficit.cross_validate(
-                prepared, scores, items=ITEMS, model=model, settings=settings, folds=folds
+        started = time.process_time()
+        held_out, p_values, skipped = None, np.full(len(items), np.nan), {}
+        if model in PEERS:
+            maps = [(e, d, None) for e, d in fit_peer(model, peers, prepared, cohort.scores)]
+        else:
+            fit = deficit.fit(
+                prepared, cohort.scores, mask=grid, items=items, model=model, settings=settings
             )
-            if folds
-            else None
-        )
-        for k, item in enumerate(ITEMS):
-            if item.name in fit.skipped:
+            # of some models `prob` is something else, e.g. 1 - p
+            of_substrate = 'substrate' in get_model(model).describe('prob')
+            maps = [
+                (fit.effect[k], fit.declared[k], fit.probability[k] if of_substrate else None)
+                for k in range(len(items))
+            ]
+            p_values, skipped = fit.p_value, fit.skipped
+        seconds = time.process_time() - started + shared
+        if folds and model not in PEERS:
+            held_out = deficit.cross_validate(
+                prepared, cohort.scores, items=items, model=model, settings=settings, folds=folds
+            )
+        for k, item in enumerate(items):
+            if item.name in skipped:
                 continue
-            row = {**common, 'model': model, 'item': item.name, 'p': float(fit.p_value[k])}
-            if item.name in truths:
+            effect, declared, probability = maps[k]
+            row = {
+                **common, 'model': model, 'item': item.name, 'seconds': seconds,
+                'p': float(p_values[k]), 'declared': bool(declared.any()),
+                'ml': float(declared.sum() * cohort.space.voxel_ml),
+            }  # fmt: skip
+            if item.name in cohort.truths:
                 row |= measure(
-                    grid, fit.effect[k], fit.probability[k], fit.declared[k],
-                    truths[item.name], bias[k],
+                    layer.space.coordinates, layer.space.voxel_ml,
+                    effect=layer.lay(effect), declared=layer.lay(declared),
+                    truth=cohort.truths[item.name],
+                    probability=None if probability is None else layer.lay(probability),
                 )  # fmt: skip
-            else:
-                row |= {'declared': bool(fit.declared[k].any())}
-            if 'kl' in fit.details.get(item.name, {}):
-                row['kl'] = max(fit.details[item.name]['kl'], default=0.0)
+                row['covered'] = float(layer.inside[cohort.truths[item.name]].mean())
             if held_out:
-                own = held_out.of(item.name)
-                volume = held_out.of(item.name, 'volume')
+                own, volume = held_out.of(item.name), held_out.of(item.name, 'volume')
                 row |= {
                     'auc': own.auc, 'auc_volume': volume.auc, 'gain': own.gain,
-                    'gain_low': own.gain_low, 'kappa': own.kappa, 'ece_scores': own.ece,
+                    'gain_low': own.gain_low, 'kappa': own.kappa,
                 }  # fmt: skip
             rows.append(row)
-            if model == 'ridge' and item.name in truths:
-                # Its best rule that uses labels only: a share of the maximum, after its own
-                # permutation test or without it.
-                passed = np.isfinite(fit.cut[k])
-                for share in RIDGE_SHARES:
-                    other = fit.effect[k] >= share * fit.effect[k].max()
-                    found = measure(
-                        grid, fit.effect[k], fit.probability[k], other, truths[item.name], bias[k]
+            if model == 'ridge' and item.name in cohort.truths:
+                # its best rule that sees labels only, without its test
+                other = effect >= RIDGE_SHARE * effect.max()
+                rows.append(
+                    {**row, 'model': f'ridge, no test, {RIDGE_SHARE:g}'}
+                    | measure(
+                        layer.space.coordinates, layer.space.voxel_ml,
+                        effect=layer.lay(effect), declared=layer.lay(other),
+                        truth=cohort.truths[item.name],
                     )
-                    untested = {**common, 'item': item.name, 'model': f'ridge, no test@{share}'}
-                    rows.append(untested | found)
-                    rows.append(
-                        ({**common, 'item': item.name} | found if passed else dict(row))
-                        | {'model': f'ridge@{share}'}
-                    )
+                )  # fmt: skip
     return rows
 
 
 # --- commands
 
 
-def numbers(text):
+def numbers(text: str) -> range:
     first, _, last = text.partition('-')
     return range(int(first), int(last or first) + 1)
 
 
 def run(arguments):
     settings = DeficitSettings(**json.loads(arguments.settings))
+    options = {k: getattr(arguments, k) for k in ('flips', 'noise', 'shift')}
     with Path(arguments.out).open('a') as stream:
-        for kind in arguments.links:
-            for n in arguments.n:
-                for seed in arguments.seeds:
-                    rows = run_cohort(
-                        n, seed, kind, arguments.models, settings, arguments.folds,
-                        flips=arguments.flips, noise=arguments.noise, shift=arguments.shift,
-                    )  # fmt: skip
-                    stream.writelines(json.dumps(row) + '\n' for row in rows)
-                    stream.flush()
+        for family in arguments.family:
+            seeds = arguments.seeds or seeds_of(arguments.set, family)[: arguments.cohorts]
+            for kind in arguments.links or FAMILY_LINKS[family]:
+                for n in arguments.n:
+                    for seed in seeds:
+                        cohort = make_cohort(family, kind, n, seed, **options)
+                        if arguments.items:
+                            cohort = only(cohort, arguments.items)
+                        common = {'family': family, 'link': kind, 'n': n, 'seed': seed}
+                        common['set'] = 'named' if arguments.seeds else arguments.set
+                        rows = run_models(
+                            cohort, arguments.models, settings, arguments.folds, common
+                        )
+                        stream.writelines(json.dumps(row) + '\n' for row in rows)
+                        stream.flush()
     table(argparse.Namespace(files=[arguments.out]))
 
 
+def read_rows(files: list[str]) -> list[dict]:
+    return [json.loads(x) for f in files for x in Path(f).read_text().splitlines()]
+
+
 def table(arguments):
-    rows = [json.loads(x) for f in arguments.files for x in Path(f).read_text().splitlines()]
-    names = ['dice', 'oracle', 'ap', 'fdr', 'fdr8', 'centroid', 'ece', 'ece_some', 'bias', 'auc',
-             'auc_volume', 'gain', 'kappa', 'ece_scores', 'ml', 'seconds']  # fmt: skip
-    by_model = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        if 'dice' in row:
-            by_model[row['model']][row['link'], row['n'], row['seed']].append(row)
-    used = [name for name in names if any(name in r for r in rows)]
-    print('| model |', ' | '.join(used), '|')
-    print('|---|' + '---|' * len(used))
-    means = {}
-    for model, cohorts in by_model.items():
+    rows = read_rows(arguments.files)
+    for group in sorted({(r['family'], r['n']) for r in rows}):
+        own = [r for r in rows if (r['family'], r['n']) == group]
+        print(f'\n### {group[0]}, N {group[1]}\n')
+        _print_models(own)
+        _print_gaps(own)
+        _print_items(own)
+    print()
+    print(*reliability_table(rows), sep='\n')
+
+
+#: Columns of the table of models: measure, heading and decimals.
+COLUMNS = (
+    ('dice', 'Dice', 3), ('oracle', 'best', 3), ('ap', 'AP', 3), ('fdr', 'FDR', 2),
+    ('expected_fdr', 'expected FDR', 2), ('fdr8', 'FDR > 8 mm', 2), ('ml', 'mL', 1),
+    ('true_ml', 'true mL', 1), ('p_true_under_01', 'truth at P < .01', 2), ('auc', 'AUC', 3),
+    ('auc_volume', 'AUC, volume', 3), ('gain', 'gain, nats', 3), ('seconds', 'CPU s', 0),
+)  # fmt: skip
+
+
+def _print_models(rows: list[dict]) -> None:
+    """Print means (standard deviations) over cohorts of means over items with a substrate."""
+    used = [column for column in COLUMNS if any(column[0] in r for r in rows)]
+    headings = ' | '.join(heading for _, heading, _ in used)
+    print(f'| model | cohorts | declared | {headings} | declared without a substrate |')
+    print('|---' * (len(used) + 4) + '|')
+    for model in dict.fromkeys(r['model'] for r in rows):
+        own = [r for r in rows if r['model'] == model and 'dice' in r]
+        without = [r['declared'] for r in rows if r['model'] == model and 'dice' not in r]
         cells = []
-        for name in used:
-            per = {
-                key: np.nanmean([r.get(name, np.nan) for r in found])
-                for key, found in cohorts.items()
-                if any(name in r for r in found)
-            }
-            means[model, name] = per
-            values = np.array(list(per.values()))
-            cells.append(f'{values.mean():.3g} ± {values.std():.2g}' if len(values) else '')
-        print(f'| {model} |', ' | '.join(cells), '|')
-    rng = np.random.default_rng(0)
-    print('\n| spatial minus | dice | fdr | fdr8 |\n|---|---|---|---|')
-    for model in by_model:
-        if model == 'spatial' or 'spatial' not in by_model:
+        for name, _, digits in used:
+            values = list(cohort_means(own, name).values())
+            mean = f'{np.mean(values):.{digits}f}' if values else ''
+            cells.append(f'{mean} ({np.std(values):.{digits}f})' if len(values) > 1 else mean)
+        count = len({(r['link'], r['seed']) for r in own})
+        declared = f'{sum(r["declared"] for r in own)} of {len(own)}'
+        empty = f'{sum(without)} of {len(without)}' if without else ''
+        print(f'| {model} | {count} | {declared} |', ' | '.join(cells), f'| {empty} |')
+
+
+def cohort_means(rows: list[dict], name: str) -> dict[tuple, float]:
+    """Return the mean over items of each cohort, where there is one."""
+    values = defaultdict(list)
+    for row in rows:
+        if np.isfinite(row.get(name, np.nan)):
+            values[row['link'], row['n'], row['seed']].append(row[name])
+    return {key: float(np.mean(own)) for key, own in values.items()}
+
+
+def _print_gaps(rows: list[dict]) -> None:
+    models = list(dict.fromkeys(r['model'] for r in rows))
+    if 'spatial' not in models or len(models) < 2:
+        return
+    print('\n| spatial minus | dice | ap | fdr |\n|---|---|---|---|')
+    for model in models:
+        if model == 'spatial':
             continue
         cells = []
-        for name in ('dice', 'fdr', 'fdr8'):
-            keys = sorted(means['spatial', name].keys() & means[model, name].keys())
-            if not keys:
+        for name in ('dice', 'ap', 'fdr'):
+            one, other = (
+                cohort_means([r for r in rows if r['model'] == m and 'dice' in r], name)
+                for m in ('spatial', model)
+            )
+            gap = [one[k] - other[k] for k in sorted(one.keys() & other.keys())]
+            if not gap:
                 cells.append('')
                 continue
-            gap = np.array([means['spatial', name][k] - means[model, name][k] for k in keys])
-            drawn = gap[rng.integers(len(gap), size=(4000, len(gap)))].mean(1)
-            low, high = np.quantile(drawn, [0.025, 0.975])
-            cells.append(f'{gap.mean():+.3f} [{low:+.3f}, {high:+.3f}]')
+            mean, low, high = paired_interval(gap)
+            cells.append(f'{mean:+.3f} [{low:+.3f}, {high:+.3f}]')
         print(f'| {model} |', ' | '.join(cells), '|')
-    print('\nDice by item (spatial / ridge / voxelwise), share declared of spatial')
-    for item in ITEMS:
-        found = {
-            m: [r for r in rows if r['item'] == item.name and r['model'] == m] for m in MODELS
-        }
-        dice = [
-            f'{np.mean([r["dice"] for r in f]):.2f}' if f and 'dice' in f[0] else '-'
-            for f in found.values()
-        ]
-        reported = [
-            f'{np.mean([r["declared"] for r in f]):.2f}' if f else '-' for f in found.values()
-        ]
-        print(f'{item.name:>3}', ' '.join(dice), ' declared', ' '.join(reported))
+
+
+def _print_items(rows: list[dict]) -> None:
+    models = list(dict.fromkeys(r['model'] for r in rows))
+    print('\n| item: Dice (share declared) |', ' | '.join(models), '|')
+    print('|---' * (len(models) + 1) + '|')
+    for item in dict.fromkeys(r['item'] for r in rows):
+        cells = []
+        for model in models:
+            own = [r for r in rows if r['item'] == item and r['model'] == model]
+            share = np.mean([r['declared'] for r in own]) if own else np.nan
+            dice = f'{np.mean([r["dice"] for r in own]):.2f} ' if own and 'dice' in own[0] else ''
+            cells.append(f'{dice}({share:.2f})' if own else '')
+        print(f'| {item} |', ' | '.join(cells), '|')
 
 
 def null(arguments):
     settings = DeficitSettings(**json.loads(arguments.settings))
-    grid, maps, scores, _ = make_cohort(arguments.n[0], arguments.seeds[0], arguments.links[0])
-    prepared = deficit.prepare(maps, grid, settings)
+    links, seeds = arguments.links or ['saturating'], arguments.seeds or [175]
+    cohort = make_cohort('made', links[0], arguments.n[0], seeds[0])
+    grid, scores = Grid(cohort.space.mask, cohort.space.affine), cohort.scores
+    items = items_of(cohort)
+    prepared = deficit.prepare(cohort.maps, grid, settings)
     for model in arguments.models:
         started = time.perf_counter()
         found = deficit.null_calibration(
-            prepared, scores, items=ITEMS, model=model, settings=settings,
+            prepared, scores, items=items, model=model, settings=settings,
             shuffles=range(arguments.shuffles),
         )  # fmt: skip
-        clean = dict(zip([i.name for i in ITEMS], found.share_clean.round(3), strict=True))
+        clean = dict(zip([i.name for i in items], found.share_clean.round(3), strict=True))
         print(model, 'nothing declared:', {k: float(v) for k, v in clean.items()})
         print('least', found.share_clean.min(), 'mean', found.share_clean.mean(),
               'p <= 0.05:', np.nanmean(found.p_value <= 0.05),
@@ -374,14 +330,16 @@ def null(arguments):
 def scale(arguments):
     settings = DeficitSettings(**json.loads(arguments.settings))
     path = Path(arguments.out)
-    grid = brain_grid(2.0)
-    n = arguments.n[0]
+    fine, space = brain(2.0), brain(4.0)
+    grid, coarse = (Grid(s.mask, s.affine) for s in (fine, space))
+    items = tuple(Item(i.name, i.levels, i.mirror) for i in ITEMS)
+    n, seed = arguments.n[0], (arguments.seeds or [100])[0]
     if not path.exists():
-        clean, maps = make_maps(brain_grid(4.0), n, arguments.seeds[0])
-        scores, _ = make_scores(brain_grid(4.0), clean, arguments.seeds[0], 'or', 0.05)
+        clean, maps = make_maps(space, n, seed)
+        scores, _ = make_scores(space, clean, seed, 'or', 0.05)
         stored = np.lib.format.open_memmap(path, 'w+', np.float16, (n, grid.n_voxels))
         for i, row in enumerate(maps):
-            stored[i] = brain_grid(4.0).resample_to(row, grid)
+            stored[i] = coarse.resample_to(row, grid)
         np.save(f'{path}.scores.npy', scores)
         del stored, clean, maps
     maps, scores = np.load(path, mmap_mode='r'), np.load(f'{path}.scores.npy')
@@ -389,11 +347,11 @@ def scale(arguments):
         started = time.perf_counter()
         prepared = deficit.prepare(maps, grid, settings)
         ready = time.perf_counter() - started
-        deficit.fit(prepared, scores, mask=grid, items=ITEMS, model=model, settings=settings)
+        deficit.fit(prepared, scores, mask=grid, items=items, model=model, settings=settings)
         fitted = time.perf_counter() - started
         if arguments.folds:
             deficit.cross_validate(
-                prepared, scores, items=ITEMS, model=model, settings=settings,
+                prepared, scores, items=items, model=model, settings=settings,
                 folds=arguments.folds,
             )  # fmt: skip
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -402,16 +360,84 @@ def scale(arguments):
               f'peak {peak:.1f} GiB', flush=True)  # fmt: skip
 
 
+#: Shares of the sites for `volume`: enough basilar occlusions, which both sides have.
+BILATERAL = {
+    'none': 0.25, 'ICA': 0.08, 'M1': 0.25, 'M2sup': 0.08, 'M2inf': 0.08, 'A2': 0.03, 'P1': 0.08,
+    'P2': 0.03, 'BA': 0.12,
+}  # fmt: skip
+
+
+def volume(arguments):
+    """Compare measures of the volume of a deficit with that of a delay above 6 s."""
+    from bids_perfdeficit import phantom
+
+    print('| seed, n | measure | rank r | r | mL of open arteries | of BA | of M1 |')
+    print('|---|---|---|---|---|---|---|')
+    n = arguments.n[0]
+    for seed in arguments.seeds or [21]:
+        cohort = phantom.make_cohort(seed, n, trees=8, mix=BILATERAL, processes=1)
+        grid, weights = Grid(cohort.mask, cohort.affine).coarsen(4.0)
+        maps, delay = (
+            coarse_maps(v.astype(np.float32), weights) for v in (cohort.perfusion, cohort.delay)
+        )
+        true = (delay > 6).sum(1) * grid.voxel_ml
+        beyond = excess(maps, lower_side(maps.mean(0), grid), grid)
+        measures = {'true': delay > 6, 'asymmetry > .2': positive_asymmetry(maps, grid) > 0.2}
+        measures |= {f'excess > {cut:g}': beyond > cut for cut in (0.2, 0.3, 0.4)}
+        site = cohort.participants['site'].to_numpy()
+        for name, found in measures.items():
+            ml = found.sum(1) * grid.voxel_ml
+            medians = [
+                f'{np.median(ml[site == s]):.0f}' if (site == s).any() else ''
+                for s in ('none', 'BA', 'M1')
+            ]
+            print(
+                f'| {seed}, {n} | {name} | {stats.spearmanr(ml, true)[0]:.3f} '
+                f'| {np.corrcoef(ml, true)[0, 1]:.3f} | {" | ".join(medians)} |', flush=True,
+            )  # fmt: skip
+
+
+#: Voxels along each axis that `cost` times, participants in a step and in a cohort.
+SIDES, BATCH, PARTICIPANTS = (16, 32, 64), 10, 1_000
+
+
+def cost(arguments):
+    """Time steps of the published training; 4,000 epochs of a cohort follow from them."""
+    device = torch.device(json.loads(arguments.settings).get('device', 'cpu'))
+    print('| grid | CPU s a step | an item, 1,000 participants, 4,000 epochs |\n|---|---|---|')
+    for side in SIDES:
+        shape = (side,) * 3
+        model = vae.PublishedVAE(shape, vae.halvings(shape), 50).to(device)
+        optimizer = torch.optim.Adamax(model.parameters(), lr=1e-4, weight_decay=1e-5)
+        x, y = torch.rand(BATCH, 1, *shape, device=device), torch.rand(BATCH, device=device)
+        coordinates = torch.rand(1, 3, *shape, device=device)
+        generator = torch.Generator().manual_seed(0)
+        times = []
+        for _ in range(4):
+            started = time.process_time()
+            loss = vae.losses(model, x, y, coordinates, generator)[0].sum()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            float(loss.detach())
+            times.append(time.process_time() - started)
+        step = float(np.median(times[1:]))
+        days = step * PARTICIPANTS / BATCH * 4_000 / 86_400
+        print(f'| {side}^3 | {step:.3g} | {days:.2g} days |', flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('command', choices=('run', 'table', 'null', 'scale'))
+    parser.add_argument('command', choices=('run', 'table', 'null', 'scale', 'volume', 'cost'))
     parser.add_argument('files', nargs='*')
-    parser.add_argument('--seeds', type=numbers, default=range(100, 105))
+    parser.add_argument('--family', nargs='+', default=['made'], choices=FAMILY_LINKS)
+    parser.add_argument('--set', default='development', choices=('development', 'held_out'))
+    parser.add_argument('--cohorts', type=int, default=5, help='of the seeds of the set')
+    parser.add_argument('--seeds', type=numbers, help='seeds as 100-104, instead of a set')
     parser.add_argument('--n', type=int, nargs='+', default=[300])
-    parser.add_argument(
-        '--links', nargs='+', default=['saturating', 'all'], choices=LINKS + PHANTOMS
-    )
+    parser.add_argument('--links', nargs='+', choices=(*LINKS, *PHANTOMS, 'shapes'))
     parser.add_argument('--models', nargs='+', default=list(MODELS))
+    parser.add_argument('--items', nargs='+', help='of `run`; all by default')
     parser.add_argument('--folds', type=int, default=0)
     parser.add_argument('--flips', type=float, default=0.05)
     parser.add_argument('--noise', type=float, default=0.08)
@@ -420,7 +446,11 @@ def main():
     parser.add_argument('--settings', default='{}', help='JSON of DeficitSettings to change')
     parser.add_argument('--out', default='deficit.jsonl')
     arguments = parser.parse_args()
-    {'run': run, 'table': table, 'null': null, 'scale': scale}[arguments.command](arguments)
+    torch.set_num_threads(1)
+    commands = {
+        'run': run, 'table': table, 'null': null, 'scale': scale, 'volume': volume, 'cost': cost,
+    }  # fmt: skip
+    commands[arguments.command](arguments)
 
 
 if __name__ == '__main__':

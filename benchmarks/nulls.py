@@ -1,8 +1,8 @@
 """How often a model's test of an item finds a region where there is none, and where there is one.
 
-Made cohorts (maps of `benchmarks/deficit.py`, or lesion masks cut from them) with scores that
+Made cohorts (maps of `families.py`, or lesion masks cut from them) with scores that
 follow the volume of the deficit alone (`linear`, `saturating`, `threshold`), follow nothing
-(`nothing`), or follow one of the substrates of `deficit.py` (`substrate`: the power of the test).
+(`nothing`), or follow one of its substrates (`substrate`: the power of the test).
 Only the tests are run, no maps are fitted. `--scores 8` draws eight sets of scores for each set of
 maps, which is faster. Half of the cohorts have 40 % of participants with a
 deficit, half 20 %; 5 % of the scores are wrong and 3 % are missing.
@@ -21,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from deficit import SUBSTRATES, brain_grid, link, make_maps, numbers
+from deficit import numbers
+from families import brain, link, make_maps, spheres_of
 
 from bids_perfdeficit import deficit
-from bids_perfdeficit.deficit import DeficitSettings, Item, get_model
+from bids_perfdeficit.deficit import DeficitSettings, Grid, Item, get_model
 
 FORMS = ('linear', 'saturating', 'threshold', 'nothing', 'substrate')
 MAPS = ('perfusion', 'lesion')
@@ -67,10 +68,10 @@ def make_score(drive, prevalence, rng):
     return score
 
 
-def make_cohort(grid, kind, n, seed, forms, repeats=1):
+def make_cohort(space, kind, n, seed, forms, repeats=1):
     """Return maps, and `repeats` columns of scores for each form (four times for `substrate`)."""
     rng = np.random.default_rng(seed + 9000)
-    clean, maps = make_maps(grid, n, seed)
+    clean, maps = make_maps(space, n, seed)
     if kind == 'lesion':
         clean = maps = make_lesions(clean, rng)
     names, columns = [], []
@@ -78,10 +79,7 @@ def make_cohort(grid, kind, n, seed, forms, repeats=1):
         prevalence = 0.4 if (seed + repeat) % 2 else 0.2
         for name in POWER if form == 'substrate' else (form,):
             if form == 'substrate':
-                pieces = [
-                    np.linalg.norm(grid.coordinates - centre, axis=1) <= radius
-                    for centre, radius in SUBSTRATES[name]
-                ]
+                pieces = spheres_of(space, name)
                 drive = SUBSTRATE_DRIVE * link(POWER_LINKS[seed % 4], clean, pieces)
             else:
                 drive = VOLUME_DRIVE * drive_of(form, clean)
@@ -134,7 +132,8 @@ def main():
     )
     if arguments.spacing > 4:
         settings = replace(settings, **COARSE)
-    grid = brain_grid(arguments.spacing)
+    space = brain(arguments.spacing)
+    grid = Grid(space.mask, space.affine)
     seeds = arguments.seeds or range(arguments.first, arguments.first + arguments.cohorts)
     rows = []
     started = time.process_time()
@@ -142,7 +141,7 @@ def main():
         for seed in seeds:
             for kind in arguments.maps:
                 maps, items, scores = make_cohort(
-                    grid, kind, arguments.n, seed, arguments.form, arguments.scores
+                    space, kind, arguments.n, seed, arguments.form, arguments.scores
                 )
                 prepared = deficit.prepare(maps, grid, settings)
                 for model in arguments.models:

@@ -129,6 +129,9 @@ class GroupSettings:
     map_threshold: float = ranged(0.5, 0, MANY, above=True)
     #: Least share of participants with a deficit in a voxel; unset is `LEAST_COVERAGE`.
     min_coverage: float | None = ranged(None, 0, 1, below=True, why='a share of the participants')
+    vae_epochs: int | None = ranged(None, 1, MANY)  #: of `vae`; 4,000 unless set
+    #: mm of the grid of `vae`; 6 unless set.
+    vae_spacing: float | None = ranged(None, 4, 30, unit='mm', why='models have 4 mm')
     include_doubtful: bool = False  #: take participants whose verdict is doubtful
     apply: Path | None = None  #: folder of a finished group level whose models predict
 

@@ -268,6 +268,12 @@ def build_parser() -> argparse.ArgumentParser:
         '--resolution', metavar='MM', help='voxel size of the group maps, from 2 (default: 4)'
     )
     group.add_argument(
+        '--vae-epochs', metavar='N', help='passes of the training of vae (default: 4000)'
+    )
+    group.add_argument(
+        '--vae-spacing', metavar='MM', help='voxel size of the grid of vae, from 4 (default: 6)'
+    )
+    group.add_argument(
         '--min-coverage', metavar='SHARE',
         help='leave out voxels in which fewer participants have a deficit (default: 0.02; with '
         '--map-kind lesion 0.01, and never fewer than 5 participants)',

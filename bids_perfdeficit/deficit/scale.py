@@ -40,6 +40,21 @@ def healthy_pattern(maps: NDArray[np.float32], grid: Grid) -> NDArray[np.float32
     return _better_side(maps, grid).mean(0)
 
 
+def lower_side(mean: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
+    """Return the lower value of each voxel of a cohort's mean map and of its mirror image.
+
+    A healthy pattern where the maps themselves are not at hand; where many participants have a
+    deficit on either side it is a little later than `healthy_pattern`.
+
+    Parameters
+    ----------
+    mean : (V,) array
+    grid : Grid
+        Symmetric about the midline.
+    """
+    return _better_side(mean[None], grid)[0]
+
+
 def excess(
     maps: NDArray[np.float32], healthy: NDArray[np.float32], grid: Grid
 ) -> NDArray[np.float32]:

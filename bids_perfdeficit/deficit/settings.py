@@ -7,6 +7,10 @@ from typing import Any
 
 #: How much later than its mirror image a voxel with a deficit is, in units of the map.
 DEFICIT_THRESHOLD = 0.2
+#: How much later than healthy tissue a voxel of the volume of a deficit is, in units of the map.
+#: Of .2, .3 and .4 the last came nearest to the volume of a delay above 6 s in 80 digital patients
+#: (benchmarks/RESULTS.md).
+VOLUME_THRESHOLD = 0.4
 #: Share of a voxel above which it is affected, in maps that users give: a lesion has most of it.
 AFFECTED_SHARE = 0.5
 #: Fewest participants who must be affected in a voxel of such maps: as `min_deficits` on the side

@@ -21,7 +21,13 @@ from scipy import ndimage, sparse
 
 from bids_perfdeficit.deficit.grid import Grid
 from bids_perfdeficit.deficit.preparation import coarse_maps, positive_asymmetry
-from bids_perfdeficit.deficit.settings import AFFECTED_SHARE, DEFICIT_THRESHOLD, LEAST_AFFECTED
+from bids_perfdeficit.deficit.scale import excess, lower_side
+from bids_perfdeficit.deficit.settings import (
+    AFFECTED_SHARE,
+    DEFICIT_THRESHOLD,
+    LEAST_AFFECTED,
+    VOLUME_THRESHOLD,
+)
 from bids_perfdeficit.errors import InputError
 from bids_perfdeficit.nifti import find_affine, open_nifti, read_nifti
 
@@ -185,6 +191,7 @@ def stack(
     threshold: float | None = None,
     min_coverage: float = 0.0,
     grid: Grid | None = None,
+    mean: NDArray[np.float32] | None = None,
     threads: int = 1,
 ) -> Stack:
     """Read maps into one file.
@@ -208,6 +215,9 @@ def stack(
         least `LEAST_AFFECTED` participants.
     grid : Grid, optional
         The group mask of an earlier fit, which is used as it is.
+    mean : (V,) array, optional
+        The mean map of the cohort of that fit on `grid`, with whose healthy tissue maps are
+        compared; without it that of the maps that are read.
     threads : int
         Files that are read at once.
 
@@ -257,6 +267,7 @@ def stack(
             deficits += affected.sum(0)
             rows[good] = block
             for i, one, row, bad in zip(good, kept_maps, block, affected, strict=True):
+                # of computed maps it is measured below, against the healthy tissue of all
                 volume = bad.sum() * full.voxel_ml if one.affected_ml is None else one.affected_ml
                 measures[i] = {
                     'total_deficit_volume': float(volume),
@@ -283,10 +294,37 @@ def stack(
     for start in range(0, count, _BLOCK):
         values[start : start + _BLOCK] = rows[kept[start : start + _BLOCK]][:, columns]
     values.flush()
+    if threshold is None and not asymmetry:
+        volumes = _measure_volumes(values, grid, mean)
+        for position, volume in zip(kept, volumes, strict=True):
+            measures[position]['total_deficit_volume'] = float(volume)
     del rows
     aside.unlink()
     table = pd.DataFrame.from_dict(measures, orient='index').loc[kept]
     return Stack(values, grid, full.embed(coverage).astype(np.float32), table, dropped)
+
+
+def _measure_volumes(
+    values: NDArray[np.float32], grid: Grid, mean: NDArray[np.float32] | None
+) -> NDArray[np.float64]:
+    """Return the mL of each map that are later than healthy tissue, on either side.
+
+    The asymmetry alone misses what both sides have, such as a basilar occlusion.
+    """
+    if mean is None:
+        total, seen = np.zeros(grid.n_voxels), np.zeros(grid.n_voxels)
+        for start in range(0, len(values), _BLOCK):
+            block = np.asarray(values[start : start + _BLOCK])
+            total += np.nan_to_num(block).sum(0)
+            seen += np.isfinite(block).sum(0)
+        mean = (total / np.maximum(seen, 1)).astype(np.float32)
+    healthy = lower_side(mean, grid)
+    found = []
+    for start in range(0, len(values), _BLOCK):
+        block = np.asarray(values[start : start + _BLOCK])
+        later = excess(np.where(np.isfinite(block), block, healthy), healthy, grid)
+        found.append(((later > VOLUME_THRESHOLD) & np.isfinite(block)).sum(1) * grid.voxel_ml)
+    return np.concatenate(found)
 
 
 def _compare_grids(

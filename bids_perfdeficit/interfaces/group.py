@@ -108,9 +108,10 @@ def _grid(path: str) -> Grid:
 
 
 def _settings(inputs: Any) -> DeficitSettings:
-    return DeficitSettings.for_run(
+    settings = DeficitSettings.for_run(
         seed=inputs.seed, device=inputs.device, sloppy=inputs.sloppy, as_given=inputs.as_given
     )
+    return dataclasses.replace(settings, **getattr(inputs, 'options', {}))
 
 
 def _prepared(path: str) -> Prepared:
@@ -278,6 +279,7 @@ class _ModelInput(BaseInterfaceInputSpec):
     seed = traits.Int(mandatory=True)
     sloppy = traits.Bool(False, usedefault=True)
     as_given = traits.Bool(False, usedefault=True)
+    options = traits.Dict({}, usedefault=True, desc='of this model alone')
     device = traits.Str('cpu', usedefault=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc='for the scheduler')
     num_threads = traits.Int(1, usedefault=True, nohash=True)

@@ -263,6 +263,7 @@ def stack_cohort(
         threshold=threshold,
         min_coverage=min_coverage,
         grid=None if fit is None else fit.grid,
+        mean=None if fit is None else fit.coarse.resample_to(fit.generative.mean, fit.grid),
         threads=threads,
     )
     recipes = [_read_recipe(files[position]) for position in stack.measures.index]

@@ -19,6 +19,7 @@ from bids_perfdeficit.deficit.settings import (
     AFFECTED_SHARE,
     DEFICIT_THRESHOLD,
     LEAST_AFFECTED,
+    VOLUME_THRESHOLD,
 )
 from bids_perfdeficit.interfaces.derivatives import GroupSink
 from bids_perfdeficit.interfaces.group import (
@@ -36,7 +37,12 @@ from bids_perfdeficit.interfaces.group import (
 )
 from bids_perfdeficit.settings import MapKind, Settings
 from bids_perfdeficit.stages.lock import Holder
-from bids_perfdeficit.workflows.group_plan import GroupPlan, group_path, name_maps
+from bids_perfdeficit.workflows.group_plan import (
+    GroupPlan,
+    group_path,
+    model_options,
+    name_maps,
+)
 from bids_perfdeficit.workflows.outputs import SMALL_GB
 
 #: GB that Python with torch takes before it holds a map.
@@ -217,6 +223,7 @@ def init_model_wf(
         'seed': settings.processing.random_seed,
         'sloppy': settings.processing.sloppy,
         'as_given': settings.group.map_kind.is_given,
+        'options': model_options(model, settings),
         'device': device,
         'use_gpu': device != 'cpu',
         'num_threads': omp_nthreads,
@@ -293,7 +300,7 @@ def describe_cohort(plan: GroupPlan, settings: Settings) -> dict[str, object]:
         'VoxelSize': plan.resolution,
         'MapKind': str(plan.map_kind),
         **(
-            {'DeficitThreshold': DEFICIT_THRESHOLD}
+            {'DeficitThreshold': DEFICIT_THRESHOLD, 'VolumeThreshold': VOLUME_THRESHOLD}
             if plan.given is None
             else {
                 'MapEntities': dict(plan.given),
@@ -358,7 +365,11 @@ left out{f', and {covariates} were covariates' if covariates else ''}.
 
 """
     given = plan.given is not None
-    text += ''.join(f'{get_model(m).describe_methods(as_given=given)}\n' for m in plan.model_names)
+    for model in plan.model_names:
+        text += f'{get_model(model).describe_methods(as_given=given)}\n'
+        if own := model_options(model, settings):
+            options_set = ', '.join(f'{name} = {value:g}' for name, value in own.items())
+            text += f'Its options were {options_set}.\n\n'
     folding = f', repeated {options.fold_repeats} times' if options.fold_repeats > 1 else ''
     if options.fold_groups:
         folding += f', in which no fold split a group ({options.fold_groups})'

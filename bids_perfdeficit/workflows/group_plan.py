@@ -32,7 +32,7 @@ from bids_perfdeficit.bids.filters import read_filters
 from bids_perfdeficit.bids.jsonfile import read_facts
 from bids_perfdeficit.bids.ratings import RATINGS, Rating, find_rating, read_ratings
 from bids_perfdeficit.bids.scores import table_files
-from bids_perfdeficit.deficit import DeficitFit, DeficitSettings, Item
+from bids_perfdeficit.deficit import DeficitFit, DeficitSettings, Item, get_model
 from bids_perfdeficit.deficit.rules import usable_items
 from bids_perfdeficit.errors import InputError
 from bids_perfdeficit.pipeline import check_given, check_grids
@@ -44,7 +44,7 @@ from bids_perfdeficit.workflows.plan import file_uri, record_path, template_inpu
 #: Versions of the stages, raised whenever results change, so that older ones are not mixed with
 #: newer ones.
 VERSIONS: Mapping[str, int] = {
-    'cohort': 2, 'fit': 2, 'validation': 2, 'null': 2, 'stability': 2, 'apply': 2,
+    'cohort': 3, 'fit': 2, 'validation': 2, 'null': 2, 'stability': 2, 'apply': 3,
 }  # fmt: skip
 #: Fewest participants that a group is made of.
 FEWEST = 10
@@ -477,7 +477,7 @@ def group_tasks(cohort: Cohort, settings: Settings) -> dict[tuple[str, str], Tas
     )
     tasks = {('cohort', ''): common}
     for model in dict.fromkeys(options.model):
-        shared = {'model': model, 'seed': seed}
+        shared = {'model': model, 'seed': seed, **model_options(model, settings)}
         tasks['fit', model] = Task(
             'fit', VERSIONS['fit'], root, _record(settings, 'fit', model), shared,
             requires=(common,),
@@ -498,6 +498,12 @@ def group_tasks(cohort: Cohort, settings: Settings) -> dict[tuple[str, str], Tas
                     {**shared, **own}, requires=(common,),
                 )  # fmt: skip
     return tasks
+
+
+def model_options(model: str, settings: Settings) -> dict[str, float]:
+    """Return the options of a model alone that were set; see `DeficitModel.options`."""
+    options = {name: getattr(settings.group, name) for name in get_model(model).options}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _options(cohort: Cohort, settings: Settings) -> dict[str, Any]:

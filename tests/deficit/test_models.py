@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from bids_perfdeficit import deficit
 from bids_perfdeficit.deficit import DeficitFit, Item, fit, prepare
+from bids_perfdeficit.deficit.models import vae
 from bids_perfdeficit.deficit.preparation import channels
 from bids_perfdeficit.errors import InputError
 
@@ -196,7 +198,38 @@ def test_vae_reports_its_latents(fits):
     detail = fits['vae'].details['5a']
     assert detail['kl_substrate'] >= 0
     assert detail['kl_reconstruction'] >= 0
-    assert 0.5 <= detail['quantile'] < 1
+    assert 0.905 <= detail['quantile'] <= 0.995
+    assert all(np.isfinite(row).all() and len(row) == 6 for row in detail['curve'])
+
+
+def test_vae_trains_on_nine_tenths_and_watches_and_calibrates_on_a_twentieth_each(
+    cohort, fast, monkeypatch
+):
+    seen = []
+
+    def train(maps, scores, *rest):
+        seen.extend([*(len(part) for part in maps), *(len(part) for part in scores)])
+        substrate = maps[0][:, 0].mean(0)
+        return substrate, substrate, {}
+
+    def best_quantile(x, y, substrate):
+        seen.extend([len(x), len(y)])
+        return 0.95
+
+    monkeypatch.setattr(vae, '_train', train)
+    monkeypatch.setattr(vae, '_best_quantile', best_quantile)
+    fit(cohort.prepared, cohort.scores[:, 2:3], mask=cohort.grid, items=cohort.items[2:3],
+        model='vae', settings=fast)  # fmt: skip
+    assert seen == [216, 12, 216, 12, 12, 12]  # of 240
+
+
+def test_vae_clamps_its_log_variances():
+    model = vae.PublishedVAE((8, 8, 8), 2, 4).eval()
+    torch.nn.init.constant_(model.log_variance.bias, 1e4)
+    x, y, coordinates = torch.zeros(2, 1, 8, 8, 8), torch.zeros(2), torch.zeros(1, 3, 8, 8, 8)
+    mean, log_variance = model.encode(x, y, coordinates)
+    assert float(log_variance.detach().max()) == 10
+    assert torch.isfinite(vae.divergence(mean, log_variance)).all()
 
 
 def test_public_names_are_not_hidden_by_submodules():

@@ -76,6 +76,33 @@ def test_values_are_averaged_and_the_sides_are_measured(files, lattice, tmp_path
     assert isinstance(np.load(tmp_path / 'm.npy', mmap_mode='r'), np.memmap)
 
 
+def test_a_deficit_of_both_sides_has_its_volume(files, lattice, tmp_path):
+    back = np.broadcast_to(np.arange(files.brain.shape[1])[:, None], files.brain.shape) < 36
+    for _ in range(5):
+        files.add(files.left()).add(files.right())
+    files.add(np.where(back, 0.95, 0.3))
+    result = stack(files.maps, files.masks, tmp_path / 'm.npy', lattice=lattice)
+    volumes = result.measures['total_deficit_volume']
+    whole = back[files.inside].sum() * 0.008
+    assert volumes[10] == pytest.approx(whole, rel=0.15)
+    left = (files.x[files.inside] < -10).sum() * 0.008
+    assert volumes[0] == pytest.approx(left, rel=0.15)
+
+
+def test_one_map_alone_is_compared_with_the_cohort_of_the_model(files, lattice, tmp_path):
+    for _ in range(4):
+        files.add(files.left()).add(files.right())
+    everyone = stack(files.maps, files.masks, tmp_path / 'm.npy', lattice=lattice)
+    alone = stack(
+        files.maps[:1], files.masks[:1], tmp_path / 'n.npy', lattice=lattice,
+        grid=everyone.grid, mean=np.asarray(everyone.values).mean(0),
+    )  # fmt: skip
+    assert alone.measures['total_deficit_volume'][0] == pytest.approx(
+        everyone.measures['total_deficit_volume'][0]
+    )
+    assert alone.measures['total_deficit_volume'][0] > 100
+
+
 def test_coverage_is_the_share_of_those_with_a_deficit_there(files, lattice, tmp_path):
     for _ in range(3):
         files.add(files.left())

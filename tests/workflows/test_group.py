@@ -181,6 +181,22 @@ def test_more_folds_do_not_redo_the_fit(cohort, tmp_path):
     assert plan_for(cohort, many).to_run('ridge') == ('validation',)
 
 
+def test_options_of_one_model_reach_it_and_redo_no_other(cohort, tmp_path):
+    models = ('ridge', 'vae')
+    plain, other = (
+        settings_for(tmp_path, model=models, folds=2, vae_epochs=n) for n in (None, 200)
+    )
+    plan = plan_for(cohort, plain)
+    for stage, model in plan.tasks:
+        finish(plan, stage, model)
+    assert plan_for(cohort, other).to_run('ridge') == ()
+    assert plan_for(cohort, other).to_run('vae') == ('fit', 'validation')
+    nodes = nodes_of(plan_for(cohort, other), other)
+    for stage in ('fit', 'validation'):
+        assert nodes[f'group_wf.vae_wf.{stage}'].inputs.options == {'vae_epochs': 200}
+    assert 'vae_epochs = 200' in describe_methods(plan_for(cohort, other), other)
+
+
 def test_repetitions_and_groups_make_other_folds_and_no_other_fit(cohort, tmp_path):
     once, twice = (
         settings_for(tmp_path, model=('ridge',), folds=2, fold_repeats=n) for n in (1, 2)

@@ -192,6 +192,9 @@ class DeficitModel(ABC, Generic[Shared]):
         ``data/boilerplate.bib``.
     methods_given : str
         The same for maps that are used as users give them; `methods` where it is empty.
+    options : tuple of str
+        Fields of `DeficitSettings` that concern this model alone and that users may set, by the
+        same names, among the options of the group level.
     """
 
     name: ClassVar[str]
@@ -200,6 +203,7 @@ class DeficitModel(ABC, Generic[Shared]):
     statistics: ClassVar[Mapping[str, str]] = {}
     methods: ClassVar[str]
     methods_given: ClassVar[str] = ''
+    options: ClassVar[tuple[str, ...]] = ()
 
     def describe_methods(self, *, as_given: bool = False) -> str:
         """Return the paragraph for the methods text."""

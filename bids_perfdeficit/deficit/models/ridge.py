@@ -162,8 +162,10 @@ covariates.
 """
     methods_given = """\
 *ridge*: linear regression under a Gaussian-smooth prior whose width and strength maximise the
-evidence [@gpml]. An item was declared when the maximum of its map passed a test by shuffled scores
-[@freedmanlane].
+evidence [@gpml]. An item was declared when the voxel of the smoothed maps that its score follows
+most exceeded those of 99 % of scores that were drawn, by shuffled quantile residuals
+[@quantileresiduals; @freedmanlane], from an ordinal regression on natural splines of the mean of
+the map and of covariates.
 """
 
     def share(self, prepared: Prepared, settings: DeficitSettings) -> Smoothed:

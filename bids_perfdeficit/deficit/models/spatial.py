@@ -445,8 +445,10 @@ map was cut where the expected Dice coefficient is largest.
 *spatial*: a cumulative-logit model [@ordinal] with lapses, in which the substrate of an item is a
 sum of single effects [@susie], each a ball of unknown place, size and strength, beside a component
 that follows the mean of the map. Items of a left-right pair share their mirrored places where both
-sides are covered. An item was declared when its test by shuffled scores [@freedmanlane] passed;
-its map was cut where the expected Dice coefficient is largest.
+sides are covered. An item was declared when its strongest place exceeded those of 99 % of scores
+that were drawn, by shuffled quantile residuals [@quantileresiduals; @freedmanlane], from an
+ordinal regression on natural splines of the mean of the map and of covariates; its map was cut
+where the expected Dice coefficient is largest.
 """
 
     def share(self, prepared: Prepared, settings: DeficitSettings) -> Places:

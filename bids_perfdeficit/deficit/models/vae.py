@@ -4,12 +4,15 @@ Tangwiriyasakul et al., Commun Biol 2026, doi 10.1038/s42003-025-09495-6, on the
 et al., arXiv 2305.17478. The encoder sees the map, three coordinate channels and the score painted
 as a volume. Half of the latent decodes to a substrate ``m``, the other half to the map;
 ``y = mean over voxels (x * m)``. The loss is the squared error of the z-scored item, plus the
-voxel-summed squared error of the decoded map, plus the KL divergence. The map that is reported is
-the mean of ``m`` over participants, cut at the quantile that predicts 5 % of them best.
+voxel-summed squared error of the decoded map, plus the KL divergence. Of the participants 90 % are
+trained on, 5 % are watched during training (validation) and 5 % choose the quantile at which the
+map is cut (calibration). The map that is reported is the mean of ``m`` over the participants as
+they passed through the last epoch of training.
 
 It is kept as it was published, to be compared with. Ours: any grid (padded so that it can be
-halved), an ordinal head on ``y`` so that it predicts levels, seeds, and training that can be
-resumed. What is known of it (no uncertainty, a latent that the score does not move, a threshold
+halved), an ordinal head on ``y`` so that it predicts levels, seeds, training that can be resumed,
+and the bounds of the log variance and the step of the quantiles, which are not published. What is
+known of it (no uncertainty, a latent that the score does not move, a threshold
 that is chance) is left as it is; the KL divergence of the substrate's half is in the details.
 Must not know other models.
 """
@@ -43,9 +46,14 @@ _LOG = logging.getLogger('bids_perfdeficit.deficit')
 
 #: Channels of the first block; each of the next has twice as many.
 _CHANNELS = 16
-#: Share of the participants that the threshold is chosen on, and the quantiles tried.
-_CALIBRATION_SHARE = 0.05
-_QUANTILES = np.arange(0.50, 1.0, 0.01)
+#: Share of the participants that are watched in training, and as many that the threshold is chosen
+#: on; and the quantiles that are tried, from .905 to .995.
+_HELD_SHARE = 0.05
+_QUANTILES = np.linspace(0.905, 0.995, 10)
+#: Log variances of the latent are clamped to plus and minus this.
+_MOST_LOG_VARIANCE = 10.0
+#: Raised when training changes, so that older checkpoints are not gone on from.
+_TRAINING = 2
 #: Seconds between two checkpoints, and points of the learning curve.
 _CHECKPOINT_SECONDS = 60.0
 _CURVE_POINTS = 50
@@ -112,7 +120,8 @@ class PublishedVAE(nn.Module):
         found = self.encoder(
             torch.cat([x, coordinates.expand(len(x), -1, -1, -1, -1), painted], 1)
         )
-        return self.mean(found), self.log_variance(found)
+        log_variance = self.log_variance(found).clamp(-_MOST_LOG_VARIANCE, _MOST_LOG_VARIANCE)
+        return self.mean(found), log_variance
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -135,6 +144,7 @@ class PublishedVAEModel(DeficitModel[None]):
     methods = """\
 *vae*: the published variational autoencoder [@deficit; @dvldm], one per item.
 """
+    options = ('vae_epochs', 'vae_spacing')
 
     def fit(
         self,
@@ -166,21 +176,22 @@ class PublishedVAEModel(DeficitModel[None]):
             y = ((score - score.mean()) / score.std()).float()
             rng = np.random.default_rng(settings.seed + k)
             order = rng.permutation(len(seen))
-            n_held = max(1, round(_CALIBRATION_SHARE * len(seen)))
-            held, train = np.sort(order[:n_held]), np.sort(order[n_held:])
-            rows = torch.from_numpy(seen)
+            n_held = max(1, round(_HELD_SHARE * len(seen)))
+            parts = (order[:n_held], order[n_held : 2 * n_held], order[2 * n_held :])
+            calibration, validation, train = (np.sort(part) for part in parts)
+            own_volumes = volumes[torch.from_numpy(seen)]
             substrate, spread, detail = _train(
-                volumes[rows][train],
-                y[train],
+                (own_volumes[train], own_volumes[validation]),
+                (y[train], y[validation]),
                 halvings(own.mask.shape),
                 settings,
                 settings.seed + k,
                 store,
                 items[k].name,
             )
-            quantile = _best_quantile(volumes[rows][held], y[held], substrate)
+            quantile = _best_quantile(own_volumes[calibration], y[calibration], substrate)
             threshold = float(np.quantile(substrate.numpy(), quantile))
-            found.details[items[k].name] = {**detail, 'quantile': round(float(quantile), 2)}
+            found.details[items[k].name] = {**detail, 'quantile': round(float(quantile), 3)}
             shape = own.resample_to(substrate[inside].numpy(), coarse)
             readout.weights[k, 0] = shape / coarse.n_voxels
             eta = prepared.features[0][seen] @ readout.weights[k, 0]
@@ -218,16 +229,20 @@ def _volumes(values: NDArray[np.float32], grid: Grid) -> tuple[Tensor, Tensor]:
 
 
 def _train(
-    x: Tensor,
-    y: Tensor,
+    maps: tuple[Tensor, Tensor],
+    scores: tuple[Tensor, Tensor],
     depth: int,
     settings: DeficitSettings,
     seed: int,
     store: _Checkpoint,
     name: str,
 ) -> tuple[Tensor, Tensor, dict[str, object]]:
-    """Train one network and return mean and sd of the substrate over participants."""
+    """Train one network and return mean and sd of the substrate over the last epoch.
+
+    `maps` and `scores` are those that are trained on, and those that are watched.
+    """
     device = torch.device(settings.device)
+    (x, watched), (y, expected) = ((part.to(device) for part in both) for both in (maps, scores))
     shape = tuple(x.shape[2:])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -240,27 +255,34 @@ def _train(
     generator = torch.Generator().manual_seed(seed)
     lines = [torch.linspace(-1, 1, n) for n in shape]
     coordinates = torch.stack(torch.meshgrid(*lines, indexing='ij'))[None].to(device)
-    x, y = x.to(device), y.to(device)
     epoch, curve = 0, []
+    first = torch.zeros(shape, dtype=torch.double, device=device)
+    second = torch.zeros_like(first)
     if state := store.get(name):
         model.load_state_dict(state['model'])
         optimizer.load_state_dict(state['optimizer'])
         generator.set_state(state['generator'])
         epoch, curve = state['epoch'], state['curve']
+        first, second = (moment.to(device) for moment in state['moments'])
     every = max(1, settings.vae_epochs // _CURVE_POINTS)
     saved = time.monotonic()
     while epoch < settings.vae_epochs:
         model.train()
         sums = torch.zeros(4, device=device)
+        first, second = torch.zeros_like(first), torch.zeros_like(second)
         for rows in torch.randperm(len(x), generator=generator).split(settings.vae_batch):
-            parts = _losses(model, x[rows], y[rows], coordinates, generator)
+            parts, m = losses(model, x[rows], y[rows], coordinates, generator)
             optimizer.zero_grad(set_to_none=True)
             parts.sum().backward()
             optimizer.step()
             sums += parts.detach() * len(rows) / len(x)
+            first += m.double().sum(0) / len(x)
+            second += (m.double() ** 2).sum(0) / len(x)
         epoch += 1
         if epoch % every == 0 or epoch == settings.vae_epochs:
-            curve.append([epoch, *(round(float(v), 4) for v in sums)])
+            predicted = (watched[:, 0] * first.float()).mean(dim=(1, 2, 3))
+            error = functional.mse_loss(predicted, expected)
+            curve.append([epoch, *(round(float(v), 4) for v in (*sums, error))])
             _LOG.info('vae %s: epoch %d of %d, %s', name, epoch, settings.vae_epochs, curve[-1])
         if epoch == settings.vae_epochs or time.monotonic() - saved > _CHECKPOINT_SECONDS:
             store.put(
@@ -271,13 +293,12 @@ def _train(
                     'generator': generator.get_state(),
                     'epoch': epoch,
                     'curve': curve,
+                    'moments': (first, second),
                 },
             )
             saved = time.monotonic()
     model.eval()
-    first = torch.zeros(shape, dtype=torch.double, device=device)
-    second = torch.zeros_like(first)
-    moved, kl = 0.0, torch.zeros(settings.vae_latents, device=device)
+    moved, size, kl = 0.0, 0.0, torch.zeros(settings.vae_latents, device=device)
     with torch.no_grad():
         for rows in torch.arange(len(x)).split(64):
             mean, log_variance = model.encode(x[rows], y[rows], coordinates)
@@ -285,25 +306,24 @@ def _train(
             flipped = model.encode(x[rows], -y[rows], coordinates)[0]
             other = model.substrate(flipped[:, : model.n_substrate])[:, 0]
             moved += float((m - other).abs().mean(dim=(1, 2, 3)).sum()) / len(x)
-            first += m.double().sum(0)
-            second += (m.double() ** 2).sum(0)
+            size += float(m.abs().mean(dim=(1, 2, 3)).sum()) / len(x)
             kl += divergence(mean, log_variance).sum(0) / len(x)
-    average = first / len(x)
-    spread = (second / len(x) - average**2).clamp_min(0).sqrt()
+    spread = (second - first**2).clamp_min(0).sqrt()
     detail: dict[str, object] = {
         'kl_substrate': round(float(kl[: model.n_substrate].sum()), 4),
         'kl_reconstruction': round(float(kl[model.n_substrate :].sum()), 4),
         # how far the substrate moves, of its own size, when the score at the encoder is flipped
-        'moved_by_score': round(moved / max(float(average.abs().mean()), 1e-12), 4),
-        'curve': curve,  # epoch, squared error of the score, of the map, both KL divergences
+        'moved_by_score': round(moved / max(size, 1e-12), 4),
+        # epoch, squared errors of score and map, both KL divergences, error of watched scores
+        'curve': curve,
     }
-    return average.float().cpu(), spread.float().cpu(), detail
+    return first.float().cpu(), spread.float().cpu(), detail
 
 
-def _losses(
+def losses(
     model: PublishedVAE, x: Tensor, y: Tensor, coordinates: Tensor, generator: torch.Generator
-) -> Tensor:
-    """Return the mean over a batch of the score's and map's squared errors and both KLs."""
+) -> tuple[Tensor, Tensor]:
+    """Return the batch means of the score's and map's squared errors and both KLs; and m."""
     mean, log_variance = model.encode(x, y, coordinates)
     noise = torch.randn(mean.shape, generator=generator).to(mean)
     z = mean + noise * (0.5 * log_variance).exp()
@@ -311,14 +331,13 @@ def _losses(
     decoded = torch.sigmoid(model.reconstruction(z[:, model.n_substrate :]))
     predicted = (x * m).mean(dim=(1, 2, 3, 4))
     kl = divergence(mean, log_variance)
-    return torch.stack(
-        [
-            functional.mse_loss(predicted, y),
-            ((decoded - x) ** 2).sum(dim=(1, 2, 3, 4)).mean(),
-            kl[:, : model.n_substrate].sum(1).mean(),
-            kl[:, model.n_substrate :].sum(1).mean(),
-        ]
-    )
+    losses = [
+        functional.mse_loss(predicted, y),
+        ((decoded - x) ** 2).sum(dim=(1, 2, 3, 4)).mean(),
+        kl[:, : model.n_substrate].sum(1).mean(),
+        kl[:, model.n_substrate :].sum(1).mean(),
+    ]
+    return torch.stack(losses), m[:, 0].detach()
 
 
 def _best_quantile(x: Tensor, y: Tensor, substrate: Tensor) -> float:
@@ -379,6 +398,7 @@ def _fingerprint(
 def _training_options(settings: DeficitSettings) -> tuple[object, ...]:
     """Return what shapes training; the number of epochs may be raised and training goes on."""
     return (
+        _TRAINING,
         settings.vae_batch,
         settings.vae_latents,
         settings.vae_learning_rate,
