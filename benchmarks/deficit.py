@@ -273,7 +273,7 @@ def _print_gaps(rows: list[dict]) -> None:
     models = list(dict.fromkeys(r['model'] for r in rows))
     if 'spatial' not in models or len(models) < 2:
         return
-    print('\n| spatial minus | dice | ap | fdr |\n|---|---|---|---|')
+    print('\n| spatial minus | Dice | AP | FDR |\n|---|---|---|---|')
     for model in models:
         if model == 'spatial':
             continue
@@ -288,7 +288,8 @@ def _print_gaps(rows: list[dict]) -> None:
                 cells.append('')
                 continue
             mean, low, high = paired_interval(gap)
-            cells.append(f'{mean:+.3f} [{low:+.3f}, {high:+.3f}]')
+            interval = f' [{low:+.3f}, {high:+.3f}]' if len(gap) > 1 else ''
+            cells.append(f'{mean:+.3f}{interval}')
         print(f'| {model} |', ' | '.join(cells), '|')
 
 
