@@ -1,6 +1,6 @@
 """Under Nipype's plugin for SLURM results are those of a run on one machine, and never stale.
 
-The commands of the scheduler are stood in for by scripts that start a job at once, in a session of
+The commands of the scheduler are replaced by scripts that start a job at once, in a session of
 its own, so that it outlives the run that submitted it, as on a cluster.
 """
 
@@ -60,15 +60,13 @@ def submitted(plugin: Path) -> int:
     return len(jobs.read_text().splitlines()) if jobs.exists() else 0
 
 
-@pytest.mark.parametrize('kept', [True, False], ids=['kept work', 'no work'])
-def test_edited_scores_reach_the_jobs_of_a_group(plugin, tmp_path, kept):
+def test_edited_scores_reach_the_jobs_of_a_group(plugin, tmp_path):
     cohort = make_cohort(tmp_path / 'cohort', 24)
     raw = tmp_path / 'raw'
     raw.mkdir()
     table = pd.read_csv(cohort.raw / 'phenotype/nihss.tsv', sep='\t')
     command = [raw, tmp_path / 'out', 'group', '-d', cohort.out, *GROUP, '--model', 'ridge']
     command += ['--items', '9', '--use-plugin', plugin]
-    command += ['-w', tmp_path / 'work'] if kept else []
     for edited in (table, table.assign(nihss_9=3 - table['nihss_9'])):
         edited.to_csv(raw / 'participants.tsv', sep='\t', index=False)
         run(*command)
