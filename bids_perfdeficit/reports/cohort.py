@@ -267,8 +267,7 @@ def _table(rows: Sequence[Row], shown: Sequence[str]) -> tuple[list[tuple[str, s
     known = quality_limits()
     found = list(dict.fromkeys(label for row in rows for label in row.found))
     columns = [
-        ('Participant', 'Leads to the page'),
-        ('Map', 'Slice with the largest area of probable hypoperfusion'),
+        ('Participant', 'Leads to the page; the picture is the slice with the largest deficit'),
         ('Status', ''),
         ('Rating', 'By a person: pass, doubt or fail, and a remark'),
         ('To inspect', 'Number of values beyond what is usual'),
