@@ -45,6 +45,12 @@ LISTED = 12
 #: Metrics that show a failed registration.
 REGISTRATIONS = ('skull_dice', 'template_dice')
 _BARS = 40
+#: Headings of columns that would be wider than what they hold.
+_SHORT = {
+    'Probability of any occlusion': 'Any occlusion',
+    'Hypoperfused left, mL': 'Left, mL',
+    'Hypoperfused right, mL': 'Right, mL',
+}
 
 
 @dataclass(frozen=True)
@@ -267,12 +273,11 @@ def _table(rows: Sequence[Row], shown: Sequence[str]) -> tuple[list[tuple[str, s
     known = quality_limits()
     found = list(dict.fromkeys(label for row in rows for label in row.found))
     columns = [
-        ('Participant', 'Leads to the page'),
-        ('Map', 'Slice with the largest area of probable hypoperfusion'),
+        ('Participant', 'Leads to the page; the picture is the slice with the largest deficit'),
         ('Status', ''),
         ('Rating', 'By a person: pass, doubt or fail, and a remark'),
         ('To inspect', 'Number of values beyond what is usual'),
-        *((label, 'As at the top of the page') for label in found),
+        *((_SHORT.get(label, label), f'{label}, as at the top of the page') for label in found),
         *((known[k]['short'], _explain(k)) for k in shown),
     ]
     cells = []

@@ -49,6 +49,8 @@ _RESEMBLES = 0.7
 _CLEAN = 0.95
 #: Maps of an item that are linked, in order.
 _STATISTICS = ('prob', 'effect', 'std', 't', 'threshold', 'stability')
+#: Share of expected false discoveries from which a row is marked.
+_MOSTLY = 0.5
 #: p adjusted for all items up to which the summary counts an item.
 _HOLDS = 0.05
 #: Legend of the outline on the maps of all models.
@@ -254,8 +256,14 @@ class _Page:
             ).replace('-', '−')
         share = self._expected_false(item, model) if certain else None
         regions = self._regions(item, model)
+        doubts = []
+        if certain and not passed:
+            doubts.append('not better than territories in held-out patients')
+        if share is not None and share > _MOSTLY:
+            doubts.append('most of it is expected to be false')
         return {
-            'status': 'declared' if certain and passed else 'weak' if certain else 'nothing',
+            'status': 'weak' if doubts else 'declared' if certain else 'nothing',
+            'doubts': doubts,
             'result': f'{row["declared_ml"]:.0f} mL{": " + regions if regions else ""}'
             if certain
             else 'nothing declared',

@@ -202,6 +202,7 @@ def test_the_top_has_a_row_and_a_thumbnail_for_each_item(report):
                   'not better than territories', 'only 0 participants'):  # fmt: skip
         assert piece in table, piece
     assert page.index('class="findings"') < page.index('id="cohort"')
+    assert 'expected to be false' not in table, 'its probability is 1'
     assert 'How to cite' in page
 
 
