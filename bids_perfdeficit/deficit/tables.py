@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bids_perfdeficit.deficit.grid import Grid
 from bids_perfdeficit.deficit.inference import (
+    Cluster,
     NullCalibration,
     Stability,
     adjust_holm,
@@ -26,6 +27,8 @@ from bids_perfdeficit.deficit.preparation import Prepared
 from bids_perfdeficit.deficit.result import DeficitFit, Predictions
 from bids_perfdeficit.deficit.validation import ItemMetrics, Validation
 
+#: Share of a cluster in the smaller of its hemispheres from which it lies in both.
+_ON_BOTH_SIDES = 0.25
 #: Columns of `clusters_table`.
 _CLUSTERS = ('item', 'cluster', 'volume_ml', 'x', 'y', 'z', 'peak', 'side', 'result')
 
@@ -85,12 +88,22 @@ def clusters_table(fit: DeficitFit) -> pd.DataFrame:
     rows = []
     for (item, cluster), result in zip(found, number_results(found, fit.grid), strict=True):
         x, y, z = cluster.peak_mm
-        side = 'midline' if abs(x) < fit.grid.spacing[0] else 'left' if x < 0 else 'right'
+        side = _side(cluster, fit.grid)
         rows.append(
             (item.name, cluster.number, cluster.volume_ml, x, y, z, cluster.peak_value, side,
              result)
         )  # fmt: skip
     return pd.DataFrame(rows, columns=list(_CLUSTERS))
+
+
+def _side(cluster: Cluster, grid: Grid) -> str:
+    """Return the hemisphere of a cluster, ``both`` where each holds a quarter of it or more."""
+    across = grid.coordinates[cluster.members, 0]
+    left, right = (float((s * across > grid.spacing[0] / 2).mean()) for s in (-1, 1))
+    if min(left, right) >= _ON_BOTH_SIDES:
+        return 'both'
+    x = cluster.peak_mm[0]
+    return 'midline' if abs(x) < grid.spacing[0] else 'left' if x < 0 else 'right'
 
 
 def predictions_table(

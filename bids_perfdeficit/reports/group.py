@@ -43,6 +43,8 @@ from bids_perfdeficit.reports.words import (
     words_for,
 )
 
+#: Words for the sides of a cluster that are not words.
+_SIDES = {'both': 'left and right'}
 #: Correlation with coverage from which a map may be vascular bias.
 _RESEMBLES = 0.7
 #: Share of shuffled cohorts in which nothing may be declared.
@@ -281,7 +283,7 @@ class _Page:
         own = clusters[clusters['item'] == item].sort_values('volume_ml', ascending=False)
         return ', '.join(
             dict.fromkeys(
-                f'{c.side} {TERRITORIES.get(str(c.territory), str(c.territory))}'
+                f'{_SIDES.get(str(c.side), c.side)} {TERRITORIES.get(str(c.territory), str(c.territory))}'
                 for c in own.itertuples()
             )
         )
@@ -610,7 +612,8 @@ class _Page:
 
     def _anatomy(self, cluster: Any) -> str:
         """Return side, territory and ASPECTS region of a cluster's peak."""
-        name = f'{cluster.side} {TERRITORIES.get(str(cluster.territory), cluster.territory)}'
+        side = _SIDES.get(str(cluster.side), cluster.side)
+        name = f'{side} {TERRITORIES.get(str(cluster.territory), cluster.territory)}'
         affine = np.eye(4)
         affine[:3, 3] = (cluster.x, cluster.y, cluster.z)
         label = int(aspects_regions((1, 1, 1), affine)[0, 0, 0]) % 20

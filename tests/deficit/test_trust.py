@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 from bids_perfdeficit.deficit import (
     Item,
     bootstrap,
+    clusters_table,
     coverage_resemblance,
     cross_validate,
     find_clusters,
@@ -357,3 +358,20 @@ def test_resemblance_to_coverage_is_one_for_coverage_itself(cohort, fast):
     out = coverage_resemblance(replace(found, effect=effect), cohort.prepared)
     np.testing.assert_allclose(out[:2], [1, -1], atol=1e-6)
     assert np.isnan(out[2:]).all()
+
+
+@pytest.mark.parametrize(
+    ('low', 'high', 'side'), [(-30, 30, 'both'), (-30, -7, 'left'), (-7, 30, 'right')]
+)
+def test_a_cluster_across_the_midline_lies_on_both_sides(cohort, fast, low, high, side):
+    untested = replace(fast, permutations=0)
+    grid = cohort.prepared.grid
+    found = fit(
+        cohort.prepared, cohort.scores, mask=grid, items=cohort.items, model='ridge',
+        settings=untested,
+    )  # fmt: skip
+    x, y, z = grid.coordinates.T
+    found.declared[:] = False
+    found.declared[0] = (x >= low) & (x <= high) & (np.abs(y) < 15) & (np.abs(z - 10) < 15)
+    found.effect[0] = np.abs(x - (low if side == 'left' else high) / 2) * -1.0
+    assert clusters_table(found)['side'].tolist() == [side]

@@ -114,11 +114,15 @@
     pen.fillStyle = '#56B4E9';
     pen.fillRect(x, 0, 1, canvas.height);
     pen.fillRect(0, y, canvas.width, 1);
-    pen.fillStyle = '#fff';
     pen.font = 'bold 16px sans-serif';
-    pen.fillText(first, 4, canvas.height / 2);
-    pen.textAlign = 'right';
-    pen.fillText(last, canvas.width - 4, canvas.height / 2);
+    for (const [letter, align, at] of [[first, 'left', 4], [last, 'right', canvas.width - 4]]) {
+      pen.textAlign = align;
+      pen.lineWidth = 4;
+      pen.strokeStyle = '#000'; // the skull is as white as the letter
+      pen.strokeText(letter, at, canvas.height / 2);
+      pen.fillStyle = '#fff';
+      pen.fillText(letter, at, canvas.height / 2);
+    }
   };
 
   const text = (number) => String(Number(number.toPrecision(2))).replace('-', '−');
