@@ -283,8 +283,8 @@ class _Page:
         own = clusters[clusters['item'] == item].sort_values('volume_ml', ascending=False)
         return ', '.join(
             dict.fromkeys(
-                f'{_SIDES.get(str(c.side), c.side)} {TERRITORIES.get(str(c.territory), str(c.territory))}'
-                for c in own.itertuples()
+                f'{_SIDES.get(side, side)} {TERRITORIES.get(territory, territory)}'
+                for side, territory in own[['side', 'territory']].astype(str).to_numpy()
             )
         )
 
