@@ -106,7 +106,9 @@ class DrawFigures(SimpleInterface):
         facts = json.loads(sidecar_path(files['perfusion']).read_text(encoding='utf-8'))
         late = load_image(files['hypoperfused'])
         # 0.5 where the volumes of the regional table end.
-        level = 0.5 / perfusion.calibration()['threshold']
+        told = json.loads(sidecar_path(files['hypoperfused']).read_text(encoding='utf-8'))
+        shipped = perfusion.calibration()['threshold']
+        level = 0.5 / float(told.get('HypoperfusionThreshold', shipped))
         late = nib.Nifti1Image(np.asarray(late.dataobj, np.float32) * level, late.affine)
         return {
             'figure_sources': figures.draw_subtraction_mip(

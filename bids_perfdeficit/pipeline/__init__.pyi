@@ -1,3 +1,24 @@
+from .calibration import (
+    COMPARED as COMPARED,
+)
+from .calibration import (
+    SAMPLED as SAMPLED,
+)
+from .calibration import (
+    Sample as Sample,
+)
+from .calibration import (
+    calibration_content as calibration_content,
+)
+from .calibration import (
+    compare_calibrations as compare_calibrations,
+)
+from .calibration import (
+    refit_pairs as refit_pairs,
+)
+from .calibration import (
+    sample_pair as sample_pair,
+)
 from .cohort import (
     MAP_SPACING as MAP_SPACING,
 )
@@ -147,10 +168,12 @@ from .patient import (
 )
 
 __all__ = [
+    'COMPARED',
     'MAPS',
     'MAP_SPACING',
     'MEASURES',
     'RECIPE',
+    'SAMPLED',
     'TEMPLATE_MM',
     'CohortData',
     'Evaluation',
@@ -160,6 +183,7 @@ __all__ = [
     'Measurements',
     'Prepared',
     'Reference',
+    'Sample',
     'StandardMaps',
     'Trust',
     'add_territories',
@@ -167,11 +191,13 @@ __all__ = [
     'align_template',
     'applied_outputs',
     'apply_model',
+    'calibration_content',
     'carry_images',
     'check_given',
     'check_grids',
     'cohort_outputs',
     'cohort_table',
+    'compare_calibrations',
     'compute_maps',
     'conform_ncct',
     'evaluate_patient',
@@ -189,6 +215,8 @@ __all__ = [
     'prepare',
     'prepare_cohort',
     'read_reference',
+    'refit_pairs',
+    'sample_pair',
     'stability_outputs',
     'stack_cohort',
     'summarize_cohort',
