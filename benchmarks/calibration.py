@@ -105,7 +105,7 @@ def sample(seed: int, name: str, folder: Path) -> None:
     chosen = np.sort(rng.permutation(len(found['delay']))[: pipeline.SAMPLED])
     order = [found['names'].index(k) for k in perfusion.calibration()['signs']]
     grid = ct.load_template(spacing=pipeline.TEMPLATE_MM).brain_mask
-    mni = found['mni'][chosen].astype(float)
+    mni = found['mni'].T[chosen].astype(float)
     there = np.rint(nib.affines.apply_affine(np.linalg.inv(grid.affine), mni)).astype(int)
     inside = ((there >= 0) & (there < grid.shape)).all(1)
     places = np.full(len(chosen), -1, np.int32)

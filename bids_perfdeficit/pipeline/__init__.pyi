@@ -94,6 +94,12 @@ from .cohort import (
 from .cohort import (
     validation_outputs as validation_outputs,
 )
+from .ctp import (
+    SplitSeries as SplitSeries,
+)
+from .ctp import (
+    split_series as split_series,
+)
 from .evaluation import (
     MAPS as MAPS,
 )
@@ -184,6 +190,7 @@ __all__ = [
     'Prepared',
     'Reference',
     'Sample',
+    'SplitSeries',
     'StandardMaps',
     'Trust',
     'add_territories',
@@ -217,6 +224,7 @@ __all__ = [
     'read_reference',
     'refit_pairs',
     'sample_pair',
+    'split_series',
     'stability_outputs',
     'stack_cohort',
     'summarize_cohort',
