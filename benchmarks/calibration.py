@@ -26,16 +26,20 @@ from unittest import mock
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import torch
 from evaluation import NOISE_S, TOP_S
 from perfusion import draw
 from scipy import ndimage
 
 from bids_perfdeficit import ct, perfusion, pipeline
+from bids_perfdeficit.perfusion.agreement import bootstrap_interval, concordance
 from bids_perfdeficit.perfusion.occlusion import trunk_evidence
+from bids_perfdeficit.perfusion.refit import Refit, measure_pair, shipped_weights
 from bids_perfdeficit.phantom import flow, patient
 from bids_perfdeficit.phantom.bolus import Bolus
 from bids_perfdeficit.phantom.patient import Patient
+from bids_perfdeficit.settings import DEFAULT_SPACE as SPACE
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'scripts'))
 import calibrate_perfusion as fit
@@ -151,7 +155,58 @@ def main() -> None:
     pairs, others = range(options.seed, last), range(last, last + options.others)
     for seed in (*pairs, *others):
         sample(seed, options.physics, options.folder)
-        print(seed, flush=True)
+        print(seed, file=sys.stderr, flush=True)
+    found = pipeline.refit_pairs(
+        load(options.folder, options.physics, pairs, measured=True), space=SPACE
+    )
+    print(f'### Physics {options.physics}: {len(pairs)} pairs, each left out in turn\n')
+    print(left_out(found))
+    if others:
+        print(f'\n### {len(others)} others, against the true delay\n')
+        print(on_others(found, load(options.folder, options.physics, others, measured=False)))
+
+
+def left_out(found: Refit) -> str:
+    """Return the comparison that decides, in Markdown."""
+    lines = ['| measure | n | shipped | refitted | better in |', '|---' * 5 + '|']
+    for row in pipeline.compare_calibrations(found).to_dict('records'):
+        better = '' if pd.isna(row['better']) else f'{row["better"]}'
+        lines.append(
+            f'| {row["measure"]} | {row["n"]} | {row["before"]:.3f} | {row["after"]:.3f} | '
+            f'{better} |'
+        )
+    lines += ['', *(f'- {part}: {"taken" if found.taken[part] else "kept as shipped"} ({why})'
+                    for part, why in found.reasons.items())]  # fmt: skip
+    lines.append(f'- threshold {found.weights.threshold:g}')
+    return '\n'.join(lines)
+
+
+def on_others(found: Refit, samples: dict[str, pipeline.Sample]) -> str:
+    """Return what patients that had no part in it gain, in Markdown."""
+    pairs = pipeline.make_pairs(samples, space=SPACE)
+    tables = [
+        pd.DataFrame([measure_pair(pair, weights) for pair in pairs]).astype(float)
+        for weights in (shipped_weights(), found.weights, found.every)
+    ]
+    lines = [
+        '| measure | n | shipped | as written | change (95 % interval) | all parts |',
+        '|---' * 6 + '|',
+    ]
+    for measure in pipeline.COMPARED:
+        one, two, every = (table[measure].to_numpy() for table in tables)
+        known = np.isfinite(one)
+        change = (two - one)[known]
+        low, high = bootstrap_interval(change, seed=1)
+        lines.append(
+            f'| {measure} | {known.sum()} | {one[known].mean():.3f} | {two[known].mean():.3f} | '
+            f'{change.mean():+.3f} ({low:+.3f} to {high:+.3f}) | {every[known].mean():.3f} |'
+        )
+    volumes = [concordance(t['found_ml'], t['reference_ml']) for t in tables]
+    lines.append(
+        f'| concordance of volumes | {len(pairs)} | {volumes[0]:.3f} | {volumes[1]:.3f} | '
+        f'{volumes[1] - volumes[0]:+.3f} | {volumes[2]:.3f} |'
+    )
+    return '\n'.join(lines)
 
 
 if __name__ == '__main__':

@@ -27,6 +27,9 @@ _ARRIVED = 0.1
 #: Share of the brightest peak (but for one voxel in 1,000) from which a voxel is a vessel; share
 #: of the vessels that are arteries, by their arrival; number of voxels whose mean is the input.
 _BRIGHT, _EARLY, _VOXELS = 0.35, 0.25, 30
+#: Share of its peak to which contrast in an artery has fallen when the series ends. A voxel beside
+#: bone that brightens as the head moves does not fall.
+_FALLEN = 0.6
 #: Voxels that are deconvolved at once.
 _CHUNK = 1 << 15
 
@@ -67,16 +70,19 @@ def find_arterial_input(curves: Floats, times: Floats) -> Floats:
     Raises
     ------
     ValueError
-        In one clause: there is no contrast.
+        In one clause: there is no contrast, or it has not passed when the series ends.
     """
     start = curves[: max(1, len(times) // 10)].mean(0)
     rise = curves - start
     peak = rise.max(0)
-    top = float(np.quantile(peak, 0.999))
+    fallen = rise[-3:].mean(0) < _FALLEN * peak
+    if not fallen.any():
+        raise ValueError('it ends before contrast has passed the arteries')
+    top = float(np.quantile(peak[fallen], 0.999))
     # Peaks of most voxels are those of noise and of tissue.
     if top < 4 * max(float(np.median(peak)), 1.0):
         raise ValueError('no vessel in it enhances')
-    bright = np.flatnonzero(peak >= _BRIGHT * top)
+    bright = np.flatnonzero(fallen & (peak >= _BRIGHT * top))
     half = np.array([times[np.argmax(rise[:, v] >= 0.5 * peak[v])] for v in bright])
     early = bright[half <= np.quantile(half, _EARLY)]
     chosen = early[np.argsort(-peak[early], kind='stable')[:_VOXELS]]
@@ -108,7 +114,7 @@ def time_frames(arterial: Floats) -> Timing:
     before = tuple(range(max(arrived - 1, 0)))
     if not before:
         raise ValueError('contrast is there from the first frames on')
-    if peak >= len(arterial) - 3 or arterial[-1] > 0.6 * arterial[peak]:
+    if peak >= len(arterial) - 3 or arterial[-1] > _FALLEN * arterial[peak]:
         raise ValueError('it ends before contrast has passed the arteries')
     return Timing(before, peak)
 

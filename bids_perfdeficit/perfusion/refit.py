@@ -34,10 +34,10 @@ LEAST_PAIRS = 5
 #: s beyond which seconds count no more, s that weigh as much as all ranks, and steepness per s of
 #: the probability's target: those that the network was fitted with.
 _LATEST, _SECONDS, _STEEP = 12.0, 12.0, 1.5
-#: Pairs that the prior is worth, for a weight of the map and of the probability. A pair counts as
-#: one observation of each: its voxels are not independent. Chosen on digital patients; see
-#: `benchmarks/calibration.py`.
-_MAP_PRIOR, _PROBABILITY_PRIOR = 0.5, 0.02
+#: Precision of the prior of a weight: of the map, where a pair adds its mean squared error, and of
+#: the probability, where it adds its mean log loss. So a pair counts as one observation: its voxels
+#: are not independent. Chosen on the development patients of `benchmarks/calibration.py`.
+_MAP_PRIOR, _PROBABILITY_PRIOR = 0.5, 0.005
 #: Thresholds that are tried, and the penalty of a step of .1 away from the shipped one, in units
 #: of the relative error of one pair's volume.
 _THRESHOLDS = np.round(np.arange(0.1, 0.901, 0.0125), 4)
@@ -120,6 +120,8 @@ class Refit:
         By `PARTS`.
     reasons : mapping of str to str
         By `PARTS`, why a part was taken or not, as a clause.
+    every : Weights
+        Of all pairs, whether taken or not.
     pairs : list of dict
         A row for each pair and calibration: ``name``, ``calibration`` (``shipped``, ``left out``:
         fitted without this pair, every part of it), and the measures.
@@ -128,6 +130,7 @@ class Refit:
     weights: Weights
     taken: Mapping[str, bool]
     reasons: Mapping[str, str]
+    every: Weights
     pairs: list[dict[str, object]] = field(default_factory=list)
 
     @property
@@ -190,15 +193,21 @@ def refit(pairs: Sequence[Pair]) -> Refit:
     for part, row in (('map', 0), ('probability', 1)):
         if not taken[part]:
             weight[row], bias[row] = shipped.weight[row], shipped.bias[row]
-    if taken['occlusion'] and not taken['probability']:
-        every = _fit_occlusion(seen, shipped, every)
     weights = Weights(
         np.round(weight, 5),
         np.round(bias, 5),
         every.threshold if taken['probability'] else shipped.threshold,
         np.round(every.occlusion_bias, 4) if taken['occlusion'] else shipped.occlusion_bias,
     )
-    return Refit(weights, taken, reasons, rows)
+    if taken['occlusion'] and not taken['probability']:
+        # The bias is that for the probability that is used.
+        weights = _fit_occlusion(seen, shipped, weights)
+    return Refit(weights, taken, reasons, every, rows)
+
+
+def measure_pair(pair: Pair, weights: Weights) -> dict[str, object]:
+    """Return how a pair fares, as in `Refit.pairs`; without a deficit some are not a number."""
+    return _measure(_see(pair), weights)
 
 
 def _see(pair: Pair) -> _Seen:
@@ -304,7 +313,6 @@ def _fit_occlusion(seen: Sequence[_Seen], shipped: Weights, found: Weights) -> W
 
 
 def _measure(one: _Seen, weights: Weights) -> dict[str, object]:
-    """Return how a pair fares: without a deficit, what needs one is not a number."""
     pair = one.pair
     late, logit = (one.hidden @ np.column_stack([weights.weight, weights.bias]).T).T
     probability = expit(logit)

@@ -14,6 +14,9 @@ from .calibration import (
     compare_calibrations as compare_calibrations,
 )
 from .calibration import (
+    make_pairs as make_pairs,
+)
+from .calibration import (
     refit_pairs as refit_pairs,
 )
 from .calibration import (
@@ -213,6 +216,7 @@ __all__ = [
     'fit_resampled',
     'fit_shuffled',
     'make_lattice',
+    'make_pairs',
     'match_cohort',
     'measure',
     'measure_images',

@@ -174,6 +174,11 @@ def refit_pairs(samples: Mapping[str, Sample], *, space: str) -> Refit:
     -------
     Refit
     """
+    return refit(make_pairs(samples, space=space))
+
+
+def make_pairs(samples: Mapping[str, Sample], *, space: str) -> list[Pair]:
+    """Return samples with the regions of the template in which their voxels lie."""
     grid = ct.load_template(space, spacing=TEMPLATE_MM).brain_mask
     x, y, z = grid.shape
     halves = both_sides((x, y, z), grid.affine).values()
@@ -192,7 +197,7 @@ def refit_pairs(samples: Mapping[str, Sample], *, space: str) -> Refit:
                 sample.outcome if sample.outcome >= 0 else None,
             )
         )
-    return refit(pairs)
+    return pairs
 
 
 def compare_calibrations(found: Refit) -> pd.DataFrame:

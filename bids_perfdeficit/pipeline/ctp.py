@@ -123,8 +123,9 @@ def split_series(
         series = ct.align_frames(series, series.image(brain))
     values = series.values
     first = values[..., : max(1, len(seconds) // 10)].mean(-1)
-    near = ndimage.binary_dilation(brain, iterations=2)
-    vessels = near & (first > _SOFT[0]) & (first < _SOFT[1])
+    # Beside bone, movement that is left looks like contrast.
+    bone = ndimage.binary_dilation(first >= _SOFT[1])
+    vessels = ndimage.binary_dilation(brain) & (first > _SOFT[0]) & ~bone
     try:
         arterial = find_arterial_input(values[vessels].T.astype(float), seconds)
         timing = time_frames(arterial)
