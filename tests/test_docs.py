@@ -18,7 +18,7 @@ import filelock
 import pytest
 
 from bids_perfdeficit.bids.outputs import read_spec
-from bids_perfdeficit.cli import phantom
+from bids_perfdeficit.cli import ctp, phantom
 from bids_perfdeficit.cli.parser import build_parser, parse_settings
 from bids_perfdeficit.perfusion.recalibration import (
     FORMAT,
@@ -97,17 +97,21 @@ def test_a_command_is_understood(name, command, tmp_path, monkeypatch):
     assert settings.inputs.analysis_level == words[2]
 
 
-def test_commands_of_the_phantom_are_understood():
-    told = re.findall(r'bids_perfdeficit-phantom .+', '\n'.join(TEXTS.values()))
+@pytest.mark.parametrize('program', [phantom, ctp])
+def test_commands_of_other_programs_are_understood(program):
+    name = program.__name__.rpartition('.')[2]
+    told = re.findall(rf'bids_perfdeficit-{name} [A-Z].*|bids_perfdeficit-{name} \S+ .+',
+                      '\n'.join(TEXTS.values()))  # fmt: skip
     assert told
     for line in told:
-        phantom.build_parser().parse_args(shlex.split(line)[1:])
+        if '``' not in line:
+            program.build_parser().parse_args(shlex.split(line)[1:])
 
 
 def test_options_in_the_text_exist():
     known = {
         name
-        for parser in (build_parser(), phantom.build_parser())
+        for parser in (build_parser(), phantom.build_parser(), ctp.build_parser())
         for action in parser._actions
         for name in action.option_strings
     }

@@ -35,8 +35,8 @@ LEAST_PAIRS = 5
 #: the probability's target: those that the network was fitted with.
 _LATEST, _SECONDS, _STEEP = 12.0, 12.0, 1.5
 #: Precision of the prior of a weight: of the map, where a pair adds its mean squared error, and of
-#: the probability, where it adds its mean log loss. So a pair counts as one observation: its voxels
-#: are not independent. Chosen on the development patients of `benchmarks/calibration.py`.
+#: the probability, where it adds its mean log loss. So a pair counts as one observation: its
+#: voxels are not independent. Chosen on the development patients of `benchmarks/calibration.py`.
 _MAP_PRIOR, _PROBABILITY_PRIOR = 0.5, 0.005
 #: Thresholds that are tried, and the penalty of a step of .1 away from the shipped one, in units
 #: of the relative error of one pair's volume.

@@ -29,7 +29,7 @@ FEW = 10
 _DRAWN = {
     'spearman': 'Spearman of the map',
     'auc': 'AUC of the probability',
-    'error_ml': 'error of the volume, mL (lower is better)',
+    'error_ml': 'Error of the volume, mL (lower is better)',
     'dice': 'Dice',
 }
 #: Digits after the point, of mL and of the rest.
@@ -242,7 +242,7 @@ class _Page:
         failures = [[_person(row), row['status'], str(row['reason'])]
                     for _, row in missing.iterrows()]  # fmt: skip
         notes = [
-            [_person(row), str(row['notes'])]
+            [_person(row), str(row['notes']).replace(' | ', '; ')]
             for _, row in self.before.iterrows()
             if pd.notna(row['notes'])
         ]
