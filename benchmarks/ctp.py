@@ -1,7 +1,7 @@
 """How well Tmax from a digital series of CT perfusion follows the true delay.
 
 Patients are drawn as in `perfusion.py`; each is scanned by CT perfusion (`phantom.make_ctp`: 3 by
-3 by 5 mm, 40 frames of 1.5 s, noise of 3 HU, a head that drifts) and goes through
+3 by 5 mm, 40 frames of 1.5 s, noise of 1.8 HU, a head that drifts) and goes through
 `pipeline.split_series`. The true delay is the arrival plus a quarter of the transit time.
 
 Run: python benchmarks/ctp.py [--patients 4] [--seed 1000] [--spacing 3]

@@ -69,7 +69,7 @@ def site_calibration() -> dict:
     return {
         'Format': FORMAT, 'FormatVersion': FORMAT_VERSION, 'BaseSHA256': base_sha256(),
         'LastLayer': shipped['layers'][-1], 'Threshold': shipped['threshold'],
-        'OcclusionBias': shipped['occlusion']['bias'],
+        'OcclusionBias': shipped['occlusion']['bias'], 'OcclusionWithheld': False,
     }  # fmt: skip
 
 

@@ -80,7 +80,7 @@ def find_arterial_input(curves: Floats, times: Floats) -> Floats:
         raise ValueError('it ends before contrast has passed the arteries')
     top = float(np.quantile(peak[fallen], 0.999))
     # Peaks of most voxels are those of noise and of tissue.
-    if top < 4 * max(float(np.median(peak)), 1.0):
+    if top < 2.5 * max(float(np.median(peak)), 1.0):
         raise ValueError('no vessel in it enhances')
     bright = np.flatnonzero(fallen & (peak >= _BRIGHT * top))
     half = np.array([times[np.argmax(rise[:, v] >= 0.5 * peak[v])] for v in bright])

@@ -44,12 +44,13 @@ def join_calibration(content: Mapping[str, Any]) -> dict[str, Any]:
     ----------
     content : mapping
         Of the file: ``Format``, ``FormatVersion``, ``BaseSHA256``, ``LastLayer`` (``weight``,
-        (2, H), and ``bias``, (2,)), ``Threshold`` and ``OcclusionBias``.
+        (2, H), and ``bias``, (2,)), ``Threshold``, ``OcclusionBias``, and ``OcclusionWithheld``
+        (whether no likely occlusion may be reported).
 
     Returns
     -------
     dict
-        As `calibration` returns it.
+        As `calibration` returns it, and ``occlusion_withheld``.
 
     Raises
     ------
@@ -89,8 +90,12 @@ def join_calibration(content: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f'Threshold is {threshold:g}, and it must lie between 0 and 1')
     bias = _numbers(content.get('OcclusionBias'), len(shipped['occlusion']['bias']),
                     'OcclusionBias')  # fmt: skip
+    withheld = content.get('OcclusionWithheld')
+    if not isinstance(withheld, bool):
+        raise ValueError(f'OcclusionWithheld is {withheld!r}, and must be true or false')
     return {
         **shipped,
+        'occlusion_withheld': withheld,
         'layers': layers,
         'threshold': threshold,
         'occlusion': {**shipped['occlusion'], 'bias': bias},

@@ -65,7 +65,7 @@ def make_ctp(
     thickness: float = 5.0,
     interval: float = 1.5,
     duration: float = 60.0,
-    noise: float = 3.0,
+    noise: float = 12.0,
     motion_mm: float = 0.5,
 ) -> CtpSeries:
     """Scan a digital patient by CT perfusion.
@@ -79,7 +79,7 @@ def make_ctp(
     interval, duration : float
         Time between frames, and of the series, s.
     noise : float
-        Standard deviation in a voxel, HU.
+        Standard deviation in 1 mm of brain, HU; in a voxel it falls with the root of its volume.
     motion_mm : float
         Standard deviation of the head's shift, mm, and of its turn, degrees, at the end of the
         series: it drifts.
@@ -134,6 +134,7 @@ def make_ctp(
         share, number = draw_tubes(grid.shape, grid.affine, numbered)
         places.append((share, number.astype(int)))
 
+    sd = noise / np.sqrt(spacing**2 * thickness)
     drift = rng.standard_normal((2, 3)) * motion_mm
     corners = nib.affines.apply_affine(grid.affine, [[0, 0, 0], np.array(grid.shape) - 1])
     frames = np.empty((*grid.shape, len(times)), np.int16)
@@ -155,7 +156,7 @@ def make_ctp(
         grain = ndimage.gaussian_filter(
             rng.standard_normal(grid.shape, dtype=np.float32), (_GRAIN, _GRAIN, 0)
         )
-        frames[..., k] = np.rint(np.clip(frame + noise * grain / grain.std(), -1024, 3071))
+        frames[..., k] = np.rint(np.clip(frame + sd * grain / grain.std(), -1024, 3071))
     image = to_image(frames, grid)
     image.header.set_zooms((*image.header.get_zooms()[:3], interval))
     return CtpSeries(image, times, motion)

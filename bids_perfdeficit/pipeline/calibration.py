@@ -268,6 +268,7 @@ def calibration_content(
         'LastLayer': {'weight': weights.weight.tolist(), 'bias': weights.bias.tolist()},
         'Threshold': weights.threshold,
         'OcclusionBias': weights.occlusion_bias.tolist(),
+        'OcclusionWithheld': found.withholds_occlusion,
         'Refitted': [part for part in PARTS if found.taken[part]],
         'Kept': [part for part in PARTS if not found.taken[part]],
         'Reasons': dict(found.reasons),

@@ -31,8 +31,9 @@ from bids_perfdeficit.pipeline.patient import conform_ncct
 _BRAIN_MM = 2.0
 #: HU before contrast that are brain or vessels, and those that are tissue.
 _SOFT, _TISSUE = (-20.0, 130.0), (10.0, 70.0)
-#: Standard deviation in mm, in the plane of the slices, of the smoothing before deconvolution.
-_SMOOTH_MM = 3.0
+#: Standard deviation in mm of the smoothing before deconvolution. With 3 mm noise of white matter
+#: made four times the volume above 6 s in a digital patient, with 5 mm 1.7 times.
+_SMOOTH_MM = 5.0
 #: HU by which tissue must enhance for its Tmax to be known.
 _LEAST_HU = 1.0
 #: Frames about the arterial peak whose mean is the CTA.
@@ -180,8 +181,6 @@ def _deconvolve(
     tissue = brain & (plain > _TISSUE[0]) & (plain < _TISSUE[1])
     sizes = nib.affines.voxel_sizes(series.affine)
     sigma = [_SMOOTH_MM / h for h in sizes]
-    if sizes[2] > _SMOOTH_MM:  # thick slices are smooth already
-        sigma[2] = 0.0
     # A normalised convolution, so that vessels and bone do not bleed into tissue.
     rise = series.values - plain[..., None]
     soft = tissue & (rise.max(-1) < 0.3 * arterial.max())

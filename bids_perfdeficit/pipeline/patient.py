@@ -823,9 +823,12 @@ def measure_images(
         )
         quality |= found or {}
     hemisphere = regions.set_index('region').loc['hemisphere']
+    site_withholds = fitted is not None and bool(fitted.get('occlusion_withheld'))
     reason = (
         'the contrast is unlike any that the perfusion map was calibrated on'
         if inflow.unusual
+        else "the site's own calibration was not made for it"
+        if site_withholds
         else perfusion.withhold(
             finding,
             [float(hemisphere[f'hypoperfused_{side}']) for side in ('left', 'right')],  # type: ignore[arg-type]

@@ -88,6 +88,7 @@ def test_another_physics_is_learned_by_pairs_that_were_left_out():
     gained = agreement.spearman(hidden @ found.weights.weight[0], new.delay)
     assert gained > agreement.spearman(hidden @ shipped_weights().weight[0], new.delay) + 0.1
     assert '0 pairs have a mask' in found.reasons['occlusion']
+    assert found.withholds_occlusion  # it is found by a probability that is another one now
 
 
 def test_what_is_right_already_stays_as_it_is():
@@ -141,6 +142,7 @@ def content() -> dict:
         'LastLayer': json.loads(json.dumps(shipped['layers'][-1])),
         'Threshold': 0.5,
         'OcclusionBias': list(shipped['occlusion']['bias']),
+        'OcclusionWithheld': False,
     }
 
 
@@ -169,6 +171,7 @@ def test_a_file_replaces_the_last_layer_and_nothing_else():
         ({'Threshold': 'x'}, "holds 'x', which is not a finite number"),
         ({'OcclusionBias': [0.0] * 6}, 'does not have 7 numbers'),
         ({'OcclusionBias': [float('nan')] * 7}, 'not a finite number'),
+        ({'OcclusionWithheld': 1}, 'must be true or false'),
     ],
 )
 def test_a_damaged_file_is_refused_in_one_clause(change, told):
