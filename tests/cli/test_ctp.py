@@ -60,7 +60,7 @@ def test_the_series_fills_late_where_the_delay_is_long(scanned):
     assert late.sum() > 100
     assert 4 < half_time(late) - half_time(early) < 14
     # nothing before the injection arrives, and a head that drifts
-    assert abs(rise[tissue, 3].mean()) < 0.5
+    assert abs(rise[tissue, 3].mean()) < 1.0
     assert series.motion[0] == pytest.approx(np.eye(4))
     assert np.abs(series.motion[-1] - np.eye(4)).max() > 0
 
@@ -96,7 +96,7 @@ def test_tmax_follows_the_true_delay(converted, scanned):
     left = np.indices(found.shape)[0] < found.shape[0] / 2
     if tmax.affine[0, 0] < 0:
         left = ~left
-    assert found[brain & left].mean() > found[brain & ~left].mean() + 2
+    assert found[brain & left].mean() > found[brain & ~left].mean() + 1
 
 
 def test_movement_is_found_and_undone(converted):
