@@ -152,6 +152,11 @@ class _Page:
                 'The comparison decided what was taken, so that the gains are somewhat '
                 'optimistic. Compare with other participants by the level evaluate.'
             )
+        if 'probability' in self.taken and 'occlusion' not in self.taken:
+            warnings.append(
+                'With this file no likely occlusion is reported: it is found by the probability, '
+                'which was refitted, and its own refit was not taken.'
+            )
         rows = [
             [title[:1].upper() + title[1:], 'refitted' if part in self.taken else 'as shipped',
              str(self.facts.get('Reasons', {}).get(part, 'n/a'))]

@@ -116,6 +116,7 @@ def test_the_page_shows_before_and_after_and_links_what_is_there(calibrated):
         'Only 5 participants',
         'there is no reference',
         'somewhat optimistic',
+        'no likely occlusion is reported',
     ):
         assert piece in text, piece
     links = re.findall(r'(?:src|href)="([^"#]+)"', text)
