@@ -39,11 +39,12 @@ MANY = 1_000_000
 
 
 class AnalysisLevel(StrEnum):
-    """The two levels of a BIDS App, and the comparison with reference maps."""
+    """The two levels of a BIDS App, and what is done with reference maps."""
 
     PARTICIPANT = 'participant'
     GROUP = 'group'
     EVALUATE = 'evaluate'
+    CALIBRATE = 'calibrate'
 
 
 class Level(StrEnum):
@@ -78,6 +79,8 @@ class ProcessingSettings:
     random_seed: int = ranged(20260101, 0, 2**31 - 1)
     sloppy: bool = False
     device: str = 'auto'
+    #: A site's own calibration, from the level calibrate; none is the one that is shipped.
+    calibration: Path | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -148,7 +151,7 @@ class GroupSettings:
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What computed maps are compared with."""
+    """What computed maps are compared with, or refitted to."""
 
     #: Files, folders or patterns of Tmax maps; none means those of ISLES'24, by name.
     reference: tuple[str, ...] = ()

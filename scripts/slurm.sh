@@ -13,6 +13,7 @@
 #   GROUP          options of the group level, for example '--model spatial ridge'; 'no' for none
 #   EVALUATE       options of the level evaluate, for example '--reference derivatives/*/*_tmax.nii.gz';
 #                  a blank compares without one; unset, no comparison is run
+#   CALIBRATE, SBATCH_CALIBRATE   the same for the level calibrate
 #   AT_ONCE        participants at once (default: as many as the cluster gives)
 set -euo pipefail
 
@@ -42,22 +43,25 @@ if [[ -z "${PERFDEFICIT_TASK:-}" ]]; then # on the login node: submit
             ${SBATCH_GROUP:---cpus-per-task=2 --mem=16G --time=02:00:00} "$0" ${GROUP:-})"
         echo "group: job $group"
     fi
-    if [[ -n "${EVALUATE:-}" ]]; then
-        # Patterns are for the app: `set -f` keeps the shell from expanding them.
-        set -f
-        # shellcheck disable=SC2086
-        evaluate="$(PERFDEFICIT_TASK=evaluate sbatch --parsable --job-name perfdeficit-evaluate \
-            --dependency "afterany:${array%%;*}" --output "$logs/evaluate.txt" \
-            ${SBATCH_EVALUATE:---cpus-per-task=2 --mem=8G --time=02:00:00} "$0" $EVALUATE)"
-        echo "evaluate: job $evaluate"
-    fi
+    for level in evaluate calibrate; do
+        options="${level^^}" how="SBATCH_${level^^}"
+        if [[ -n "${!options:-}" ]]; then
+            # Patterns are for the app: `set -f` keeps the shell from expanding them.
+            set -f
+            # shellcheck disable=SC2086
+            job="$(PERFDEFICIT_TASK=$level sbatch --parsable --job-name "perfdeficit-$level" \
+                --dependency "afterany:${array%%;*}" --output "$logs/$level.txt" \
+                ${!how:---cpus-per-task=2 --mem=8G --time=02:00:00} "$0" ${!options})"
+            echo "$level: job $job"
+        fi
+    done
     exit 0
 fi
 
 # In a job. `exec`, so that the signal with which SLURM announces the end reaches the app itself.
 # shellcheck disable=SC2206
 app=(${APP:-bids_perfdeficit})
-if [[ "$PERFDEFICIT_TASK" == group || "$PERFDEFICIT_TASK" == evaluate ]]; then
+if [[ "$PERFDEFICIT_TASK" != participant ]]; then
     exec "${app[@]}" "$PERFDEFICIT_BIDS" "$PERFDEFICIT_OUT" "$PERFDEFICIT_TASK" "$@"
 fi
 label="$(sed -n "${SLURM_ARRAY_TASK_ID}p" "$PERFDEFICIT_LIST")"

@@ -101,6 +101,7 @@ def main() -> int:
     run(cohort, '/out', 'group', '-d', cohort, '--sloppy', *group)
     truth = 'derivatives/phantom-truth/*/*_desc-delay.nii.gz'
     run('/data', '/out', 'evaluate', '--include-doubtful', '--reference', truth)
+    run('/data', '/out', 'calibrate', '--reference', truth, expect=2)  # too few participants
     for name in ('sub-01.html', 'group.html', 'evaluation.html'):
         if not (out / name).is_file():
             failures.append(f'{name} was not written')

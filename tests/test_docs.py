@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import shlex
@@ -17,8 +18,14 @@ import filelock
 import pytest
 
 from bids_perfdeficit.bids.outputs import read_spec
-from bids_perfdeficit.cli import phantom
+from bids_perfdeficit.cli import ctp, phantom
 from bids_perfdeficit.cli.parser import build_parser, parse_settings
+from bids_perfdeficit.perfusion.recalibration import (
+    FORMAT,
+    FORMAT_VERSION,
+    base_sha256,
+    calibration,
+)
 from bids_perfdeficit.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -38,12 +45,13 @@ def commands() -> list[tuple[str, str]]:
             r'^ *(?:\$ )?((?:bids_perfdeficit|docker run|apptainer run).*)', whole, re.M
         )
         inline = re.findall(
-            r'``(bids_perfdeficit (?:[^`]* )?(?:participant|group|evaluate)\b[^`]*)``', whole
+            r'``(bids_perfdeficit (?:[^`]* )?(?:participant|group|evaluate|calibrate)\b[^`]*)``',
+            whole,
         )
         found += [
             (name, line)
             for line in lines + inline
-            if re.search(r' (participant|group|evaluate)\b', line)
+            if re.search(r' (participant|group|evaluate|calibrate)\b', line)
         ]
     return found
 
@@ -53,6 +61,16 @@ def arguments(command: str) -> list[str]:
     words = shlex.split(command, comments=True)
     (start,) = (i for i, w in enumerate(words) if re.fullmatch(r'bids_perfdeficit(\.sif)?', w))
     return [word.removeprefix('/') for word in words[start + 1 :]]
+
+
+def site_calibration() -> dict:
+    """Return a calibration file that changes nothing."""
+    shipped = calibration()
+    return {
+        'Format': FORMAT, 'FormatVersion': FORMAT_VERSION, 'BaseSHA256': base_sha256(),
+        'LastLayer': shipped['layers'][-1], 'Threshold': shipped['threshold'],
+        'OcclusionBias': shipped['occlusion']['bias'], 'OcclusionWithheld': False,
+    }  # fmt: skip
 
 
 def test_there_are_commands():
@@ -68,6 +86,9 @@ def test_a_command_is_understood(name, command, tmp_path, monkeypatch):
     for option, value in itertools.pairwise(words):
         if option in ('--scores', '--bids-filter-file'):
             Path(value).write_text('{}')
+        elif option == '--calibration':
+            Path(value).parent.mkdir(parents=True, exist_ok=True)
+            Path(value).write_text(json.dumps(site_calibration()))
         elif option in ('--apply', '-d', '--derivatives'):
             Path(value).mkdir(parents=True, exist_ok=True)
         elif option == '--output-spaces':
@@ -76,17 +97,21 @@ def test_a_command_is_understood(name, command, tmp_path, monkeypatch):
     assert settings.inputs.analysis_level == words[2]
 
 
-def test_commands_of_the_phantom_are_understood():
-    reported = re.findall(r'bids_perfdeficit-phantom .+', '\n'.join(TEXTS.values()))
-    assert reported
-    for line in reported:
-        phantom.build_parser().parse_args(shlex.split(line)[1:])
+@pytest.mark.parametrize('program', [phantom, ctp])
+def test_commands_of_other_programs_are_understood(program):
+    name = program.__name__.rpartition('.')[2]
+    written = re.findall(rf'bids_perfdeficit-{name} [A-Z].*|bids_perfdeficit-{name} \S+ .+',
+                      '\n'.join(TEXTS.values()))  # fmt: skip
+    assert written
+    for line in written:
+        if '``' not in line:
+            program.build_parser().parse_args(shlex.split(line)[1:])
 
 
 def test_options_in_the_text_exist():
     known = {
         name
-        for parser in (build_parser(), phantom.build_parser())
+        for parser in (build_parser(), phantom.build_parser(), ctp.build_parser())
         for action in parser._actions
         for name in action.option_strings
     }

@@ -37,6 +37,7 @@ from bids_perfdeficit.stages.task import (
     withdraw,
 )
 from bids_perfdeficit.workflows.evaluation_plan import (
+    EVALUATION,
     Case,
     EvaluationPlan,
     cohort_task,
@@ -66,6 +67,8 @@ class EvaluateLevel(Level):
 
     # Not "participants": what became of those is the word of the participant level.
     units = 'evaluations'
+    #: What is done with each participant.
+    use = EVALUATION
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -79,7 +82,7 @@ class EvaluateLevel(Level):
         return self._plan
 
     def find(self) -> Sequence[str]:
-        self._plan = make_evaluation_plan(self.settings)
+        self._plan = make_evaluation_plan(self.settings, self.use)
         self.cases = dict(self._plan.cases)
         if self.is_empty() and not self._plan.problems:
             reasons = '; '.join(f'{n}: {why}' for n, why in list(self._plan.left_out.items())[:3])
@@ -134,7 +137,7 @@ class EvaluateLevel(Level):
         lock = output_path(
             self.output_dir, 'lock', participant=pair.participant, session=pair.session
         )
-        return Unit(case.name, lock, (case.files['perfusion'].parent,), lock.parent, case)
+        return Unit(case.name, lock, (case.files['preproc_ct'].parent,), lock.parent, case)
 
     def plan(self, unit: Unit) -> str:
         recover(self.output_dir, unit.records)
@@ -145,17 +148,21 @@ class EvaluateLevel(Level):
         return str(case.refusal)
 
     def workflow(self, units: Sequence[Unit], *, device: str, threads: int) -> Work | None:
-        from bids_perfdeficit.workflows.evaluation import branch_name, init_evaluation_wf
+        from bids_perfdeficit.workflows.evaluation import branch_name
 
         cases = [self.cases[unit.name] for unit in units]
         cases = [case for case in cases if not case.state.done]
         if not cases:
             return None
-        workflow = init_evaluation_wf(
+        labels = {branch_name(case): case.name for case in cases}
+        return Work(self._make_workflow(cases, device, threads), labels, fresh=tuple(labels))
+
+    def _make_workflow(self, cases: Sequence[Case], device: str, threads: int) -> Any:
+        from bids_perfdeficit.workflows.evaluation import init_evaluation_wf
+
+        return init_evaluation_wf(
             cases=cases, settings=self.settings, device=device, omp_nthreads=threads
         )
-        labels = {branch_name(case): case.name for case in cases}
-        return Work(workflow, labels, fresh=tuple(labels))
 
     def judge(
         self, units: Sequence[Unit], book: Logbook, failed: Mapping[str, str]
@@ -170,8 +177,8 @@ class EvaluateLevel(Level):
             reasons = [failed[unit.name]] if unit.name in failed else crashes.get(branch, [])
             if not case.state.done and not reasons:
                 reasons = [
-                    'ended without an evaluation and without an error; memory may have run out: '
-                    'give more with --mem, or --low-mem.'
+                    f'ended without a result of the {self.use.name} and without an error; memory '
+                    'may have run out: give more with --mem, or --low-mem.'
                 ]
             outcome = (
                 Outcome(unit.name, 'failed', list(reasons)) if reasons else self._judged(case)
@@ -186,7 +193,7 @@ class EvaluateLevel(Level):
         return Outcome(case.name, 'doubtful' if doubts else 'complete', doubts)
 
     def _sidecar(self, case: Case) -> dict[str, Any]:
-        return read_facts(sidecar_path(self._path(case, 'reference_metrics')))
+        return read_facts(sidecar_path(self._path(case, self.use.left[-1])))
 
     def _path(self, case: Case, key: str) -> Path:
         space = self.settings.processing.output_spaces[0]
@@ -358,8 +365,8 @@ class EvaluateLevel(Level):
             )
         )
         made = [*sorted(self._figures.glob('*.svg')), page]
-        publish(task, dict.fromkeys(map(self._relative, made), _is_written))
+        publish(task, dict.fromkeys(map(self._relative, made), keep_written))
 
 
-def _is_written(path: Any) -> None:
+def keep_written(path: Any) -> None:
     """Keep a file that was written before it is recorded."""

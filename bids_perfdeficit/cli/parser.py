@@ -38,7 +38,7 @@ EXIT_SOME_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERNAL = 70
 
-_USAGE = 'bids_perfdeficit BIDS_DIR OUTPUT_DIR {participant,group,evaluate} [options]'
+_USAGE = 'bids_perfdeficit BIDS_DIR OUTPUT_DIR {participant,group,evaluate,calibrate} [options]'
 
 #: Levels, as a sentence lists them.
 _LEVELS = f'{", ".join(list(AnalysisLevel)[:-1])} or {list(AnalysisLevel)[-1]}'
@@ -126,9 +126,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         'analysis_level',
         nargs='?',
-        metavar='{participant,group,evaluate}',
+        metavar='{participant,group,evaluate,calibrate}',
         help='"participant" computes perfusion maps; "group" relates them to NIHSS scores; '
-        '"evaluate" compares them with reference maps of CT perfusion',
+        '"evaluate" compares them with reference maps of CT perfusion; "calibrate" refits what '
+        'they are computed with to such maps',
     )
 
     data = parser.add_argument_group('which data')
@@ -197,6 +198,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='{anisotropic,isotropic}',
         help='how contrast travels: at one speed in all directions, or faster along vessels '
         '(default: isotropic)',
+    )
+    science.add_argument(
+        '--calibration',
+        metavar='FILE',
+        help='compute the maps with the calibration that the level calibrate wrote (default: the '
+        'one that is shipped)',
     )
     science.add_argument(
         '--random-seed', metavar='N', help='the one seed of the run (default: 20260101)'
@@ -281,14 +288,14 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         '--include-doubtful', action='store_true',
         help='also take participants whose results were judged doubtful (default: leave them '
-        'out); at the level evaluate too',
+        'out); at the levels evaluate and calibrate too',
     )  # fmt: skip
     group.add_argument(
         '--apply', metavar='MODEL_DIR',
         help='predict scores with the models of an earlier group run; nothing is fitted',
     )  # fmt: skip
 
-    evaluation = parser.add_argument_group('the level evaluate')
+    evaluation = parser.add_argument_group('the levels evaluate and calibrate')
     evaluation.add_argument(
         '--reference', nargs='+', metavar='PATTERN',
         help='maps of Tmax in seconds, registered to the NCCT: files, folders or quoted patterns, '
@@ -424,6 +431,8 @@ def parse_settings(argv: Sequence[str] | None = None) -> Settings:
 def _name_idle(settings: Settings, given: dict[str, Any]) -> str:
     """Return the sentence about options that do nothing at this level, empty if there are none."""
     if settings.inputs.analysis_level is not AnalysisLevel.PARTICIPANT:
+        if given.get('calibration') is not None:
+            return '--calibration: of the participant level, without effect here'
         return ''
     names = [
         _name_option(key)
@@ -540,6 +549,8 @@ def _check(settings: Settings, given: dict[str, Any]) -> list[str]:
         )
     problems += _check_space(processing.output_spaces)
     problems += _check_device(processing.device)
+    if processing.calibration is not None:
+        problems += _check_calibration(processing.calibration)
     return problems
 
 
@@ -700,6 +711,19 @@ def _check_filters(path: Path) -> list[str]:
         read_filters(path)
     except InputError as error:
         return [f'--bids-filter-file {path}: {error.reason}; {error.fix}']
+    return []
+
+
+def _check_calibration(path: Path) -> list[str]:
+    from bids_perfdeficit.bids.jsonfile import read_json
+    from bids_perfdeficit.perfusion.recalibration import join_calibration
+
+    try:
+        join_calibration(read_json(path))
+    except InputError as error:
+        return [f'--calibration {path}: {error.reason}; {error.fix}']
+    except ValueError as error:
+        return [f'--calibration {path}: {error}; give a file that the level calibrate wrote']
     return []
 
 

@@ -89,6 +89,10 @@ def _level(settings: Settings) -> Level:
         from bids_perfdeficit.cli.evaluate import EvaluateLevel
 
         return EvaluateLevel(settings)
+    if settings.inputs.analysis_level is AnalysisLevel.CALIBRATE:
+        from bids_perfdeficit.cli.calibrate import CalibrateLevel
+
+        return CalibrateLevel(settings)
     from bids_perfdeficit.cli.participant import ParticipantLevel
 
     return ParticipantLevel(settings)

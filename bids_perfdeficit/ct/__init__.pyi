@@ -12,6 +12,10 @@ from .conforming import (
 from .conforming import (
     resample as resample,
 )
+from .frames import Series as Series
+from .frames import align_frames as align_frames
+from .frames import first_frames as first_frames
+from .frames import read_series as read_series
 from .hounsfield import Scale as Scale
 from .quality import (
     check_pair as check_pair,
@@ -86,15 +90,18 @@ __all__ = [
     'Refinement',
     'RigidResult',
     'Scale',
+    'Series',
     'Template',
     'TemplateTransform',
     'Transform',
+    'align_frames',
     'all_points',
     'apply_transform',
     'carry',
     'check_pair',
     'conform',
     'extract_brain',
+    'first_frames',
     'grid_points',
     'load_template',
     'measure_pair',
@@ -102,6 +109,7 @@ __all__ = [
     'read_ct',
     'read_map',
     'read_rigid',
+    'read_series',
     'read_transform',
     'refine_rigid',
     'register_cta',

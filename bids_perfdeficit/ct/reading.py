@@ -148,7 +148,7 @@ def read_ct(path: str | Path, *, role: str = 'NCCT', max_gb: float = MAX_GB) -> 
     path = Path(path)
     image, values = read_nifti(path, memory=max_gb * 1e9)
     values = _one_volume(np.array(values, dtype=np.float32), path)
-    affine, geometry, notes = _find_sides(image, values.shape, path, role)
+    affine, geometry, notes = find_sides(image, values.shape, path, role)
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     finite = np.isfinite(values)
     without, infinite = ~finite, values == np.inf
@@ -223,7 +223,7 @@ def read_map(
     path = Path(path)
     image, values = read_nifti(path, memory=max_gb * 1e9)
     values = _one_volume(np.asarray(values, dtype=np.float32), path, least=1)
-    affine, _, _ = _find_sides(image, values.shape, path, role, least_mm=SLAB_MM)
+    affine, _, _ = find_sides(image, values.shape, path, role, least_mm=SLAB_MM)
     return nib.Nifti1Image(values, affine)
 
 
@@ -247,7 +247,7 @@ def _one_volume(values: np.ndarray, path: Path, *, least: int = MIN_VOXELS) -> n
     return values
 
 
-def _find_sides(
+def find_sides(
     image: nib.Nifti1Image,
     shape: tuple[int, ...],
     path: Path,

@@ -11,6 +11,7 @@ from nipype.interfaces.base import (
     File,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
@@ -27,6 +28,7 @@ class _ComputeInput(BaseInterfaceInputSpec):
     inverse_xfm = File(exists=True, mandatory=True, desc='template to NCCT')
     space = traits.Str(mandatory=True, desc='template')
     settings = traits.Instance(PerfusionSettings, mandatory=True)
+    fitted = traits.Dict(desc="weights with a site's own calibration; the shipped ones without")
     device = traits.Str('cpu', usedefault=True)
     num_threads = traits.Int(1, usedefault=True, nohash=True, desc='on which no map depends')
     use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc='for the scheduler')
@@ -59,6 +61,7 @@ class ComputePerfusion(SimpleInterface):
         maps = pipeline.compute_maps(
             patient,
             settings=self.inputs.settings,
+            fitted=dict(self.inputs.fitted) if isdefined(self.inputs.fitted) else None,
             device=self.inputs.device,
             threads=self.inputs.num_threads,
         )

@@ -11,6 +11,7 @@ from nipype.interfaces.base import (
     File,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
@@ -32,6 +33,7 @@ class _MeasureInput(BaseInterfaceInputSpec):
     std_hypoperfused = File(exists=True, mandatory=True)
     xfm = File(exists=True, mandatory=True, desc='NCCT to template')
     space = traits.Str(mandatory=True)
+    fitted = traits.Dict(desc="weights with a site's own calibration; the shipped ones without")
 
 
 class _MeasureOutput(TraitedSpec):
@@ -69,6 +71,7 @@ class MeasureResults(SimpleInterface):
                 inflow.get('Shading', {}),
                 tuple(perfusion.ReadOut(**other) for other in inflow.get('OtherReadOuts', ())),
             ),
+            fitted=dict(self.inputs.fitted) if isdefined(self.inputs.fitted) else None,
         )
         for key, frame in (('qc_metrics', found.quality), ('regions_metrics', found.regions)):
             path = Path(runtime.cwd) / f'{key}.tsv'

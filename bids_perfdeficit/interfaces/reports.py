@@ -111,7 +111,9 @@ class DrawFigures(SimpleInterface):
         probability = load_image(files['hypoperfused'])
         arrival, rescaled = load_image(files['toa']), load_image(files['perfusion'])
         # 0.5 where the volumes of the regional table end.
-        threshold = float(perfusion.calibration()['threshold'])
+        stated = json.loads(sidecar_path(files['hypoperfused']).read_text(encoding='utf-8'))
+        shipped = perfusion.calibration()['threshold']
+        threshold = float(stated.get('HypoperfusionThreshold', shipped))
         late = nib.Nifti1Image(
             np.asarray(probability.dataobj, np.float32) * (0.5 / threshold), probability.affine
         )

@@ -8,7 +8,6 @@ from .agreement import (
     measure_agreement as measure_agreement,
 )
 from .combination import Mirror as Mirror
-from .combination import calibration as calibration
 from .eikonal import solve_eikonal as solve_eikonal
 from .guards import ReadOut as ReadOut
 from .guards import holds as holds
@@ -33,6 +32,9 @@ from .occlusion import (
 )
 from .priors import inflow_prior as inflow_prior
 from .priors import vein_prior as vein_prior
+from .recalibration import base_sha256 as base_sha256
+from .recalibration import calibration as calibration
+from .recalibration import join_calibration as join_calibration
 from .reference import ReferenceField as ReferenceField
 from .reference import fit_reference as fit_reference
 from .reference import plane as plane
@@ -85,6 +87,7 @@ __all__ = [
     'Sources',
     'aspects_regions',
     'asymmetry',
+    'base_sha256',
     'calibration',
     'domain',
     'enhance',
@@ -94,6 +97,7 @@ __all__ = [
     'fit_reference',
     'holds',
     'inflow_prior',
+    'join_calibration',
     'measure_agreement',
     'measure_phase',
     'measure_regions',

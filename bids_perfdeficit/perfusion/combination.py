@@ -12,15 +12,15 @@ layers of tens of units; it was fitted on digital patients and lies, with its pr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, interpolate, pad
 
+from bids_perfdeficit.perfusion.recalibration import calibration
 from bids_perfdeficit.perfusion.threads import run_all
 from bids_perfdeficit.perfusion.vessels import smooth
 
@@ -53,14 +53,6 @@ _DENSITY_HU, _DENSITY_MIRROR_HU = 10.0, 5.0
 _UNUSUAL = 4.0
 #: Voxels that the network sees at once.
 _CHUNK = 1 << 18
-
-
-@cache
-def calibration() -> dict[str, Any]:
-    """Return the fitted weights, with their provenance."""
-    from bids_perfdeficit.data import load
-
-    return dict(json.loads(load('perfusion_calibration.json').read_text(encoding='utf-8')))
 
 
 def ranks(values: Tensor, brain: Tensor) -> Tensor:
@@ -278,20 +270,24 @@ def compute_features(
     return out
 
 
-def unusual(found: Mapping[str, Tensor]) -> tuple[str, ...]:
+def unusual(
+    found: Mapping[str, Tensor], fitted: Mapping[str, Any] | None = None
+) -> tuple[str, ...]:
     """Return which numbers of the patient are far from all that the network was fitted on.
 
     Parameters
     ----------
     found : mapping of str to Tensor
         From `compute_features`.
+    fitted : mapping, optional
+        The network; that of `calibration` by default.
 
     Returns
     -------
     tuple of str
         Of ``venous`` and ``tissue``. With any, the maps are a guess.
     """
-    fitted = calibration()
+    fitted = calibration() if fitted is None else fitted
     return tuple(
         name
         for name, centre, scale in zip(
@@ -301,6 +297,40 @@ def unusual(found: Mapping[str, Tensor]) -> tuple[str, ...]:
         and not found[name].ndim
         and abs(float(found[name]) - centre) > _UNUSUAL * scale
     )
+
+
+def _layers(fitted: Mapping[str, Any], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    return [
+        (torch.tensor(layer['weight'], device=device), torch.tensor(layer['bias'], device=device))
+        for layer in fitted['layers']
+    ]
+
+
+def _pass(x: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    for weight, bias in layers:
+        x = torch.addmm(bias, x, weight.T).tanh()
+    return x
+
+
+def hidden_units(values: Tensor, fitted: Mapping[str, Any] | None = None) -> Tensor:
+    """Return the last hidden layer of the network, which its two outputs are linear in.
+
+    Parameters
+    ----------
+    values : Tensor, (V, F)
+        Features in the order of ``fitted['features']``; one that is not a number counts as its
+        mean in those the network was fitted on.
+    fitted : mapping, optional
+        The network; that of `calibration` by default.
+
+    Returns
+    -------
+    Tensor, (V, H)
+        In (-1, 1).
+    """
+    fitted = calibration() if fitted is None else fitted
+    centre, scale = (torch.tensor(fitted[k], device=values.device) for k in ('centre', 'scale'))
+    return _pass(((values - centre) / scale).nan_to_num(0.0), _layers(fitted, values.device)[:-1])
 
 
 def combine(
@@ -333,11 +363,7 @@ def combine(
     fitted = calibration() if fitted is None else fitted
     inside = torch.nonzero(brain.flatten()).squeeze(1)
     centre, scale = (torch.tensor(fitted[k], device=brain.device) for k in ('centre', 'scale'))
-    layers = [
-        (torch.tensor(layer['weight'], device=brain.device),
-         torch.tensor(layer['bias'], device=brain.device))
-        for layer in fitted['layers']
-    ]  # fmt: skip
+    *inner, (weight, bias) = _layers(fitted, brain.device)
     out = torch.zeros(2, brain.numel(), device=brain.device)
 
     def join(part: Tensor) -> None:
@@ -347,10 +373,7 @@ def combine(
                 values = found[name]
                 x[:, k] = values.flatten()[part] if values.ndim else values
                 x[:, k] = (x[:, k] - centre[k]) / scale[k]
-        for k, (weight, bias) in enumerate(layers):
-            x = torch.addmm(bias, x, weight.T)
-            if k < len(layers) - 1:
-                x = x.tanh()
+        x = torch.addmm(bias, _pass(x, inner), weight.T)
         out[0, part], out[1, part] = x[:, 0], x[:, 1].sigmoid()
 
     run_all([partial(join, part) for part in inside.split(_CHUNK)], threads)

@@ -9,13 +9,15 @@ know files or registration.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
-from bids_perfdeficit.perfusion.combination import calibration
 from bids_perfdeficit.perfusion.priors import Points, paint, pair, vein_prior
+from bids_perfdeficit.perfusion.recalibration import calibration
 from bids_perfdeficit.perfusion.regions import both_sides
 
 #: Sites with a side, and those without.
@@ -94,11 +96,37 @@ def evidence(
         filled carotid, and that of the basilar, which is the same for both.
     """
     regions = both_sides(brain.shape, affine).values()
+    shares = region_evidence(
+        hypoperfused, [[halves[side] & brain for halves in regions] for side in (0, 1)]
+    )
+    return np.hstack([shares, trunk_evidence(subtraction, affine)])
+
+
+def region_evidence(
+    hypoperfused: np.ndarray, regions: Sequence[Sequence[np.ndarray]]
+) -> np.ndarray:
+    """Return the logarithm of the share of each region that is hypoperfused, (2, R).
+
+    Parameters
+    ----------
+    hypoperfused : ndarray
+        Probability, of voxels in any arrangement.
+    regions : sequence of two sequences of ndarray of bool
+        Which of those voxels lie in each region, of the left and of the right.
+    """
 
     def share(inside: np.ndarray) -> float:
-        inside = inside & brain
         mean = float(hypoperfused[inside].mean()) if inside.any() else 0.0
         return float(np.log(mean + _FLOOR_SHARE))
+
+    return np.array([[share(inside) for inside in half] for half in regions])
+
+
+def trunk_evidence(subtraction: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Return the logarithms of the contrast of each trunk and of the basilar, (2, T).
+
+    Against the best filled carotid; parameters as in `evidence`.
+    """
 
     def contrast(path: Points) -> float:
         return float(np.log(max(_brightest(subtraction, affine, path), 0.0) + _FLOOR_HU))
@@ -106,11 +134,7 @@ def evidence(
     trunks = np.array([[contrast(p) for p in pair(path)[::-1]] for path in _TRUNKS.values()]).T
     basilar = contrast(_BASILAR)
     reference = trunks[:, 0].max()
-    return np.array([
-        [*(share(halves[side]) for halves in regions), *(trunks[side] - reference),
-         basilar - reference]
-        for side in (0, 1)
-    ])  # fmt: skip
+    return np.array([[*(trunks[side] - reference), basilar - reference] for side in (0, 1)])
 
 
 def measure_phase(subtraction: np.ndarray, affine: np.ndarray) -> tuple[float, float]:
@@ -179,19 +203,23 @@ def log_odds(measured: np.ndarray, fitted: dict[str, object]) -> np.ndarray:
     )
 
 
-def find_occlusion(measured: np.ndarray) -> OcclusionFinding:
+def find_occlusion(
+    measured: np.ndarray, fitted: Mapping[str, Any] | None = None
+) -> OcclusionFinding:
     """Return the likeliest site and side.
 
     Parameters
     ----------
     measured : ndarray, (2, F)
         From `evidence`.
+    fitted : mapping, optional
+        The calibration; the shipped one by default.
 
     Returns
     -------
     OcclusionFinding
     """
-    odds = log_odds(measured, calibration()['occlusion'])
+    odds = log_odds(measured, (calibration() if fitted is None else fitted)['occlusion'])
     probability = np.exp(odds - odds.max())
     probability /= probability.sum()
     first, second = (int(n) for n in np.argsort(-probability)[:2])

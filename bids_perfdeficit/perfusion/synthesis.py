@@ -6,8 +6,9 @@ Combines the parts of the package. Must not know where images, sources or priors
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -266,6 +267,7 @@ def synthesize(
     mirror: Mirror | None = None,
     enhancement: Enhancement | None = None,
     settings: PerfusionSettings | None = None,
+    fitted: Mapping[str, Any] | None = None,
     diagnostics: bool = True,
     threads: int = 1,
 ) -> PerfusionMaps:
@@ -290,6 +292,8 @@ def synthesize(
     enhancement : Enhancement, optional
         From `enhance`, of the same images and settings; computed when it is missing.
     settings : PerfusionSettings, optional
+    fitted : mapping, optional
+        The network that joins the features; the shipped one by default.
     diagnostics : bool
         Return also `distance` and `features`, which the maps themselves do not need.
     threads : int
@@ -340,7 +344,7 @@ def synthesize(
         mirror=None if mirror is None else lambda values: mirror(whole(values))[box],
         threads=threads,
     )
-    late, hypoperfused = combine(found, brain, threads=threads)
+    late, hypoperfused = combine(found, brain, fitted, threads=threads)
     if settings.recipe == 'published':
         late = arrival
     distance, kept = None, {}
@@ -355,7 +359,7 @@ def synthesize(
         arrival=whole(torch.where(brain, arrival, never), torch.inf),
         perfusion=whole(_rescale(late, brain)),
         hypoperfused=whole(hypoperfused),
-        unusual=unusual(found),
+        unusual=unusual(found, fitted),
         distance=distance,
         features=kept,
     )

@@ -1,5 +1,7 @@
 from .cohort import Cohort as Cohort
 from .cohort import make_cohort as make_cohort
+from .ctp import CtpSeries as CtpSeries
+from .ctp import make_ctp as make_ctp
 from .patient import Patient as Patient
 from .patient import make_patient as make_patient
 from .scores import draw_scores as draw_scores
@@ -16,12 +18,14 @@ from .settings import (
 
 __all__ = [
     'Cohort',
+    'CtpSeries',
     'Occlusion',
     'Patient',
     'PersonSettings',
     'ScannerSettings',
     'draw_scores',
     'make_cohort',
+    'make_ctp',
     'make_patient',
     'substrates',
 ]

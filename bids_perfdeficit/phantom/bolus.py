@@ -53,6 +53,11 @@ class Bolus:
             rows.append(np.convolve(curve, kernel / kernel.sum())[: len(_TIMES)])
         return np.array(rows)
 
+    @property
+    def time_to_peak(self) -> float:
+        """Time from the first contrast at the reference artery to its peak, s."""
+        return float(_TIMES[int(np.argmax(self._table()[0]))])
+
     def blood(self, arrival: Floats, dispersion: Floats) -> Floats:
         """Enhancement, HU, of blood that arrives `arrival` s late, smeared by `dispersion` s."""
         table = self._table()

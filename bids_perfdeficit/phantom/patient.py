@@ -125,7 +125,7 @@ def _template_grid() -> tuple[NDArray[np.float64], tuple[int, int, int]]:
     return image.affine, image.shape
 
 
-def _fill(volume: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
+def fill(volume: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Give unknown voxels the value of the nearest known one, so that edges interpolate well."""
     index = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
     return np.asarray(volume[tuple(index)])
@@ -213,18 +213,18 @@ def make_patient(
     if head is not coarse:
         gain = _finer(gain, coarse, head) * np.clip(head.grey + head.white, 0, 1)
 
-    arteries_plain, arteries_filled = _artery_tubes(tree, circulation, points, bolus, peak)
-    veins_plain, veins_filled = _vein_tubes(coarse, seed, warp, where, state, bolus)
+    arteries_plain, arteries_filled = artery_tubes(tree, circulation, points, bolus)
+    veins_plain, veins_filled = vein_tubes(coarse, seed, warp, where, state, bolus)
     plaques = _plaques(tree, points, float(age), streams[3])
 
     thickness = scanner.ncct_thickness or spacing
-    corners = _corners(warp, lowest=-82.0)
+    corners = scan_corners(warp, lowest=-82.0)
     ncct_grid = make_grid(corners, spacing, thickness, tilt=scanner.tilt)
     motion = np.eye(4)
     if scanner.motion:
         motion = rigid(streams[4].normal(0, 3.0, 3), streams[4].normal(0, 4.0, 3), corners.mean(0))
     cta_spacing = spacing * 0.92
-    cta_corners = _corners(warp, lowest=-109.0) @ motion[:3, :3].T + motion[:3, 3]
+    cta_corners = scan_corners(warp, lowest=-109.0) @ motion[:3, :3].T + motion[:3, 3]
     cta_grid = make_grid(cta_corners, cta_spacing, scanner.cta_thickness or cta_spacing)
     back = np.linalg.inv(motion)
 
@@ -264,13 +264,14 @@ def make_patient(
             'cta_thickness': float(cta_grid.spacing[2]),
             'tilt': scanner.tilt,
         },
-        ncct=_image(ncct, ncct_grid),
-        cta=_image(cta, cta_grid),
+        ncct=to_image(ncct, ncct_grid),
+        cta=to_image(cta, cta_grid),
         truth=truth,
     )
 
 
-def _image(data: NDArray[np.generic], grid: Grid) -> nib.Nifti1Image:
+def to_image(data: NDArray[np.generic], grid: Grid) -> nib.Nifti1Image:
+    """Return values on a scan's grid as an image."""
     image = nib.Nifti1Image(data, grid.affine)
     image.header.set_xyzt_units('mm', 'sec')
     image.set_sform(grid.affine, 1)
@@ -282,7 +283,7 @@ def _spread(values: NDArray[np.float32], coarse: Head) -> NDArray[np.float32]:
     """Values of the brain's voxels as a volume without an edge."""
     volume = np.zeros(coarse.brain.shape, np.float32)
     volume[coarse.brain] = values
-    return _fill(volume, coarse.brain)
+    return fill(volume, coarse.brain)
 
 
 def _finer(volume: NDArray[np.float32], coarse: Head, head: Head) -> NDArray[np.float32]:
@@ -295,7 +296,7 @@ def _finer(volume: NDArray[np.float32], coarse: Head, head: Head) -> NDArray[np.
     )
 
 
-def _corners(warp: Warp, *, lowest: float) -> Floats:
+def scan_corners(warp: Warp, *, lowest: float) -> Floats:
     """Points that the field of view must hold: the head with a little air, from `lowest` up."""
     grid = np.array(
         [(x, y, z) for x in (-93, 0, 93) for y in (-124, 0, 100) for z in (lowest, 0, 99)], float
@@ -387,9 +388,8 @@ def _tissue_enhancement(
     return gain * (1 - 0.8 * infarct)
 
 
-def _artery_tubes(
-    tree: Tree, flow: Flow, points: Floats, bolus: Bolus, peak: float
-) -> tuple[Tubes, Tubes]:
+def artery_tubes(tree: Tree, flow: Flow, points: Floats, bolus: Bolus) -> tuple[Tubes, Tubes]:
+    """Return the arteries as tubes with HU: without contrast, the thick ones, and with it, all."""
     child = np.flatnonzero((tree.parent >= 0) & ((tree.kind < 2) | (tree.radius > 0.15)))
     parent = tree.parent[child]
     dispersion = 0.1 + 0.3 * np.maximum(flow.arrival, 0)
@@ -417,9 +417,10 @@ def _artery_tubes(
     )
 
 
-def _vein_tubes(
+def vein_tubes(
     coarse: Head, seed: int, warp: Warp, where: Floats, state: TissueState, bolus: Bolus
 ) -> tuple[Tubes, Tubes]:
+    """Return the veins as tubes with HU: without contrast, and with it."""
     veins = make_veins(coarse, seed)
     start, end = warp.forward(veins.start), warp.forward(veins.end)
     # A vein carries what the tissue around it lets through.
@@ -493,7 +494,7 @@ def _truth(
 ) -> Truth:
     territory = np.zeros(coarse.brain.shape, np.int16)
     territory[coarse.brain] = labels
-    territory = np.asarray(_fill(territory, coarse.brain), np.int16)  # type: ignore[arg-type]
+    territory = np.asarray(fill(territory, coarse.brain), np.int16)  # type: ignore[arg-type]
     on_coarse = sample(grid, warp.inverse, coarse, [delay, relative, infarct], [0.0, 1.0, 0.0])
     named = sample(grid, warp.inverse, coarse, [territory], [0], order=0)[0]  # type: ignore[list-item]
     fine = sample(grid, warp.inverse, head, [head.brain.astype(np.float32), gain], [0.0, 0.0])
@@ -514,19 +515,19 @@ def _truth(
     names = sample(template, lambda p: p, coarse, [territory], [0], order=0)[0]  # type: ignore[list-item]
     mask = sample(template, lambda p: p, coarse, [coarse.brain.astype(np.float32)], [0.0])[0] > 0.5
     return Truth(
-        delay=_image(seconds.astype(np.float32), grid),
-        hypoperfused=_image(hypoperfused.astype(np.uint8), grid),
-        core=_image(core.astype(np.uint8), grid),
-        brain=_image(brain.astype(np.uint8), grid),
-        vein=_image((share_v > 0.5).astype(np.uint8), grid),
-        old_infarct=_image((on_coarse[2] > 0.5).astype(np.uint8), grid),
-        territory=_image((named * brain).astype(np.int16), grid),
-        flow=_image((on_coarse[1] * brain).astype(np.float32), grid),
-        artery=_image(share_a, grid),
-        enhancement=_image(rise.astype(np.float32), grid),
-        delay_template=_image((in_template * mask).astype(np.float32), template),
-        territory_template=_image((names * mask).astype(np.int16), template),
-        brain_template=_image(mask.astype(np.uint8), template),
+        delay=to_image(seconds.astype(np.float32), grid),
+        hypoperfused=to_image(hypoperfused.astype(np.uint8), grid),
+        core=to_image(core.astype(np.uint8), grid),
+        brain=to_image(brain.astype(np.uint8), grid),
+        vein=to_image((share_v > 0.5).astype(np.uint8), grid),
+        old_infarct=to_image((on_coarse[2] > 0.5).astype(np.uint8), grid),
+        territory=to_image((named * brain).astype(np.int16), grid),
+        flow=to_image((on_coarse[1] * brain).astype(np.float32), grid),
+        artery=to_image(share_a, grid),
+        enhancement=to_image(rise.astype(np.float32), grid),
+        delay_template=to_image((in_template * mask).astype(np.float32), template),
+        territory_template=to_image((names * mask).astype(np.int16), template),
+        brain_template=to_image(mask.astype(np.uint8), template),
         ncct_to_cta=motion,
         warp=warp,
         tree=tree,

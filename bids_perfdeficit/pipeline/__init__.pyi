@@ -1,3 +1,27 @@
+from .calibration import (
+    COMPARED as COMPARED,
+)
+from .calibration import (
+    SAMPLED as SAMPLED,
+)
+from .calibration import (
+    Sample as Sample,
+)
+from .calibration import (
+    calibration_content as calibration_content,
+)
+from .calibration import (
+    compare_calibrations as compare_calibrations,
+)
+from .calibration import (
+    make_pairs as make_pairs,
+)
+from .calibration import (
+    refit_pairs as refit_pairs,
+)
+from .calibration import (
+    sample_pair as sample_pair,
+)
 from .cohort import (
     MAP_SPACING as MAP_SPACING,
 )
@@ -73,6 +97,12 @@ from .cohort import (
 from .cohort import (
     validation_outputs as validation_outputs,
 )
+from .ctp import (
+    SplitSeries as SplitSeries,
+)
+from .ctp import (
+    split_series as split_series,
+)
 from .evaluation import (
     MAPS as MAPS,
 )
@@ -147,10 +177,12 @@ from .patient import (
 )
 
 __all__ = [
+    'COMPARED',
     'MAPS',
     'MAP_SPACING',
     'MEASURES',
     'RECIPE',
+    'SAMPLED',
     'TEMPLATE_MM',
     'CohortData',
     'Evaluation',
@@ -160,6 +192,8 @@ __all__ = [
     'Measurements',
     'Prepared',
     'Reference',
+    'Sample',
+    'SplitSeries',
     'StandardMaps',
     'Trust',
     'add_territories',
@@ -167,11 +201,13 @@ __all__ = [
     'align_template',
     'applied_outputs',
     'apply_model',
+    'calibration_content',
     'carry_images',
     'check_given',
     'check_grids',
     'cohort_outputs',
     'cohort_table',
+    'compare_calibrations',
     'compute_maps',
     'conform_ncct',
     'evaluate_patient',
@@ -180,6 +216,7 @@ __all__ = [
     'fit_resampled',
     'fit_shuffled',
     'make_lattice',
+    'make_pairs',
     'match_cohort',
     'measure',
     'measure_images',
@@ -189,6 +226,9 @@ __all__ = [
     'prepare',
     'prepare_cohort',
     'read_reference',
+    'refit_pairs',
+    'sample_pair',
+    'split_series',
     'stability_outputs',
     'stack_cohort',
     'summarize_cohort',

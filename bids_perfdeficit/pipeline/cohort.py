@@ -668,7 +668,10 @@ def _read_recipe(path: Path) -> str | None:
     except (OSError, ValueError, RecursionError):
         return None
     found = content.get('Recipe') if isinstance(content, dict) else None
-    return found if isinstance(found, str) else None
+    if not isinstance(found, str):
+        return None
+    site = content.get('CalibrationSHA256')
+    return f'{found}, calibration {site[:12]}' if isinstance(site, str) else found
 
 
 def _problem(

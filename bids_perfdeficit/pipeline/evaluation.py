@@ -319,7 +319,7 @@ def evaluate_patient(
     if threshold is None:
         threshold = float(perfusion.calibration()['threshold'])
     affected = values['probability'] > threshold
-    site, side, notes = _read_site(clot, to_template)
+    site, side, notes = read_site(clot, to_template)
     known = found or {}
     measures: dict[str, object] = {
         'covered': reference.covered,
@@ -368,7 +368,7 @@ def _all_maps(
     return {name: found[name] for name in MAPS}
 
 
-def _read_site(
+def read_site(
     clot: Path | None, to_template: ct.Transform
 ) -> tuple[str | None, str | None, tuple[str, ...]]:
     """Return site and side of an occlusion's mask, None where they are not known."""

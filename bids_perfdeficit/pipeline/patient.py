@@ -143,6 +143,8 @@ class Maps:
     controls : mapping of str to Nifti1Image
         With `diagnostics` of `compute_maps`: the ``distance`` from the inflow in mm, and the maps
         of `perfusion.PerfusionMaps.features`, by name. Empty otherwise.
+    numbers : mapping of str to float
+        Likewise those of the features that are one number of the whole patient.
     """
 
     subtraction: nib.Nifti1Image
@@ -154,6 +156,7 @@ class Maps:
     notes: tuple[str, ...] = ()
     trust: Trust = field(default_factory=Trust)
     controls: Mapping[str, nib.Nifti1Image] = field(default_factory=dict)
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -314,6 +317,7 @@ def compute_maps(
     patient: Prepared,
     *,
     settings: PerfusionSettings | None = None,
+    fitted: Mapping[str, Any] | None = None,
     device: str = 'cpu',
     threads: int = 1,
     check: bool = True,
@@ -327,6 +331,8 @@ def compute_maps(
         Scans, brain and transforms.
     settings : PerfusionSettings, optional
         How the maps are computed.
+    fitted : mapping, optional
+        Calibration of a site (`perfusion.join_calibration`); the shipped one by default.
     device : str
         Of torch: ``'cpu'`` or ``'cuda:N'``.
     threads : int
@@ -352,7 +358,7 @@ def compute_maps(
 
     with one_thread():
         return _compute_maps(
-            patient, settings or PerfusionSettings(), device, threads, check, diagnostics
+            patient, settings or PerfusionSettings(), fitted, device, threads, check, diagnostics
         )
 
 
@@ -375,6 +381,7 @@ class _Frame:
 def _compute_maps(
     patient: Prepared,
     settings: PerfusionSettings,
+    fitted: Mapping[str, Any] | None,
     device: str,
     threads: int,
     check: bool,
@@ -403,7 +410,7 @@ def _compute_maps(
             veins=frame.veins, white=frame.white, grey=frame.grey,
         )  # fmt: skip
         enhancement = reference.correct(enhancement)
-    sources, maps = _synthesize(frame, enhancement, settings, pieces, diagnostics)
+    sources, maps = _synthesize(frame, enhancement, settings, pieces, fitted, diagnostics)
     controls = {name: values for name, values in maps.features.items() if values.ndim}
     if maps.distance is not None:
         controls['distance'] = maps.distance
@@ -420,11 +427,12 @@ def _compute_maps(
         (*sources.notes, *(_UNUSUAL[name] for name in maps.unusual)),
         Trust(
             {} if reference is None else _shading(reference),
-            _read_again(patient, applied, settings, device, threads)
+            _read_again(patient, applied, settings, fitted, device, threads)
             if check and not maps.unusual
             else (),
         ),
         {name: image(values) for name, values in controls.items()},
+        {name: float(values) for name, values in maps.features.items() if not values.ndim},
     )
 
 
@@ -486,6 +494,7 @@ def _synthesize(
     enhancement: perfusion.Enhancement,
     settings: PerfusionSettings,
     threads: int,
+    fitted: Mapping[str, Any] | None = None,
     diagnostics: bool = False,
 ) -> tuple[perfusion.Sources, perfusion.PerfusionMaps]:
     sources = perfusion.find_sources(
@@ -504,6 +513,7 @@ def _synthesize(
         mirror=frame.mirror,
         enhancement=enhancement,
         settings=settings,
+        fitted=fitted,
         diagnostics=diagnostics,
         threads=threads,
     )
@@ -514,6 +524,7 @@ def _read_again(
     patient: Prepared,
     applied: Sequence[float],
     settings: PerfusionSettings,
+    fitted: Mapping[str, Any] | None,
     device: str,
     threads: int,
 ) -> tuple[perfusion.ReadOut, ...]:
@@ -545,7 +556,7 @@ def _read_again(
             frame.ncct, cta, frame.brain, frame.spacing, inside=frame.inside, settings=settings,
             threads=pieces,
         )  # fmt: skip
-        maps = _synthesize(frame, enhancement, settings, pieces)[1]
+        maps = _synthesize(frame, enhancement, settings, pieces, fitted)[1]
         images = [
             nib.Nifti1Image(values.cpu().numpy().T, coarse.ncct.affine)
             for values in (maps.hypoperfused, maps.subtraction)
@@ -556,7 +567,8 @@ def _read_again(
         return perfusion.find_occlusion(
             perfusion.evidence(
                 np.where(brain, probability, 0), level, brain, template.brain_mask.affine
-            )
+            ),
+            fitted,
         )
 
     x, y, z = applied
@@ -707,7 +719,13 @@ def carry_images(
     )
 
 
-def measure(patient: Prepared, maps: Maps, standard: StandardMaps) -> Measurements:
+def measure(
+    patient: Prepared,
+    maps: Maps,
+    standard: StandardMaps,
+    *,
+    fitted: Mapping[str, Any] | None = None,
+) -> Measurements:
     """Measure a patient's results and their quality; see `measure_images`."""
     return measure_images(
         patient.ncct, patient.cta, patient.brain, maps.subtraction, maps.hypoperfused,
@@ -717,7 +735,7 @@ def measure(patient: Prepared, maps: Maps, standard: StandardMaps) -> Measuremen
             patient.provenance[0],
             {**patient.provenance[1], 'Registration': patient.quality.get('cta', {})},
         ),
-        trust=maps.trust,
+        trust=maps.trust, fitted=fitted,
     )  # fmt: skip
 
 
@@ -738,6 +756,7 @@ def measure_images(
     missing: Sequence[str] = (),
     found: Mapping[str, object] | None = None,
     trust: Trust | None = None,
+    fitted: Mapping[str, Any] | None = None,
 ) -> Measurements:
     """Measure volumes, regions, the likely occlusion, and the quality of the scans.
 
@@ -760,6 +779,8 @@ def measure_images(
         Metrics that were measured when the scans were read; see `ct.sidecar_metrics`.
     trust : Trust, optional
         What was checked of the maps when they were computed.
+    fitted : mapping, optional
+        Calibration that the maps were computed with; the shipped one by default.
 
     Returns
     -------
@@ -772,7 +793,8 @@ def measure_images(
         toa, late, probability = (
             i.get_fdata(dtype=np.float32) for i in (std_toa, std_perfusion, std_hypoperfused)
         )
-        threshold = float(perfusion.calibration()['threshold'])
+        chosen = perfusion.calibration() if fitted is None else fitted
+        threshold = float(chosen['threshold'])
         contrast = np.asarray(
             ct.apply_transform(subtraction, template.brain_mask, forward).dataobj
         )
@@ -787,7 +809,7 @@ def measure_images(
             contrast=contrast,
         )
         finding = perfusion.find_occlusion(
-            perfusion.evidence(probability, contrast, inside, std_brain.affine)
+            perfusion.evidence(probability, contrast, inside, std_brain.affine), fitted
         )
         quality: dict[str, object] = dict(
             ct.measure_quality(
@@ -803,9 +825,12 @@ def measure_images(
         )
         quality |= found or {}
     hemisphere = regions.set_index('region').loc['hemisphere']
+    site_withholds = fitted is not None and bool(fitted.get('occlusion_withheld'))
     reason = (
         'the contrast is unlike any that the perfusion map was calibrated on'
         if inflow.unusual
+        else "the site's own calibration was not made for it"
+        if site_withholds
         else perfusion.withhold(
             finding,
             [float(hemisphere[f'hypoperfused_{side}']) for side in ('left', 'right')],  # type: ignore[arg-type]

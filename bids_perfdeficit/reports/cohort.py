@@ -146,6 +146,7 @@ def build_index(
         for key, title in (
             ('group_report', 'Report of the group'),
             ('evaluation_report', 'Comparison with CT perfusion'),
+            ('calibration_report', 'Calibration to CT perfusion'),
         )
         if (path := output_path(output_dir, key)).is_file()
     ]

@@ -142,3 +142,70 @@ def draw_measures(
         axis.set_axisbelow(True)
         axis.spines[['top', 'right', 'left']].set_visible(False)
     return save_plot(figure, out, 'Agreement of each map with the reference')
+
+
+def draw_changes(values: Mapping[str, tuple[np.ndarray, np.ndarray]], out: Path) -> Path:
+    """Draw measures of each participant before and after, joined by lines, with their means.
+
+    Parameters
+    ----------
+    values : mapping of str to two ndarrays, (N,)
+        By what is measured; not a number where it is not known.
+    out : Path
+        SVG to write.
+
+    Returns
+    -------
+    Path
+        `out`.
+    """
+    figure = Figure(figsize=(11, 3.6), layout='constrained')
+    axes = np.atleast_1d(figure.subplots(1, len(values)))
+    colour, mark = MARKS['computed']
+    for axis, (title, (before, after)) in zip(axes, values.items(), strict=True):
+        known = np.isfinite(before) & np.isfinite(after)
+        for one, other in zip(before[known], after[known], strict=True):
+            axis.plot([0, 1], [one, other], '-', color=_SINGLE, linewidth=1)
+        if known.any():
+            means = [before[known].mean(), after[known].mean()]
+            axis.plot([0, 1], means, mark, linestyle='-', color=colour, markersize=8, linewidth=2)
+        axis.set(xlim=(-0.2, 1.2))
+        axis.set_title(title, fontsize=9)
+        axis.set_xticks([0, 1], ['before', 'after'])
+        axis.tick_params(labelsize=8)
+        axis.spines[['top', 'right']].set_visible(False)
+    return save_plot(figure, out, 'Measures before and after the calibration')
+
+
+def draw_volumes_twice(before: np.ndarray, after: np.ndarray, true: np.ndarray, out: Path) -> Path:
+    """Draw volumes of two calibrations against those of the reference.
+
+    Parameters
+    ----------
+    before, after, true : ndarray, (N,)
+        mL, of each participant.
+    out : Path
+        SVG to write.
+
+    Returns
+    -------
+    Path
+        `out`.
+    """
+    figure = Figure(figsize=(5.6, 4.8), layout='constrained')
+    axis = figure.subplots()
+    most = float(max(before.max(), after.max(), true.max(), 1.0)) * 1.06
+    axis.plot([0, most], [0, most], color='#999', linewidth=1, linestyle='--')
+    for one, other, x in zip(before, after, true, strict=True):
+        axis.plot([x, x], [one, other], '-', color=_SINGLE, linewidth=1)
+    colour, mark = MARKS['blend']
+    axis.plot(true, before, mark, color=colour, markersize=6, fillstyle='none', label='before')
+    colour, mark = MARKS['computed']
+    axis.plot(true, after, mark, color=colour, markersize=6, label='after')
+    axis.set(
+        xlim=(-0.02 * most, most), ylim=(-0.02 * most, most), aspect='equal',
+        xlabel='reference: Tmax > 6 s, mL', ylabel='computed: hypoperfused, mL',
+    )  # fmt: skip
+    axis.legend(frameon=False, fontsize=9)
+    axis.spines[['top', 'right']].set_visible(False)
+    return save_plot(figure, out, 'Volumes of hypoperfusion before and after the calibration')

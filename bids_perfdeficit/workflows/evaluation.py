@@ -19,7 +19,7 @@ from bids_perfdeficit.settings import Settings
 from bids_perfdeficit.stages.lock import Holder
 from bids_perfdeficit.stages.record import digest
 from bids_perfdeficit.workflows.base import estimate_memory
-from bids_perfdeficit.workflows.evaluation_plan import LEFT, READ, Case
+from bids_perfdeficit.workflows.evaluation_plan import Case
 from bids_perfdeficit.workflows.outputs import SMALL_GB
 from bids_perfdeficit.workflows.plan import file_uri
 
@@ -100,7 +100,7 @@ def init_case_wf(
     space = settings.processing.output_spaces[0]
     evaluate = pe.Node(
         EvaluateMaps(
-            **{key: str(case.files[key]) for key in READ},
+            **{key: str(path) for key, path in case.files.items()},
             reference=str(case.reference),
             clot=str(case.clot or ''),
             space=space,
@@ -109,31 +109,36 @@ def init_case_wf(
             use_gpu=device != 'cpu',
         ),
         name='evaluate',
-        mem_gb=estimate_memory(case.pair, _spacing(case))['perfusion'],
+        mem_gb=estimate_memory(case.pair, map_spacing(case))['perfusion'],
         n_procs=omp_nthreads,
     )
+    sink = make_case_sink(case, settings)
+    workflow.connect([(evaluate, sink, [(key, key) for key in (*case.use.left, 'meta')])])
+    return workflow
+
+
+def make_case_sink(case: Case, settings: Settings) -> pe.Node:
+    """Return the node that publishes what was made of a participant and its reference."""
     pair = case.pair
     lock = output_path(case.task.root, 'lock', participant=pair.participant, session=pair.session)
     sources = [case.reference, *([case.clot] if case.clot else []), *case.files.values()]
-    sink = pe.Node(
+    return pe.Node(
         DerivativesSink(
-            keys=LEFT,
+            keys=case.use.left,
             task=case.task,
             seen=dict(case.seen),
             holder=Holder.current(lock),
             participant=pair.participant,
             session=pair.session,
-            space=space,
+            space=settings.processing.output_spaces[0],
             sources=[file_uri(path, settings) for path in sources],
         ),
-        name='ds_evaluation',
+        name=f'ds_{case.use.name}',
         mem_gb=SMALL_GB,
     )
-    workflow.connect([(evaluate, sink, [(key, key) for key in (*LEFT, 'meta')])])
-    return workflow
 
 
-def _spacing(case: Case) -> float:
+def map_spacing(case: Case) -> float:
     """Return the mm of the maps' voxels; what cannot be read is reported by the step."""
     try:
         return float(open_nifti(case.files['brain_mask']).header.get_zooms()[0])

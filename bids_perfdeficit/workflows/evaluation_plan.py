@@ -1,4 +1,4 @@
-"""What an evaluation has to do: whose maps are compared with which reference, and what is done.
+"""What is done with references: whose maps have which, for an evaluation or a calibration.
 
 Each participant is a task with a record (`stages.task`), and so is the cohort: it is done when the
 record of an earlier run agrees with the maps and references as they are now. Must not import
@@ -8,7 +8,7 @@ Nipype: a dry run asks here.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from bids_perfdeficit.workflows.plan import file_uri, path_of, record_path
 
 #: Versions of the stages, raised whenever results change, so that older ones are not mixed with
 #: newer ones.
-VERSIONS: Mapping[str, int] = {'evaluation': 1, 'cohort': 1}
+VERSIONS: Mapping[str, int] = {'evaluation': 1, 'cohort': 1, 'calibration': 1}
 #: Outputs of the participant level that are read.
 READ = (
     'preproc_ct', 'preproc_cta', 'brain_mask', 'template_xfm', 'template_inverse_xfm', 'toa',
@@ -42,6 +42,40 @@ READ = (
 )  # fmt: skip
 #: What the evaluation of a participant leaves.
 LEFT = ('reference_tmax', 'agreement_metrics', 'reference_metrics')
+
+
+@dataclass(frozen=True)
+class Use:
+    """What is done with a participant and its reference.
+
+    Parameters
+    ----------
+    name : str
+        Of the stage.
+    read, left : tuple of str
+        Keys of the outputs that it reads and leaves.
+    options : callable
+        From the settings to the options that shape the result.
+    """
+
+    name: str
+    read: tuple[str, ...]
+    left: tuple[str, ...]
+    options: Callable[[Settings], Mapping[str, Any]]
+
+
+EVALUATION = Use('evaluation', READ, LEFT, lambda s: {'space': s.processing.output_spaces[0]})
+#: A calibration reads the scans alone, so that it does not depend on an earlier one.
+CALIBRATION = Use(
+    'calibration',
+    ('preproc_ct', 'preproc_cta', 'brain_mask', 'template_xfm', 'template_inverse_xfm'),
+    ('calibration_samples',),
+    lambda s: {
+        'space': s.processing.output_spaces[0],
+        'seed': s.processing.random_seed,
+        **dataclasses.asdict(s.perfusion),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +100,8 @@ class Case:
         Of the inputs when the plan was made, by BIDS URI.
     refusal : str
         Why the reference cannot be this participant's; empty otherwise.
+    use : Use
+        What is done with it.
     """
 
     pair: ScanPair
@@ -76,6 +112,7 @@ class Case:
     state: State
     seen: Mapping[str, Stamp | None] = field(default_factory=dict)
     refusal: str = ''
+    use: Use = EVALUATION
 
     @property
     def name(self) -> str:
@@ -125,8 +162,15 @@ def evaluation_path(settings: Settings, key: str, **entities: str) -> Path:
     return output_path(settings.inputs.output_dir.absolute(), key, **entities)
 
 
-def make_evaluation_plan(settings: Settings) -> EvaluationPlan:
+def make_evaluation_plan(settings: Settings, use: Use = EVALUATION) -> EvaluationPlan:
     """Find computed maps and references, and what an earlier run left.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the run.
+    use : Use
+        What is done with each participant.
 
     Raises
     ------
@@ -135,7 +179,7 @@ def make_evaluation_plan(settings: Settings) -> EvaluationPlan:
     """
     inputs = settings.inputs
     root = inputs.output_dir.absolute()
-    entries, left_out, unusable = _find_entries(settings)
+    entries, left_out, unusable = _find_entries(settings, use)
     files, notes = find_references(
         inputs.bids_dir.absolute(), settings.evaluation.reference, output_dir=root
     )
@@ -160,7 +204,9 @@ def make_evaluation_plan(settings: Settings) -> EvaluationPlan:
     for entry in entries:
         name = names[entry.participant, entry.session]
         if name in references:
-            cases[name] = _case(_pair(entry), references[name], settings, refused.get(name, ''))
+            cases[name] = _case(
+                _pair(entry), references[name], settings, refused.get(name, ''), use
+            )
     return EvaluationPlan(cases, unusable, left_out, notes)
 
 
@@ -173,7 +219,7 @@ def _pair(entry: Entry) -> ScanPair:
 
 
 def _find_entries(
-    settings: Settings,
+    settings: Settings, use: Use
 ) -> tuple[list[Entry], dict[str, str], dict[str, str]]:
     """Return whose maps can be compared, why those of others cannot, and who is not there."""
     inputs, space = settings.inputs, settings.processing.output_spaces[0]
@@ -206,7 +252,7 @@ def _find_entries(
                 '',
             )
             pair = _pair(entry)
-            missing = [k for k in READ if not path_of(root, pair, k, space).is_file()]
+            missing = [k for k in use.read if not path_of(root, pair, k, space).is_file()]
             if not reason and missing:
                 reason = f'{path_of(root, pair, missing[0], space).name} is missing'
             if reason:
@@ -235,25 +281,25 @@ def _raw_scan(entry: Entry, settings: Settings) -> Path | None:
     return None
 
 
-def _case(pair: ScanPair, reference: Path, settings: Settings, refusal: str) -> Case:
+def _case(pair: ScanPair, reference: Path, settings: Settings, refusal: str, use: Use) -> Case:
     root, space = settings.inputs.output_dir.absolute(), settings.processing.output_spaces[0]
-    files = {key: path_of(root, pair, key, space) for key in READ}
+    files = {key: path_of(root, pair, key, space) for key in use.read}
     clot = find_clot(reference)
     read = [*files.values(), reference, *([clot] if clot is not None else [])]
     left = []
-    for key in LEFT:
+    for key in use.left:
         path = path_of(root, pair, key, space)
         left += [path, *([sidecar_path(path)] if has_sidecar(key) else [])]
     task = Task(
-        f'evaluation of {pair.prefix}',  # the cohort requires those of all
-        VERSIONS['evaluation'],
+        f'{use.name} of {pair.prefix}',  # the cohort requires those of all
+        VERSIONS[use.name],
         root,
-        record_path(root, pair, 'evaluation'),
-        {'space': space},
+        record_path(root, pair, use.name),
+        use.options(settings),
         {file_uri(path, settings): path for path in read},
         outputs=tuple(path.relative_to(root).as_posix() for path in left),
     )
-    case = Case(pair, reference, clot, files, task, State(False), refusal=refusal)
+    case = Case(pair, reference, clot, files, task, State(False), refusal=refusal, use=use)
     return case.examined(verify=settings.outputs.verify)
 
 
@@ -283,7 +329,7 @@ def describe_evaluation(plan: EvaluationPlan) -> str:
     """Return the lines of `--dry-run`: who, with which reference, and what would run."""
     lines = []
     for case in plan.cases.values():
-        what = f'evaluation ({case.state.reason})'
+        what = f'{case.use.name} ({case.state.reason})'
         if case.refusal:
             what = 'refused'
         elif case.state.done:

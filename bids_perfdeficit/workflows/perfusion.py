@@ -11,9 +11,10 @@ from bids_perfdeficit.interfaces.perfusion import ComputePerfusion
 from bids_perfdeficit.interfaces.quality import MeasureResults
 from bids_perfdeficit.perfusion import calibration
 from bids_perfdeficit.settings import Settings
+from bids_perfdeficit.stages.record import sha256
 from bids_perfdeficit.workflows.normalization import FIT_KEYS
 from bids_perfdeficit.workflows.outputs import connect_stage
-from bids_perfdeficit.workflows.plan import STAGES, Plan, uri
+from bids_perfdeficit.workflows.plan import STAGES, Plan, read_calibration, uri
 
 NATIVE_KEYS = next(s.keys for s in STAGES if s.name == 'perfusion')
 STANDARD_KEYS = next(s.keys for s in STAGES if s.name == 'standard')
@@ -79,12 +80,22 @@ came the probability of hypoperfusion, a delay of more than 6 s, and from it and
 arterial trunks the likely site of an occlusion, which was reported where it held under a shading
 of 1 HU and a shift of 1 mm.
 """
+    fitted = read_calibration(settings)
     facts = {
         'Recipe': how.recipe,
         'ReferenceField': how.reference_field,
         'Arrival': how.arrival,
-        'HypoperfusionThreshold': calibration()['threshold'],
+        'HypoperfusionThreshold': (fitted or calibration())['threshold'],
     }
+    own = {} if fitted is None else {'fitted': fitted}
+    site = settings.processing.calibration
+    if site is not None:
+        facts['CalibrationSHA256'] = sha256(site)
+        workflow.__desc__ += (
+            'The last layer of the network, the threshold of the probability and the bias of the '
+            'likely occlusion were refitted to pairs of scans and maps of Tmax of this site '
+            f'(calibration file {site.name}, SHA-256 {facts["CalibrationSHA256"][:12]}).\n'
+        )
     inputnode = pe.Node(niu.IdentityInterface(fields=list(FIT_KEYS)), name='inputnode')
     outputnode = pe.Node(
         niu.IdentityInterface(fields=[*NATIVE_KEYS, *STANDARD_KEYS, *METRIC_KEYS]),
@@ -98,6 +109,7 @@ of 1 HU and a shift of 1 mm.
             device=device,
             num_threads=threads,
             use_gpu=device != 'cpu',
+            **own,
         ),
         name='compute',
         mem_gb=mem_gb['perfusion'],
@@ -124,7 +136,9 @@ of 1 HU and a shift of 1 mm.
             )
         ],
     )  # fmt: skip
-    measure = pe.Node(MeasureResults(space=space), name='measure', mem_gb=mem_gb['standard'])
+    measure = pe.Node(
+        MeasureResults(space=space, **own), name='measure', mem_gb=mem_gb['standard']
+    )
     metrics_buffer = connect_stage(
         workflow, measure, stage='metrics', outputs={key: key for key in METRIC_KEYS},
         plan=plan, settings=settings, facts=facts,

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from bids_perfdeficit.bids import ScanPair, output_path, sidecar_path
-from bids_perfdeficit.bids.jsonfile import read_facts
+from bids_perfdeficit.bids.jsonfile import read_facts, read_json
 from bids_perfdeficit.bids.outputs import has_sidecar
-from bids_perfdeficit.errors import printable
+from bids_perfdeficit.errors import InputError, printable
+from bids_perfdeficit.perfusion.recalibration import join_calibration
 from bids_perfdeficit.settings import DEFAULT_SPACE, Level, Settings
 from bids_perfdeficit.stages.record import Stamp, sha256
 from bids_perfdeficit.stages.task import State, Task, examine
@@ -60,6 +61,33 @@ def _seeded(settings: Settings) -> dict[str, Any]:
 
 def _space(settings: Settings) -> dict[str, Any]:
     return {'space': settings.processing.output_spaces[0]}
+
+
+def _calibrated(settings: Settings) -> dict[str, Any]:
+    """Return the calibration of a site by its content; nothing for the shipped one."""
+    path = settings.processing.calibration
+    return {} if path is None else {'calibration': sha256(path)}
+
+
+def read_calibration(settings: Settings) -> dict[str, Any] | None:
+    """Return the weights with the site's own calibration; None for the shipped ones.
+
+    Raises
+    ------
+    InputError
+        When the file is not one.
+    """
+    path = settings.processing.calibration
+    if path is None:
+        return None
+    try:
+        return join_calibration(read_json(path))
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(
+            str(error), fix='give a file that the level calibrate wrote', path=path
+        ) from error
 
 
 def _figures(settings: Settings) -> tuple[str, ...]:
@@ -111,7 +139,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         'perfusion',
         ('perfusion', 'toa', 'hypoperfused', 'subtraction', 'vessel'),
-        lambda s: dataclasses.asdict(s.perfusion) | _space(s),
+        lambda s: dataclasses.asdict(s.perfusion) | _space(s) | _calibrated(s),
         requires=_PREPARED,
         level=Level.FULL,
         version=2,
@@ -134,7 +162,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         'metrics',
         ('qc_metrics', 'regions_metrics'),
-        _space,
+        lambda s: _space(s) | _calibrated(s),
         requires=(*_PREPARED, 'perfusion', 'standard'),
         level=Level.FULL,
         version=3,

@@ -109,7 +109,7 @@ def test_wrong_key_or_missing_label_names_what_there_is():
         output_path('o', 'std_toa')
     with pytest.raises(ValueError, match='has no sidecar'):
         output_path('o', 'report_json', participant='01')
-    with pytest.raises(ValueError, match='dataset, evaluation, full'):
+    with pytest.raises(ValueError, match='calibration, dataset, evaluation, full'):
         output_keys('best')
 
 

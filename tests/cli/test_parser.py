@@ -111,20 +111,20 @@ def test_a_command_without_arguments_gives_three_lines_and_points_to_the_help():
     assert run.returncode == 2
     assert run.stderr.splitlines() == [
         'bids_perfdeficit: 1 problem:',
-        '  - BIDS_DIR, OUTPUT_DIR and the analysis level (participant, group or evaluate) are '
-        'missing',
-        'usage: bids_perfdeficit BIDS_DIR OUTPUT_DIR {participant,group,evaluate} [options]; '
-        'all options: bids_perfdeficit --help',
+        '  - BIDS_DIR, OUTPUT_DIR and the analysis level (participant, group, evaluate or '
+        'calibrate) are missing',
+        'usage: bids_perfdeficit BIDS_DIR OUTPUT_DIR {participant,group,evaluate,calibrate} '
+        '[options]; all options: bids_perfdeficit --help',
     ]
 
 
 def test_what_is_missing_is_named(folders):
     assert problems_of(folders[:1]) == (
-        'OUTPUT_DIR and the analysis level (participant, group or evaluate) are missing'
+        'OUTPUT_DIR and the analysis level (participant, group, evaluate or calibrate) are missing'
     )
     assert (
         problems_of(folders[:2])
-        == 'the analysis level (participant, group or evaluate) is missing'
+        == 'the analysis level (participant, group, evaluate or calibrate) is missing'
     )
 
 
@@ -420,6 +420,6 @@ def test_usage_errors_exit_with_2_and_a_list():
     assert run.returncode == 2
     assert run.stderr.startswith('bids_perfdeficit: 2 problems:')
     assert (
-        "invalid analysis level 'participants' (choose participant, group or evaluate)"
+        "invalid analysis level 'participants' (choose participant, group, evaluate or calibrate)"
         in run.stderr
     )
