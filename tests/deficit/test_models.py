@@ -12,7 +12,7 @@ from bids_perfdeficit.deficit import DeficitFit, Item, fit, prepare
 from bids_perfdeficit.deficit.preparation import channels
 from bids_perfdeficit.errors import InputError
 
-MODELS = ('spatial', 'ridge', 'voxelwise', 'vae')
+MODELS = ('spatial', 'deep', 'ridge', 'voxelwise', 'vae')
 
 
 @pytest.fixture(scope='module')

@@ -41,6 +41,9 @@ class Offers:
     ----------
     probability : bool
         Whether each voxel has a probability; without one there is no ``stat-prob`` map.
+    membership : bool
+        Whether that is the probability that the voxel belongs to the substrate. Then expected
+        errors, volumes and credible sets follow from it.
     test : bool
         Whether each item has a p-value.
     covariates : bool
@@ -51,6 +54,7 @@ class Offers:
     """
 
     probability: bool = True
+    membership: bool = False
     test: bool = True
     covariates: bool = True
     t: bool = False
