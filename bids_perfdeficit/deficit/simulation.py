@@ -33,7 +33,7 @@ _NOTHING = 0.1
 _CORTEX_MM = 10.0
 #: Variance of the latent score that the substrate explains, and that volume explains in half of
 #: the items, as shares.
-_SIGNAL, _VOLUME = (0.08, 0.7), (0.0, 0.35)
+_SIGNAL, _VOLUME = (0.08, 0.9), (0.0, 0.35)
 #: Share of participants with more than the lowest level; share of scores that are lapses; share of
 #: missing scores in half of the items.
 _PREVALENCE, _LAPSES, _MISSING = (0.06, 0.6), (0.0, 0.1), (0.0, 0.5)
@@ -309,7 +309,7 @@ def draw_scores(
     signal, follows = rng.uniform(*_SIGNAL), rng.uniform(*_VOLUME) * (rng.random() < 0.5)
     if load.std() == 0:
         signal, follows = 0.0, rng.uniform(0, 0.7) * (rng.random() < 0.7)
-    left = max(1 - signal - follows, 0.1)
+    left = max(1 - signal - follows, 0.08)
     curve = np.abs(volume) ** rng.uniform(0.4, 2)
     for explained, values in ((signal, load), (follows, curve)):
         if explained and values.std() > 0:

@@ -38,6 +38,8 @@ _AFFECTED, _BEND = 0.35, 0.05
 #: Largest number of directions of the maps that ridge solutions are made of, and their strengths:
 #: prior variance of the signal in units of the noise's, per direction.
 _RANK, _STRENGTHS = 200, (0.02, 0.2, 2.0)
+#: Share of the variance of a score that one region may explain, at most.
+_MOST = 0.95
 #: Log posteriors are cut off here: what is this improbable is so for any cause.
 _LOG_FLOOR = -12.0
 #: Columns that the curve of each measure of volume has at most.
@@ -214,7 +216,8 @@ class Summaries:
         posteriors = []
         for channel in range(len(self.maps)):
             for w, smooth in enumerate(self.smoothers):
-                evidence = 0.5 * z[:, w, channel].clamp_min(0) ** 2
+                explained = z[:, w, channel].clamp_min(0) ** 2 / count[:, None]
+                evidence = -0.5 * count[:, None] * torch.log1p(-explained.clamp_max(_MOST))
                 weight = torch.softmax(0.5 * evidence, 1)  # tempered, as in `spatial`
                 painted = smooth(weight) * smooth.volume
                 posteriors.append(torch.log(painted.clamp_min(1e-9)).clamp(_LOG_FLOOR, 0))

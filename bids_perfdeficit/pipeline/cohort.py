@@ -443,6 +443,9 @@ def fit_outputs(fit: DeficitFit, data: CohortData, prepared: Prepared) -> Iterat
             **({'t': fit.t(k)} if model.offers.t else {}),
             'threshold': fit.effect[k] * fit.declared[k],
         }
+        if model.offers.membership:
+            inside = deficit.credible_set(fit.probability[k]) & fit.declared[k].any()
+            maps['credible'] = inside.astype(np.float32)
         for statistic, values in maps.items():
             if np.isnan(values).all():  # the model does not offer it
                 continue

@@ -160,6 +160,7 @@ def test_a_model_writes_the_maps_that_it_offers(made, data, model):
     written = {o.entities['stat'] for o in found if o.key == 'group_statmap'}
     offers = get_model(model).offers
     assert ('prob' in written) == offers.probability
+    assert ('credible' in written) == offers.membership
     assert np.isfinite(fit.p_value).all() == offers.test
     assert found[0].facts['AdjustedForCovariates'] == offers.covariates
     assert {'effect', 'threshold'} <= written

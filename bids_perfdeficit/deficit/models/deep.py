@@ -7,9 +7,10 @@ neural posterior estimation of each voxel's membership (Cranmer, Brehmer & Loupp
 network is trained on maps alone, for any number of scores, levels and prevalence, so that one
 training serves all items, shuffles and resamples of a cohort.
 
-Its probability is joined with that of `spatial`, by the mean of both log odds, and calibrated on
-simulated items that were held out. Whether an item depends on any region at all is the test of
-`spatial`, and scores are predicted by its regression. Must not know files or BIDS.
+Its probability is averaged with that of `spatial` (Bayesian model averaging over two priors of
+shapes; Hoeting et al., Stat Sci 1999), and calibrated on simulated items that were held out.
+Whether an item depends on any region at all is the test of `spatial`, and scores are predicted by
+its regression. Must not know files or BIDS.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from torch import Tensor
 from bids_perfdeficit.deficit.checkpoint import Checkpoint
 from bids_perfdeficit.deficit.models.base import DeficitModel, Drawing, ModelFit, Offers
 from bids_perfdeficit.deficit.models.spatial import Places, Spatial, lay_out
-from bids_perfdeficit.deficit.network import Calibration, Network, logit, train
+from bids_perfdeficit.deficit.network import Calibration, Network, train
 from bids_perfdeficit.deficit.ordinal import fit_head
 from bids_perfdeficit.deficit.preparation import Prepared
 from bids_perfdeficit.deficit.result import Item, standardise
@@ -44,13 +45,14 @@ _LOG = logging.getLogger('bids_perfdeficit.deficit')
 #: Draws of the true maps that the items of training are simulated over.
 _DRAWS = 4
 #: Items held out for the calibration, as a share of those of training.
-_HELD_OUT, _LEAST_HELD_OUT = 0.12, 16
+_HELD_OUT, _LEAST_HELD_OUT = 0.1, 16
 #: Name of what was learned in a checkpoint.
 _STATE = 'deep'
 #: Voxels outside the substrate of each item that training sees.
 _OUTSIDE = 2500
-#: No probability of `spatial` counts as less: what no ball holds may still be in the substrate.
-_FLOOR = 0.01
+#: Prior probability that the substrate is of the shapes that the network learned, rather than of
+#: the spheres of `spatial`. At 0.5 Dice was lower where substrates are spheres.
+_SHARE = 0.3
 #: Highest probability of `spatial` from which a simulated item counts for the calibration, and
 #: fewest of such items. Declared items have passed their test; those in which nothing is found
 #: would make the probabilities of the others too small.
@@ -103,9 +105,9 @@ class Deep(DeficitModel[Trained]):
 *deep*: simulation-based inference with a neural network [@sbi]. Items with known substrates of
 many shapes, and with many links from perfusion to score, were simulated over draws of the
 cohort's own maps from their generative model. A network learned from summary maps of these items
-the probability that a voxel belongs to the substrate. It was joined with the posterior of single
-effects [@susie] in a cumulative-logit model [@ordinal] by the mean of both log odds, and
-calibrated [@platt] on simulated items that were held out. An item was declared when its strongest
+the probability that a voxel belongs to the substrate. It was averaged [@bma] with the posterior of
+single effects [@susie] in a cumulative-logit model [@ordinal], and calibrated [@platt] on
+simulated items that were held out. An item was declared when its strongest
 region exceeded those of 99 % of scores that were drawn, by shuffled quantile residuals
 [@quantileresiduals; @freedmanlane], from an ordinal regression on natural splines of the volume of
 the deficit and of covariates; its map was cut where the expected Dice coefficient is largest.
@@ -115,11 +117,10 @@ Scores were predicted by the cumulative-logit model.
 *deep*: simulation-based inference with a neural network [@sbi]. Items with known substrates of
 many shapes, and with many links from lesion to score, were simulated over the cohort's own maps.
 A network learned from summary maps of these items the probability that a voxel belongs to the
-substrate. It was joined with the posterior of single effects [@susie] in a cumulative-logit model
-[@ordinal] by the mean of both log odds, and calibrated [@platt] on simulated items that were held
-out. An item was declared when its test by shuffled scores [@freedmanlane] passed; its map was cut
-where the expected Dice coefficient is largest. Scores were predicted by the cumulative-logit
-model.
+substrate. It was averaged [@bma] with the posterior of single effects [@susie] in a
+cumulative-logit model [@ordinal], and calibrated [@platt] on simulated items that were held out.
+An item was declared when its test by shuffled scores [@freedmanlane] passed; its map was cut where
+the expected Dice coefficient is largest. Scores were predicted by the cumulative-logit model.
 """
 
     def share(self, prepared: Prepared, settings: DeficitSettings) -> Trained:
@@ -258,9 +259,9 @@ def _evaluate(network: Network, summary: Tensor) -> NDArray[np.float32]:
 
 
 def _join(logits: NDArray[np.floating], probability: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the probability whose log odds are the mean of two, those of `spatial` floored."""
-    floored = logit(np.maximum(probability, _FLOOR))
-    return np.asarray(1 / (1 + np.exp(-(logits + floored) / 2)), float)
+    """Return the probability under either prior of shapes: that of the network, or `spatial`'s."""
+    learned = 1 / (1 + np.exp(-np.asarray(logits, float)))
+    return np.asarray(_SHARE * learned + (1 - _SHARE) * probability, float)
 
 
 def _join_simulated(
