@@ -220,7 +220,8 @@ def draw_maps(
     if healthy is None:
         maps = prepared.measured.copy()
     else:
-        precision = (model.loadings.astype(float) ** 2).sum(0) / model.shrinkage + 1
+        # of one map along a given direction; `shrinkage` is for directions that are uncertain
+        precision = (model.loadings.astype(float) ** 2).sum(0) / model.noise**2 + 1
         errors = rng.standard_normal((prepared.n_participants, model.rank)) / np.sqrt(precision)
         maps = prepared.features[0] + errors.astype(np.float32) @ model.loadings.T
     shifts = rng.normal(0, _JITTER_MM, (len(maps), 3)) / coarse.spacing

@@ -53,10 +53,10 @@ _OUTSIDE = 2500
 #: Prior probability that the substrate is of the shapes that the network learned, rather than of
 #: the spheres of `spatial`. At 0.5 Dice was lower where substrates are spheres.
 _SHARE = 0.3
-#: Highest probability of `spatial` from which a simulated item counts for the calibration, and
-#: fewest of such items. Declared items have passed their test; those in which nothing is found
-#: would make the probabilities of the others too small.
-_FOUND, _FEWEST = 0.15, 6
+#: Fewest simulated items for the calibration. Those in which `spatial` finds nothing are left out
+#: while there are enough: declared items have passed their test, and items without a finding would
+#: make the probabilities of the others too small.
+_FEWEST = 6
 #: Edges of the bins of probability in which the calibration is reported.
 _EDGES = (0, 0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1)
 
@@ -282,7 +282,7 @@ def _join_simulated(
     untested = replace(settings, permutations=0)
     found = Spatial().fit(coarse, simulated.scores, none, items, untested, shared=places)
     logits = [_evaluate(network, s) for s in summaries.summarise(simulated.scores, none)]
-    kept = [k for k in found.usable if found.probability[k].max() > _FOUND]
+    kept = [k for k in found.usable if found.probability[k].max() > 0]
     if len(kept) < _FEWEST:
         kept = list(found.usable)
     joined = [_join(logits[k], found.probability[k]) for k in kept]
