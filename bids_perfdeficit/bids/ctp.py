@@ -71,7 +71,7 @@ def find_ctp(
     files : list of CtpFile
         In natural order.
     problems : list of Problem
-        Participants whose series cannot be told apart, or who are not there.
+        Participants whose series cannot be distinguished, or who are not there.
 
     Raises
     ------

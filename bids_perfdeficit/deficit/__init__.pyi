@@ -58,6 +58,7 @@ from .preparation import (
 from .result import DeficitFit as DeficitFit
 from .result import Item as Item
 from .result import Predictions as Predictions
+from .rules import credible_set as credible_set
 from .settings import DeficitSettings as DeficitSettings
 from .stacking import (
     Lattice as Lattice,
@@ -141,6 +142,7 @@ __all__ = [
     'clusters_table',
     'coarse_maps',
     'coverage_resemblance',
+    'credible_set',
     'cross_validate',
     'find_clusters',
     'fit',

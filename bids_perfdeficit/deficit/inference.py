@@ -19,7 +19,7 @@ from bids_perfdeficit.deficit.fitting import check_scores, confine
 from bids_perfdeficit.deficit.grid import Grid
 from bids_perfdeficit.deficit.models import get_model
 from bids_perfdeficit.deficit.ordinal import fit_linear, level_probabilities
-from bids_perfdeficit.deficit.preparation import Prepared, check_covariates, subset
+from bids_perfdeficit.deficit.preparation import Prepared, check_covariates
 from bids_perfdeficit.deficit.result import DeficitFit, Item, standardise
 from bids_perfdeficit.deficit.rules import covariate_scales, usable_items
 from bids_perfdeficit.deficit.settings import DeficitSettings
@@ -335,7 +335,8 @@ def bootstrap(
 
     Each resample holds 63 % of the participants, as many as a bootstrap sample has distinct ones,
     without copies (Politis & Romano, Ann Stat 1994): copies would undo the shuffles behind the
-    models' own tests.
+    models' own tests. The scores of the others count as missing, so that what depends on maps
+    alone is computed once.
 
     Parameters
     ----------
@@ -348,15 +349,18 @@ def bootstrap(
     items = tuple(items)
     scores = check_scores(scores, items)
     covariates = check_covariates(covariates, len(scores))
+    own = get_model(model)
+    shared = own.share(prepared, settings)
     size = round(_RESAMPLE_SHARE * len(scores))
     count = np.zeros((len(items), prepared.grid.n_voxels), np.int32)
     for draw in draws:
         rng = np.random.default_rng(_seed(settings.seed, draw))
-        rows = np.sort(rng.choice(len(scores), size=size, replace=False))
-        part = subset(prepared, rows, settings)
-        if usable_items(scores[rows], items, settings)[0]:
-            found = get_model(model).fit(part, scores[rows], covariates[rows], items, settings)
-            confine(found, part, scores[rows], settings)
+        rows = rng.choice(len(scores), size=size, replace=False)
+        drawn = np.full(scores.shape, np.nan)
+        drawn[rows] = scores[rows]
+        if usable_items(drawn, items, settings)[0]:
+            found = own.fit(prepared, drawn, covariates, items, settings, shared=shared)
+            confine(found, prepared, drawn, settings)
             count += found.declared
     return Stability(items, count, len(draws))
 

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from bids_perfdeficit.deficit.settings import DeficitSettings
 
+#: Expected share of a substrate that its credible set holds.
+CREDIBLE_SHARE = 0.9
+
 
 def usable_items(
     scores: NDArray[np.float64], items: tuple, settings: DeficitSettings
@@ -75,6 +78,40 @@ def dice_cut(probability: NDArray[np.floating]) -> float:
     ordered = np.sort(probability.astype(float))[::-1]
     expected = 2 * np.cumsum(ordered) / (np.arange(1, len(ordered) + 1) + ordered.sum())
     return float(ordered[expected.argmax()])
+
+
+def expected_dice(probability: NDArray[np.floating], declared: NDArray[np.bool_]) -> float:
+    """Return the Dice coefficient that a set is expected to have with the unknown substrate.
+
+    >>> expected_dice(np.array([1.0, 0.5, 0.0]), np.array([True, True, False]))
+    0.857...
+    """
+    p = probability.astype(float)
+    return float(2 * p[declared].sum() / max(declared.sum() + p.sum(), 1e-12))
+
+
+def expected_false_discoveries(
+    probability: NDArray[np.floating], declared: NDArray[np.bool_]
+) -> float:
+    """Return the share of a set that is expected to lie outside the substrate; NaN when empty."""
+    return float(1 - probability[declared].mean(dtype=float)) if declared.any() else float('nan')
+
+
+def credible_set(
+    probability: NDArray[np.floating], share: float = CREDIBLE_SHARE
+) -> NDArray[np.bool_]:
+    """Return the smallest set that is expected to hold a share of the substrate.
+
+    >>> credible_set(np.array([0.5, 0.4, 0.1])).tolist()
+    [True, True, False]
+    """
+    order = np.argsort(-probability, kind='stable')
+    held = np.cumsum(probability[order], dtype=float)
+    inside = np.zeros(len(probability), bool)
+    if held[-1] > 0:
+        # what rounding takes from a sum may not ask for one voxel more
+        inside[order[: int(np.searchsorted(held, share * held[-1] * (1 - 1e-9))) + 1]] = True
+    return inside
 
 
 def exceedance(values: NDArray[np.floating], cut: float) -> NDArray[np.bool_]:

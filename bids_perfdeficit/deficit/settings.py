@@ -61,6 +61,10 @@ class DeficitSettings:
         Of its Adamax optimiser.
     vae_spacing : float
         mm of its grid; it needs the memory of a dense convolutional network.
+    simulations : int
+        Items that are simulated to train the network of `deep`.
+    network_steps : int
+        Steps of its training.
     device : str
         Torch device.
     seed : int
@@ -94,6 +98,8 @@ class DeficitSettings:
     vae_learning_rate: float = 1e-4
     vae_weight_decay: float = 1e-5
     vae_spacing: float = 6.0
+    simulations: int = 400
+    network_steps: int = 2000
     device: str = 'cpu'
     seed: int = 20260101
     as_given: bool = False
@@ -130,5 +136,5 @@ class DeficitSettings:
 #: What ``--sloppy`` changes. A test with 99 permutations reaches p = .01 exactly.
 _SLOPPY: dict[str, Any] = {
     'permutations': 99, 'voxelwise_permutations': 99, 'iterations': 4, 'vae_epochs': 20,
-    'rank': 50,
+    'rank': 50, 'simulations': 40, 'network_steps': 300,
 }  # fmt: skip

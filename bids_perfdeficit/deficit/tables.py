@@ -25,12 +25,19 @@ from bids_perfdeficit.deficit.inference import (
 from bids_perfdeficit.deficit.models import get_model
 from bids_perfdeficit.deficit.preparation import Prepared
 from bids_perfdeficit.deficit.result import DeficitFit, Predictions
+from bids_perfdeficit.deficit.rules import (
+    credible_set,
+    expected_dice,
+    expected_false_discoveries,
+)
 from bids_perfdeficit.deficit.validation import ItemMetrics, Validation
 
 #: Share of a cluster in the smaller of its hemispheres from which it lies in both.
 _ON_BOTH_SIDES = 0.25
 #: Columns of `clusters_table`.
 _CLUSTERS = ('item', 'cluster', 'volume_ml', 'x', 'y', 'z', 'peak', 'side', 'result')
+#: Columns of `summary_table` that follow from the probability of membership.
+_EXPECTED = ('expected_dice', 'expected_false_discoveries', 'expected_ml', 'credible_ml')
 
 
 def summary_table(
@@ -48,6 +55,7 @@ def summary_table(
     """
     resemblance = coverage_resemblance(fit, prepared)
     adjusted = adjust_holm(fit.p_value)
+    membership = get_model(fit.model).offers.membership
     rows = []
     for k, item in enumerate(fit.items):
         score = scores[:, k][np.isfinite(scores[:, k])]
@@ -65,10 +73,30 @@ def summary_table(
                 'declared_ml': (
                     float(fit.declared[k].sum() * fit.grid.voxel_ml) if fitted else np.nan
                 ),
+                **_expected(fit, k, membership=membership and fitted),
                 'coverage_resemblance': resemblance[k] if fitted else np.nan,
             }
         )
     return pd.DataFrame(rows)
+
+
+def _expected(fit: DeficitFit, item: int, *, membership: bool) -> dict[str, float]:
+    """Return what is expected of an item's substrate and of what was declared of it.
+
+    NaN where the model has no probability of membership, and where nothing was declared.
+    """
+    out = dict.fromkeys(_EXPECTED, np.nan)
+    declared = fit.declared[item]
+    if membership and declared.any():
+        probability, unit = fit.probability[item], fit.grid.voxel_ml
+        values = (
+            expected_dice(probability, declared),
+            expected_false_discoveries(probability, declared),
+            probability.sum(dtype=float) * unit,
+            credible_set(probability).sum() * unit,
+        )
+        out = dict(zip(_EXPECTED, map(float, values), strict=True))
+    return out
 
 
 def clusters_table(fit: DeficitFit) -> pd.DataFrame:

@@ -91,7 +91,7 @@ def find_arterial_input(curves: Floats, times: Floats) -> Floats:
 
 
 def time_frames(arterial: Floats) -> Timing:
-    """Tell which frames lie before contrast, and at which arteries are brightest.
+    """Return which frames lie before contrast, and at which arteries are brightest.
 
     Parameters
     ----------

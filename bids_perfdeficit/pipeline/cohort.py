@@ -444,6 +444,9 @@ def fit_outputs(fit: DeficitFit, data: CohortData, prepared: Prepared) -> Iterat
             **({'t': fit.t(k)} if model.offers.t else {}),
             'threshold': fit.effect[k] * fit.declared[k],
         }
+        if model.offers.membership:
+            inside = deficit.credible_set(fit.probability[k]) & fit.declared[k].any()
+            maps['credible'] = inside.astype(np.float32)
         for statistic, values in maps.items():
             if np.isnan(values).all():  # the model does not offer it
                 continue
@@ -467,12 +470,17 @@ def fit_outputs(fit: DeficitFit, data: CohortData, prepared: Prepared) -> Iterat
     )
     summary = deficit.summary_table(fit, data.scores, prepared)
     yield GroupOutput('group_summary', summary, facts, entities)
+    if model.offers.membership:
+        yield GroupOutput('group_territories', territory_table(fit), facts, entities)
     details = {
         'Items': [item.name for item in fit.items],
         'Levels': [item.levels for item in fit.items],
         'Skipped': fit.skipped,
         'Device': fit.settings.device,
     }
+    for detail in fit.details.values():
+        if 'reliability' in detail:  # the same for all items
+            details['Reliability'] = detail['reliability']
     yield GroupOutput('group_params', fit, facts | details, entities)
 
 
@@ -486,6 +494,35 @@ def add_territories(clusters: pd.DataFrame, fit: DeficitFit) -> pd.DataFrame:
     peaks = nib.affines.apply_affine(to_voxel, clusters[['x', 'y', 'z']].to_numpy(float))
     voxels = np.rint(peaks).astype(int)
     return clusters.assign(territory=[names[int(labels[tuple(v)]) % 10] for v in voxels])
+
+
+def territory_table(fit: DeficitFit) -> pd.DataFrame:
+    """Return where the substrate of each item is expected to lie, a row a territory and side.
+
+    Of a model with a probability of membership; the most probable territory of an item first.
+    """
+    from bids_perfdeficit.perfusion.regions import TERRITORY_LABELS, territories
+
+    labels = territories(fit.grid.mask.shape, fit.grid.affine)[fit.grid.mask]
+    rows = []
+    for k, item in enumerate(fit.items):
+        if item.name in fit.skipped:
+            continue
+        probability = fit.probability[k].astype(float)
+        whole = max(float(probability.sum()), 1e-12)
+        found = []
+        for name, label in TERRITORY_LABELS.items():
+            for side, offset in (('left', 0), ('right', 10)):
+                inside = labels == label + offset
+                if inside.any():
+                    held = float(probability[inside].sum())
+                    found.append(
+                        (item.name, side, name, held / whole, held * fit.grid.voxel_ml,
+                         float(probability[inside].max()))
+                    )  # fmt: skip
+        rows += sorted(found, key=lambda row: -row[3])
+    columns = ['item', 'side', 'territory', 'share', 'expected_ml', 'highest_probability']
+    return pd.DataFrame(rows, columns=columns)
 
 
 def validate_fold(

@@ -273,17 +273,17 @@ class _Page:
         if not self.file.is_file():
             return [page_part('', ('', 'There is no file, because nothing was taken.'))]
         content = json.loads(self.file.read_text(encoding='utf-8'))
-        told = content['Provenance']
+        stated = content['Provenance']
         facts = {
-            'Made by': f'{told["GeneratedBy"]["Name"]} {told["GeneratedBy"]["Version"]}',
+            'Made by': f'{stated["GeneratedBy"]["Name"]} {stated["GeneratedBy"]["Version"]}',
             'For the shipped weights with SHA-256': content['BaseSHA256'][:12],
             'Threshold of the probability': _fixed(content['Threshold'], ''),
-            'Template': told['Space'],
-            'Random seed': str(told['RandomSeed']),
+            'Template': stated['Space'],
+            'Random seed': str(stated['RandomSeed']),
         }
         rows = [
             [p['Participant'], p['Reference'], p['ReferenceSHA256'][:12]]
-            for p in told['Participants']
+            for p in stated['Participants']
         ]
         return [
             page_part('', (self.common.facts(list(facts.items())), '')),

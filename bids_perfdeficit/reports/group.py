@@ -53,6 +53,8 @@ _CLEAN = 0.95
 _STATISTICS = ('prob', 'effect', 'std', 't', 'threshold', 'stability')
 #: Share of expected false discoveries from which a row is marked.
 _MOSTLY = 0.5
+#: Territories that are listed for each item.
+_TERRITORIES = 3
 #: p adjusted for all items up to which the summary counts an item.
 _HOLDS = 0.05
 #: Legend of the outline on the maps of all models.
@@ -256,7 +258,8 @@ class _Page:
                 f'{held_out["gain"]:+.3f} ({held_out["gain_low"]:+.3f} to '
                 f'{held_out["gain_high"]:+.3f})'
             ).replace('-', '−')
-        share = self._expected_false(item, model) if certain else None
+        share = row.get('expected_false_discoveries') if certain else None
+        share = None if pd.isna(share) else float(share)
         regions = self._regions(item, model)
         doubts = []
         if certain and not passed:
@@ -287,14 +290,6 @@ class _Page:
                 for side, territory in own[['side', 'territory']].astype(str).to_numpy()
             )
         )
-
-    def _expected_false(self, item: str, model: str) -> float | None:
-        """Return 1 minus the mean probability of the declared voxels, None without one."""
-        maps = [self._statmap(item, model, stat) for stat in ('prob', 'threshold')]
-        if get_model(model).drawing.statistic != 'prob' or not all(p.is_file() for p in maps):
-            return None
-        probability, declared = (np.asarray(_canonical(p).dataobj, np.float32) for p in maps)
-        return float(1 - probability[declared != 0].mean()) if declared.any() else None
 
     def _statmap(self, item: str, model: str, stat: str) -> Path:
         return self.report.path(
@@ -689,7 +684,22 @@ class _Page:
         if held_out is not None:
             text += f'; held out: AUC {held_out["auc"]:.2f}, {_compare(held_out)} the '
             text += f'{self.words.size} in each territory'
-        return text + '.'
+        return text + '.' + self._expectation(item, model, row)
+
+    def _expectation(self, item: str, model: str, row: pd.Series) -> str:
+        """Return what is expected of the substrate and of what was declared, as sentences."""
+        if not np.isfinite(row.get('expected_dice', np.nan)):
+            return ''
+        text = (
+            f' By the probability of its voxels, {row["expected_false_discoveries"]:.0%} of the '
+            f'declared volume lies outside the substrate (expected Dice '
+            f'{row["expected_dice"]:.2f}), and 90 % of the substrate lies in a credible set of '
+            f'{row["credible_ml"]:.0f} mL.'
+        )
+        table = self.report.table('group_territories', model)
+        own = table[table['item'] == item].head(_TERRITORIES) if len(table) else table
+        shares = [f'{r.side} {r.territory} {r.share:.0%}' for r in own.itertuples()]
+        return text + (f' Share by territory: {", ".join(shares)}.' if shares else '')
 
     def _held_out(self, item: str, model: str) -> pd.Series | None:
         metrics = self.metrics[model]
@@ -711,6 +721,11 @@ class _Page:
             )
         if row['coverage_resemblance'] > _RESEMBLES:
             caveats.append(f'the map is similar to the map of often {self.words.affected} voxels')
+        if row.get('expected_false_discoveries', 0) > _MOSTLY:
+            caveats.append(
+                'most of the declared volume is expected to lie outside the substrate, so read '
+                'the credible set and the territories instead'
+            )
         null = self.nulls[model]
         null = null[null['item'] == item] if len(null) else null
         if len(null) and null.iloc[0]['nothing_declared'] < _CLEAN:
@@ -866,8 +881,34 @@ class _Page:
                     'Shuffled scores have no substrate: nothing should be declared in 95 % of '
                     'them or more.',
                 ),
-            )
+            ),
+            *self._reliability(),
         ]
+
+    def _reliability(self) -> list[dict[str, Any]]:
+        """Return how reliable probabilities are on simulated items, of models that learned."""
+        parts = []
+        for model in self.report.models:
+            facts = _read_json(sidecar_path(self.report.path('group_params', model=model)))
+            rows = [
+                [f'{mean:.3f}', f'{seen:.3f}', f'{count:,}']
+                for mean, seen, count in facts.get('Reliability', [])
+            ]
+            if rows:
+                columns = ['Mean probability', 'Share in the substrate', 'Voxels']
+                parts.append(
+                    page_part(
+                        f'Reliability of the probabilities of {model}',
+                        (
+                            self.own.rows(columns, _words(rows)),
+                            'Items with known substrates were simulated over the maps of this '
+                            'cohort and kept from training. Both columns agree where '
+                            'probabilities are reliable. Items whose substrates or links differ '
+                            'from all simulated ones may be less so.',
+                        ),
+                    )
+                )
+        return parts
 
     def methods(self) -> list[dict[str, Any]]:
         paragraphs, references = cite(self.report.methods)
@@ -882,6 +923,7 @@ class _Page:
             ('group_cohort', 'who was in, and who was not'),
             ('group_summary', 'what was found, a row per item'),
             ('group_clusters', 'declared clusters'),
+            ('group_territories', 'where the substrate is expected, by territory'),
             ('group_metrics', 'held-out performance'),
             ('group_predictions', 'held-out predictions'),
             ('group_null', 'shuffled scores'),

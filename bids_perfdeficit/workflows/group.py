@@ -328,7 +328,8 @@ def estimate_memory(plan: GroupPlan) -> dict[str, float]:
         # maps that users give are read at their own resolution
         'stack': BASE_GB + (0.5 if plan.given else 0.2) + count * 200 * 8 / 1e9,
         'prepare': BASE_GB + 6 * coarse,
-        'fit': BASE_GB + 12 * coarse + maps,
+        # `deep` holds its channels, a draw of the maps and summaries of simulated items besides
+        'fit': BASE_GB + 0.5 + 18 * coarse + maps,
         'fold': BASE_GB + 12 * coarse,
         'figures': BASE_GB + 0.5,
     }

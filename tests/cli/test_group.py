@@ -329,7 +329,10 @@ def test_no_derivatives_is_told(made, tmp_path, capsys):
         (['--resolution', '1'], '--resolution 1: must be 2 to 10 mm'),
         (['--min-coverage', '5'], '--min-coverage 5: must be 0 to below 1 (a share'),
         (['--permutations', '-1'], '--permutations -1: must be 0 to'),
-        (['--model', 'forest'], "--model: 'forest' is not one of spatial, vae, ridge, voxelwise"),
+        (
+            ['--model', 'forest'],
+            "--model: 'forest' is not one of spatial, deep, vae, ridge, voxelwise",
+        ),
         (['--scores', '/none.tsv'], '--scores /none.tsv: no such file'),
         (['--apply', '/none'], '--apply /none: no such folder'),
         (['--session-label', 'a', 'b'], 'takes one session'),

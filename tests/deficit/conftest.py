@@ -22,6 +22,8 @@ FAST = DeficitSettings(
     vae_batch=80,
     vae_latents=4,
     vae_spacing=24.0,
+    simulations=32,
+    network_steps=120,
 )
 ITEMS = (Item('5a', 5, '5b'), Item('5b', 5, '5a'), Item('9', 4), Item('1a', 4))
 

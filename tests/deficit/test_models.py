@@ -14,7 +14,7 @@ from bids_perfdeficit.deficit.models import vae
 from bids_perfdeficit.deficit.preparation import channels
 from bids_perfdeficit.errors import InputError
 
-MODELS = ('spatial', 'ridge', 'voxelwise', 'vae')
+MODELS = ('spatial', 'deep', 'ridge', 'voxelwise', 'vae')
 
 
 @pytest.fixture(scope='module')
@@ -256,7 +256,7 @@ def test_public_names_are_not_hidden_by_submodules():
         ({'scores': np.full((240, 4), 0.5)}, 'has the score 0.5'),
         ({'scores': np.zeros((239, 4))}, '239 rows of scores for 240 maps'),
         ({'scores': np.zeros((240, 3))}, 'do not fit 4 items'),
-        ({'model': 'magic'}, "'magic' is not a deficit model; choose from spatial, vae"),
+        ({'model': 'magic'}, "'magic' is not a deficit model; choose from spatial, deep, vae"),
         ({'covariates': np.zeros((3, 1))}, 'do not fit 240 participants'),
         ({'items': (Item('5a', 5),) * 4}, 'two items have the same name'),
     ],

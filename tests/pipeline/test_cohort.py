@@ -160,9 +160,32 @@ def test_a_model_writes_the_maps_that_it_offers(made, data, model):
     written = {o.entities['stat'] for o in found if o.key == 'group_statmap'}
     offers = get_model(model).offers
     assert ('prob' in written) == offers.probability
+    assert ('credible' in written) == offers.membership
     assert np.isfinite(fit.p_value).all() == offers.test
     assert found[0].facts['AdjustedForCovariates'] == offers.covariates
     assert {'effect', 'threshold'} <= written
+    tables = {o.key: o for o in found if isinstance(o.content, pd.DataFrame)}
+    assert ('group_territories' in tables) == offers.membership
+    row = tables['group_summary'].content.iloc[0]
+    assert np.isfinite(row['expected_dice']) == (offers.membership and row['declared_ml'] > 0)
+
+
+def test_territories_share_out_the_whole_substrate(made, data):
+    fit = pipeline.fit_model(made.prepared, data, 'spatial', SETTINGS)
+    found = list(pipeline.fit_outputs(fit, data, made.prepared))
+    (output,) = (o for o in found if o.key == 'group_territories')
+    table, told = output.content, told_of(output)
+    assert {c for c in table.columns if 'Description' in told.get(c, {})} == set(table.columns)
+    assert set(table['territory']) <= set(told['territory']['Levels'])
+    shares = table.groupby('item')['share'].sum()
+    np.testing.assert_allclose(shares.drop('nihss_1a'), 1)  # in which nothing is found
+    first = table.drop_duplicates('item').set_index('item')
+    assert first.loc['nihss_5a', 'side'] == 'right'
+    assert first.loc['nihss_5b', 'side'] == 'left'
+    summary = next(o for o in found if o.key == 'group_summary').content.set_index('item')
+    whole = table.groupby('item')['expected_ml'].sum()
+    declared = summary['declared_ml'] > 0
+    np.testing.assert_allclose(summary['expected_ml'][declared], whole[summary.index][declared])
 
 
 def test_data_are_kept_whole(data, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bids_perfdeficit.bids import write_tsv
+from bids_perfdeficit.bids import sidecar_path, write_tsv
 from bids_perfdeficit.ct import load_template
 from bids_perfdeficit.deficit import get_model, model_names
 from bids_perfdeficit.reports import group_figures
@@ -84,6 +85,29 @@ def test_bias_and_false_declarations_stand_beside_the_declaration_too(report):
     )
     assert 'often hypoperfused voxels' in headline
     assert 'shuffled scores' in headline
+
+
+@pytest.mark.parametrize('false', [0.3, 0.7])
+def test_expected_errors_and_territories_stand_beside_a_declared_map(report, false):
+    summary = report.path('group_summary', model='spatial')
+    table = pd.read_csv(summary, sep='\t', na_values='n/a').assign(
+        expected_dice=0.44, expected_false_discoveries=false, expected_ml=9.0, credible_ml=31.0
+    )
+    write_tsv(table, summary)
+    territories = pd.DataFrame(
+        [[table['item'][0], 'right', 'MCA', 0.8], [table['item'][0], 'left', 'PCA', 0.2]],
+        columns=['item', 'side', 'territory', 'share'],
+    )
+    write_tsv(territories, report.path('group_territories', model='spatial'))
+    params = sidecar_path(report.path('group_params', model='spatial'))
+    params.write_text(json.dumps({'Reliability': [[0.25, 0.21, 1234]]}))
+    page = build_group_page(report).read_text()
+    assert f'{false:.0%} of the declared volume lies outside the substrate' in page
+    assert 'a credible set of 31 mL' in page
+    assert 'right MCA 80%, left PCA 20%' in page
+    assert ('read the credible set' in page) == (false > 0.5)
+    assert 'Reliability of the probabilities of spatial' in page
+    assert '1,234' in page
 
 
 def test_caveats_call_items_by_their_names(report):
@@ -192,13 +216,16 @@ def test_a_surface_is_coloured_by_what_lies_beneath_it_on_its_own_side():
 
 
 def test_the_top_has_a_row_and_a_thumbnail_for_each_item(report):
+    summary = report.path('group_summary', model='spatial')
+    table = pd.read_csv(summary, sep='\t', na_values='n/a')
+    write_tsv(table.assign(expected_false_discoveries=0.25), summary)
     page = build_group_page(report).read_text()
     table = page.partition('class="findings"')[2].partition('</table>')[0]
     assert table.count('<tr class=') == 2
     assert table.count('<img ') == 1
     (picture,) = re.findall(r'<img src="([^"]+)"', table)
     assert (report.output_dir / picture).is_file()
-    for piece in ('12 mL: right vertebrobasilar', '0 %', '−0.300 (−0.500 to −0.100)', '0.06',
+    for piece in ('12 mL: right vertebrobasilar', '25 %', '−0.300 (−0.500 to −0.100)', '0.06',
                   'not better than territories', 'only 0 participants'):  # fmt: skip
         assert piece in table, piece
     assert page.index('class="findings"') < page.index('id="cohort"')

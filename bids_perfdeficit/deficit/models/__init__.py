@@ -22,6 +22,7 @@ ModelName = NewType('ModelName', str)
 #: Name -> ``module:class`` of this package, or the model itself; the default first.
 _REGISTRY: dict[str, str | DeficitModel] = {
     'spatial': 'spatial:Spatial',
+    'deep': 'deep:Deep',
     'vae': 'vae:PublishedVAEModel',
     'ridge': 'ridge:Ridge',
     'voxelwise': 'voxelwise:Voxelwise',

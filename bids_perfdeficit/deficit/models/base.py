@@ -28,6 +28,8 @@ STATISTICS: Mapping[str, str] = {
     'prob': 'Posterior probability that the voxel belongs to the substrate of the item',
     't': 't statistic of the effect, which is adjusted for the covariates',
     'threshold': 'Effect where the model declares the voxel, 0 elsewhere',
+    'credible': 'Smallest set of voxels that is expected to hold 90 % of the substrate; empty '
+    'where nothing is declared',
 }
 #: What a model computes from maps alone.
 Shared = TypeVar('Shared')
@@ -41,6 +43,9 @@ class Offers:
     ----------
     probability : bool
         Whether each voxel has a probability; without one there is no ``stat-prob`` map.
+    membership : bool
+        Whether that is the probability that the voxel belongs to the substrate. Then expected
+        errors, volumes and credible sets follow from it.
     test : bool
         Whether each item has a p-value.
     covariates : bool
@@ -51,6 +56,7 @@ class Offers:
     """
 
     probability: bool = True
+    membership: bool = False
     test: bool = True
     covariates: bool = True
     t: bool = False
@@ -185,8 +191,8 @@ class DeficitModel(ABC, Generic[Shared]):
     offers : Offers
     drawing : Drawing
     statistics : mapping of str to str
-        What the maps ``effect``, ``std``, ``prob``, ``t`` and ``threshold`` are, for their
-        sidecars; those left out are as in `STATISTICS`.
+        What the maps ``effect``, ``std``, ``prob``, ``t``, ``threshold`` and ``credible`` are,
+        for their sidecars; those left out are as in `STATISTICS`.
     methods : str
         A paragraph for the methods text, with citations as ``[@key]`` of
         ``data/boilerplate.bib``.

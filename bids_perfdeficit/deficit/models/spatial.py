@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bids_perfdeficit.deficit.dictionary import Dictionary, build_dictionary, membership
-from bids_perfdeficit.deficit.models.base import DeficitModel, Drawing, ModelFit
+from bids_perfdeficit.deficit.models.base import DeficitModel, Drawing, ModelFit, Offers
 from bids_perfdeficit.deficit.null import NullModel, exceeding, fit_null, measure_volume
 from bids_perfdeficit.deficit.ordinal import (
     curvature,
@@ -420,6 +420,7 @@ class Spatial(DeficitModel[Places]):
     """Single effects on a dictionary of places."""
 
     name = 'spatial'
+    offers = Offers(membership=True)
     drawing = Drawing(
         'prob',
         'probability (posterior) that the voxel belongs to the substrate',

@@ -22,11 +22,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -34,11 +33,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bids_perfdeficit.deficit.checkpoint import Checkpoint
 from bids_perfdeficit.deficit.grid import Grid
 from bids_perfdeficit.deficit.models.base import DeficitModel, Drawing, ModelFit, Offers
 from bids_perfdeficit.deficit.ordinal import fit_head
 from bids_perfdeficit.deficit.preparation import Prepared, model_grid
-from bids_perfdeficit.deficit.result import UNREADABLE, Item
+from bids_perfdeficit.deficit.result import Item
 from bids_perfdeficit.deficit.rules import exceedance
 from bids_perfdeficit.deficit.settings import DeficitSettings
 
@@ -169,7 +169,7 @@ class PublishedVAEModel(DeficitModel[None]):
         volumes, inside = _volumes((weights_down.T @ prepared.measured.T).T, own)
         found = ModelFit.blank(prepared, scores, covariates, items, settings, maps=maps)
         readout = found.readout
-        store = _Checkpoint(checkpoint, _fingerprint(prepared, scores, items, settings))
+        store = Checkpoint(checkpoint, _fingerprint(prepared, scores, items, settings))
         for k in found.usable:
             seen = np.flatnonzero(np.isfinite(scores[:, k]))
             score = torch.from_numpy(scores[seen, k])
@@ -234,7 +234,7 @@ def _train(
     depth: int,
     settings: DeficitSettings,
     seed: int,
-    store: _Checkpoint,
+    store: Checkpoint,
     name: str,
 ) -> tuple[Tensor, Tensor, dict[str, object]]:
     """Train one network and return mean and sd of the substrate over the last epoch.
@@ -349,38 +349,6 @@ def _best_quantile(x: Tensor, y: Tensor, substrate: Tensor) -> float:
         predicted = values @ np.where(flat > level, flat, 0) / len(flat)
         errors.append(((predicted - target) ** 2).mean())
     return float(_QUANTILES[int(np.argmin(errors))])
-
-
-class _Checkpoint:
-    """States of training by item, in one file; without a path nothing is kept."""
-
-    def __init__(self, path: str | Path | None, fingerprint: str) -> None:
-        self._path = None if path is None else Path(path)
-        self._fingerprint = fingerprint
-        self._states: dict[str, dict[str, Any]] = {}
-        if self._path is None or not self._path.is_file():
-            return
-        try:
-            content = torch.load(self._path, map_location='cpu', weights_only=True)
-            if content['fingerprint'] == fingerprint:
-                self._states = content['states']
-            else:
-                _LOG.warning('%s is of other data or settings: training starts anew', self._path)
-        except UNREADABLE as error:
-            _LOG.warning('%s cannot be read (%s): training starts anew', self._path, error)
-
-    def get(self, name: str) -> dict[str, Any] | None:
-        """Return an item's state, if there is one."""
-        return self._states.get(name)
-
-    def put(self, name: str, state: dict[str, Any]) -> None:
-        """Keep an item's state; written under another name first, so that no half file is left."""
-        if self._path is None:
-            return
-        self._states[name] = state
-        temporary = self._path.with_name(f'.{self._path.name}.{os.getpid()}')
-        torch.save({'fingerprint': self._fingerprint, 'states': self._states}, temporary)
-        temporary.replace(self._path)
 
 
 def _fingerprint(
