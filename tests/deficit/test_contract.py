@@ -131,7 +131,7 @@ def test_all_of_the_group_level_takes_a_model_by_its_name(toy, cohort, fast, tmp
 def test_names_are_those_of_the_command_line(toy):
     assert Settings.from_toml('[group]\nmodel = ["difference"]').group.model == ('difference',)
     names = 'spatial, deep, vae, ridge, voxelwise, difference'
-    with pytest.raises(ValueError, match=f'none of {names}'):
+    with pytest.raises(ValueError, match=f'not one of {names}'):
         Settings.from_toml('[group]\nmodel = ["forest"]')
 
 
