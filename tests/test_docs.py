@@ -33,7 +33,9 @@ DOCS = ROOT / 'docs'
 TEXTS = {path.name: path.read_text() for path in (ROOT / 'README.md', *sorted(DOCS.glob('*.rst')))}
 
 #: Options in the text that belong to other programs.
-FOREIGN = {'--build-arg', '--containall', '--gpus', '--nv', '--tmpfs'}
+FOREIGN = {
+    '--build-arg', '--containall', '--gpus', '--nv', '--pipeline', '--pipeline-step', '--tmpfs',
+}  # fmt: skip
 
 
 def commands() -> list[tuple[str, str]]:
@@ -182,7 +184,7 @@ def test_what_a_domain_package_offers_is_documented(package):
 
 def test_the_usage_page_has_the_values_of_options(pages):
     text = (next(iter(pages)).parent / 'usage.html').read_text()
-    for values in (('minimal', 'full'), ('spatial', 'vae', 'ridge', 'voxelwise')):
+    for values in (('minimal', 'full'), ('spatial', 'deep', 'vae', 'ridge', 'voxelwise')):
         assert f'Possible choices: {", ".join(values)}' in re.sub('<[^>]+>', '', text)
 
 

@@ -132,7 +132,7 @@ def test_nothing_is_said_where_too_few_are_lesioned(finished):
     assert x.max() < 8, 'all lesions are on the left'
     maps = sorted(path(out, 'group_mask').parent.glob('*_statmap.nii.gz'))
     assert {re.search(r'stat-(\w+)_statmap', m.name)[1] for m in maps} == {
-        'effect', 'std', 'prob', 'threshold', 't', 'stability',
+        'effect', 'std', 'prob', 'threshold', 'credible', 't', 'stability',
     }  # fmt: skip
     for file in maps:
         values = np.asarray(nib.load(file).dataobj)

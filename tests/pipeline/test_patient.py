@@ -231,7 +231,7 @@ def test_a_site_is_reported_only_if_it_holds_and_lies_on_the_later_side(
     patient, maps, standard, monkeypatch
 ):
     def found(site, side):
-        return lambda measured: perfusion.OcclusionFinding(
+        return lambda measured, fitted=None: perfusion.OcclusionFinding(
             site, side, 0.9, 0.95, 'none', 'n/a', 0.05
         )
 
@@ -262,7 +262,7 @@ def test_read_outs_end_with_the_first_that_disagrees(patient, monkeypatch):
     reported = iter([('M1', 'left'), ('ICA', 'left'), ('M2', 'right'), ('M1', 'left')])
     monkeypatch.setattr(
         'bids_perfdeficit.perfusion.find_occlusion',
-        lambda measured: perfusion.OcclusionFinding(
+        lambda measured, fitted=None: perfusion.OcclusionFinding(
             *next(reported), 0.9, 0.95, 'none', 'n/a', 0.05
         ),
     )

@@ -23,6 +23,7 @@ GOOD: dict[str, object] = {
     'registration_residual': 0.08, 'shading_applied': 0.0, 'shading_x': 0.3,
     'shading_x_error': 0.4, 'shading_y': -0.3, 'shading_y_error': 0.2, 'shading_z': 0.4,
     'shading_z_error': 0.2, 'shading_offset': 0.0, 'shading_residual': 2.0,
+    'artery_contrast': 240.0, 'sinus_contrast': 110.0,
 }  # fmt: skip
 
 
