@@ -6,7 +6,7 @@ Finds, plans, draws and judges as the level evaluate does; the refit to all part
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from bids_perfdeficit import __version__
 from bids_perfdeficit.bids import sidecar, sidecar_path, write_json, write_tsv
 from bids_perfdeficit.bids.files import remove_leftovers
 from bids_perfdeficit.bids.jsonfile import read_facts
-from bids_perfdeficit.cli.evaluate import EvaluateLevel, keep_written
+from bids_perfdeficit.cli.evaluate import EvaluateLevel
 from bids_perfdeficit.cli.logbook import LOGGER, Logbook, Outcome
 from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE
 from bids_perfdeficit.cli.runner import explain
@@ -37,8 +37,6 @@ from bids_perfdeficit.workflows.plan import file_uri
 
 #: Version of the page: raised when its content changes while nothing that it shows does.
 PAGE_VERSION = 1
-#: Tables of the settings that shape the results of this level.
-SHAPING = ('processing', 'perfusion', 'evaluation')
 #: What the lock of the refit is called, and its outcome.
 _NAME, _REFIT = 'the calibration', 'calibration'
 #: Keys of what the refit leaves at most; a page follows.
@@ -50,6 +48,7 @@ class CalibrateLevel(EvaluateLevel):
 
     units = 'calibrations'
     use = CALIBRATION
+    shaping = ('processing', 'perfusion', 'evaluation')
 
     def find(self) -> Sequence[str]:
         self._plan = make_evaluation_plan(self.settings, self.use)
@@ -67,16 +66,14 @@ class CalibrateLevel(EvaluateLevel):
         return self._plan.problems
 
     def methods(self) -> str:
-        from bids_perfdeficit.workflows.calibration import describe_calibration_methods
+        from bids_perfdeficit.workflows.calibration import METHODS
 
-        return describe_calibration_methods()
+        return METHODS
 
-    def _make_workflow(self, cases: Sequence[Case], device: str, threads: int) -> Any:
-        from bids_perfdeficit.workflows.calibration import init_calibration_wf
+    def _init_branch(self) -> Callable[..., Any]:
+        from bids_perfdeficit.workflows.calibration import init_sample_wf
 
-        return init_calibration_wf(
-            cases=cases, settings=self.settings, device=device, omp_nthreads=threads
-        )
+        return init_sample_wf
 
     def finish(self, book: Logbook) -> None:
         from bids_perfdeficit.reports.cohort import build_index
@@ -248,34 +245,16 @@ class CalibrateLevel(EvaluateLevel):
             self.output_dir,
             evaluation_path(self.settings, 'calibration_record', stage='report'),
             {
-                'settings': self.settings.to_toml(SHAPING),
+                'settings': self.settings.to_toml(self.shaping),
                 'self_contained': self.settings.outputs.self_contained_reports,
             },
             requires=(tables,),
         )
 
     def _report_refit(self, task: Task, used: Mapping[str, Case]) -> None:
-        from bids_perfdeficit.reports.calibration import CalibrationReport, build_calibration_page
+        from bids_perfdeficit.reports.calibration import build_calibration_page
+        from bids_perfdeficit.reports.comparison import ComparisonReport
 
-        settings = self.settings
-        software_: dict[str, str] = {}
-        marks: dict[str, str] = {}
-        for name, case in used.items():
-            if case.state.record is not None:
-                software_ |= dict(case.state.record.software)
-                marks[name] = case.state.record.fingerprint
-        withdraw(task)
-        for path in self._figures.glob('*'):  # of a page that was not finished
-            path.unlink()
-        page = build_calibration_page(
-            CalibrationReport(
-                self.output_dir,
-                methods=self.methods(),
-                settings=settings.to_toml(SHAPING),
-                versions=software_,
-                fingerprints=marks,
-                self_contained=settings.outputs.self_contained_reports,
-            )
+        self._publish_page(
+            task, used, lambda common: build_calibration_page(ComparisonReport(**common))
         )
-        made = [*sorted(self._figures.glob('*.svg')), page]
-        publish(task, dict.fromkeys(map(self._relative, made), keep_written))

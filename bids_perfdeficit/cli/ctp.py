@@ -12,10 +12,16 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from bids_perfdeficit import __version__
-from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, print_problems
+from bids_perfdeficit.cli.parser import (
+    EXIT_OK,
+    EXIT_SOME_FAILED,
+    EXIT_USAGE,
+    SmallParser,
+    print_problems,
+)
 from bids_perfdeficit.errors import InputError, printable
 
 #: How a CTA is made, by what it is called.
@@ -24,15 +30,9 @@ ANGIOGRAMS = ('peak', 'maximum')
 _MAPS = 'derivatives/ctp'
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        print_problems([message])
-        raise SystemExit(EXIT_USAGE)
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; values are text here and checked in `main`."""
-    parser = _Parser(
+    parser = SmallParser(
         prog='bids_perfdeficit-ctp',
         description='Make an NCCT, a CTA and a map of Tmax from each series of CT perfusion '
         '(suffix ctp, four dimensions), as a BIDS dataset for the other commands.',

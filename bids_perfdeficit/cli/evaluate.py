@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,6 @@ from bids_perfdeficit.workflows.plan import file_uri, path_of
 BATCH = 48
 #: Version of the page: raised when its content changes while nothing that it shows does.
 PAGE_VERSION = 1
-#: Tables of the settings that shape the results of this level.
-SHAPING = ('processing', 'evaluation')
 #: Why a page cannot be made of a participant.
 _NOTHING = (
     'its evaluation is not complete, so that there is nothing to report; run without '
@@ -69,6 +67,8 @@ class EvaluateLevel(Level):
     units = 'evaluations'
     #: What is done with each participant.
     use = EVALUATION
+    #: Tables of the settings that shape the results.
+    shaping: tuple[str, ...] = ('processing', 'evaluation')
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -99,9 +99,9 @@ class EvaluateLevel(Level):
         return describe_evaluation(self.planned)
 
     def methods(self) -> str:
-        from bids_perfdeficit.workflows.evaluation import describe_methods
+        from bids_perfdeficit.workflows.evaluation import METHODS
 
-        return describe_methods()
+        return METHODS
 
     def begin(self, book: Logbook) -> None:
         notes = write_dataset_files(
@@ -148,21 +148,29 @@ class EvaluateLevel(Level):
         return str(case.refusal)
 
     def workflow(self, units: Sequence[Unit], *, device: str, threads: int) -> Work | None:
-        from bids_perfdeficit.workflows.evaluation import branch_name
+        from bids_perfdeficit.workflows.evaluation import branch_name, init_comparison_wf
 
         cases = [self.cases[unit.name] for unit in units]
         cases = [case for case in cases if not case.state.done]
         if not cases:
             return None
         labels = {branch_name(case): case.name for case in cases}
-        return Work(self._make_workflow(cases, device, threads), labels, fresh=tuple(labels))
-
-    def _make_workflow(self, cases: Sequence[Case], device: str, threads: int) -> Any:
-        from bids_perfdeficit.workflows.evaluation import init_evaluation_wf
-
-        return init_evaluation_wf(
-            cases=cases, settings=self.settings, device=device, omp_nthreads=threads
+        work = init_comparison_wf(
+            cases=cases,
+            settings=self.settings,
+            device=device,
+            omp_nthreads=threads,
+            init_branch=self._init_branch(),
+            methods=self.methods(),
+            name=f'{self.use.name}_wf',
         )
+        return Work(work, labels, fresh=tuple(labels))
+
+    def _init_branch(self) -> Callable[..., Any]:
+        """Return what builds the branch of a participant."""
+        from bids_perfdeficit.workflows.evaluation import init_case_wf
+
+        return init_case_wf
 
     def judge(
         self, units: Sequence[Unit], book: Logbook, failed: Mapping[str, str]
@@ -331,7 +339,7 @@ class EvaluateLevel(Level):
             self.output_dir,
             evaluation_path(self.settings, 'evaluation_record', stage='report'),
             {
-                'settings': self.settings.to_toml(SHAPING),
+                'settings': self.settings.to_toml(self.shaping),
                 'self_contained': self.settings.outputs.self_contained_reports,
             },
             requires=(tables,),
@@ -342,7 +350,21 @@ class EvaluateLevel(Level):
     ) -> None:
         from bids_perfdeficit.reports.evaluation import EvaluationReport, build_evaluation_page
 
-        settings = self.settings
+        def build(common: Mapping[str, Any]) -> Path:
+            return build_evaluation_page(
+                EvaluationReport(
+                    space=self.settings.processing.output_spaces[0],
+                    pairs=tuple(case.pair for case in done.values()),
+                    **common,
+                )
+            )
+
+        self._publish_page(task, done, build)
+
+    def _publish_page(
+        self, task: Task, done: Mapping[str, Case], build: Callable[[Mapping[str, Any]], Path]
+    ) -> None:
+        """Draw a page anew and record it; `build` is given what all such pages need."""
         software: dict[str, str] = {}
         marks: dict[str, str] = {}
         for name, case in done.items():
@@ -352,21 +374,17 @@ class EvaluateLevel(Level):
         withdraw(task)
         for path in self._figures.glob('*'):  # of a page that was not finished
             path.unlink()
-        page = build_evaluation_page(
-            EvaluationReport(
-                self.output_dir,
-                settings.processing.output_spaces[0],
-                pairs=tuple(case.pair for case in done.values()),
-                methods=self.methods(),
-                settings=settings.to_toml(SHAPING),
-                versions=software,
-                fingerprints=marks,
-                self_contained=settings.outputs.self_contained_reports,
-            )
-        )
+        page = build({
+            'output_dir': self.output_dir,
+            'methods': self.methods(),
+            'settings': self.settings.to_toml(self.shaping),
+            'versions': software,
+            'fingerprints': marks,
+            'self_contained': self.settings.outputs.self_contained_reports,
+        })  # fmt: skip
         made = [*sorted(self._figures.glob('*.svg')), page]
-        publish(task, dict.fromkeys(map(self._relative, made), keep_written))
+        publish(task, dict.fromkeys(map(self._relative, made), _keep_written))
 
 
-def keep_written(path: Any) -> None:
+def _keep_written(path: Any) -> None:
     """Keep a file that was written before it is recorded."""

@@ -101,6 +101,15 @@ class UsageError(Exception):
         super().__init__('\n'.join(problems))
 
 
+class SmallParser(argparse.ArgumentParser):
+    """Parser of a command beside the app: wrong usage ends in the app's message and exit code."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong and end with the exit code of wrong usage."""
+        print_problems([message])
+        raise SystemExit(EXIT_USAGE)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError([message])

@@ -10,10 +10,9 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from bids_perfdeficit import __version__
-from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_USAGE, print_problems
+from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_USAGE, SmallParser, print_problems
 from bids_perfdeficit.cli.pulse import Pulse
 
 #: What an option must lie between; spacing in mm.
@@ -21,15 +20,9 @@ _RANGES = {'participants': (0, 999), 'cohort': (0, 9999), 'seed': (0, 2**31 - 1)
            'spacing': (0.4, 4.0)}  # fmt: skip
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        print_problems([message])
-        raise SystemExit(EXIT_USAGE)
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; values are text here and checked in `main`."""
-    parser = _Parser(
+    parser = SmallParser(
         prog='bids_perfdeficit-phantom',
         description='Write digital stroke patients, whose vessels, delays and scores are known, '
         'as a BIDS dataset.',

@@ -20,22 +20,39 @@ from bids_perfdeficit.bids import sidecar_path
 from bids_perfdeficit.interfaces.files import load_image, save_image
 
 
-class _EvaluateInput(BaseInterfaceInputSpec):
+class ReferenceInput(BaseInterfaceInputSpec):
+    """A prepared patient and its reference, as files."""
+
     preproc_ct = File(exists=True, mandatory=True, desc='derivatives, native grid')
     preproc_cta = File(exists=True, mandatory=True)
     brain_mask = File(exists=True, mandatory=True)
     template_xfm = File(exists=True, mandatory=True, desc='NCCT to template')
     template_inverse_xfm = File(exists=True, mandatory=True, desc='template to NCCT')
-    toa = File(exists=True, mandatory=True)
-    perfusion = File(exists=True, mandatory=True)
-    hypoperfused = File(exists=True, mandatory=True, desc='its sidecar has the threshold')
-    regions_metrics = File(exists=True, mandatory=True)
     reference = File(exists=True, mandatory=True, desc='Tmax, s')
     clot = traits.Str('', usedefault=True, desc='mask of the occlusion')
     space = traits.Str(mandatory=True, desc='template')
     device = traits.Str('cpu', usedefault=True)
     num_threads = traits.Int(1, usedefault=True, nohash=True, desc='on which no result depends')
     use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc='for the scheduler')
+
+
+def load_patient(inputs: ReferenceInput) -> pipeline.Prepared:
+    """Return the patient whose files were given."""
+    return pipeline.Prepared(
+        load_image(inputs.preproc_ct),
+        load_image(inputs.preproc_cta),
+        load_image(inputs.brain_mask),
+        Path(inputs.template_xfm),
+        Path(inputs.template_inverse_xfm),
+        inputs.space,
+    )
+
+
+class _EvaluateInput(ReferenceInput):
+    toa = File(exists=True, mandatory=True)
+    perfusion = File(exists=True, mandatory=True)
+    hypoperfused = File(exists=True, mandatory=True, desc='its sidecar has the threshold')
+    regions_metrics = File(exists=True, mandatory=True)
 
 
 class _EvaluateOutput(TraitedSpec):
@@ -53,14 +70,7 @@ class EvaluateMaps(SimpleInterface):
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         inputs = self.inputs
-        patient = pipeline.Prepared(
-            load_image(inputs.preproc_ct),
-            load_image(inputs.preproc_cta),
-            load_image(inputs.brain_mask),
-            Path(inputs.template_xfm),
-            Path(inputs.template_inverse_xfm),
-            inputs.space,
-        )
+        patient = load_patient(inputs)
         reference = pipeline.read_reference(Path(inputs.reference), patient.brain)
         facts = json.loads(sidecar_path(Path(inputs.hypoperfused)).read_text(encoding='utf-8'))
         regions = pd.read_csv(inputs.regions_metrics, sep='\t', na_values='n/a')

@@ -8,20 +8,23 @@ not compute results.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from bids_perfdeficit.bids import output_path, sidecar_path, write_text
+from bids_perfdeficit.bids import sidecar_path
 from bids_perfdeficit.bids.jsonfile import read_facts
 from bids_perfdeficit.perfusion.refit import PARTS
 from bids_perfdeficit.pipeline import COMPARED
 from bids_perfdeficit.reports import evaluation_figures
-from bids_perfdeficit.reports.words import cite, embed, environment, page_part, render_page, show
+from bids_perfdeficit.reports.comparison import (
+    ComparisonPage,
+    ComparisonReport,
+    name_person,
+    read_table,
+)
+from bids_perfdeficit.reports.words import fixed, page_part, show
 
 #: Participants below which leaving one out says little.
 FEW = 10
@@ -32,52 +35,22 @@ _DRAWN = {
     'error_ml': 'Error of the volume, mL (lower is better)',
     'dice': 'Dice',
 }
-#: Digits after the point, of mL and of the rest.
+#: Digits after the point of what is not mL.
 _DIGITS = 3
+#: Outputs to download, with what they hold.
+_FILES = {
+    'calibration_file': 'for --calibration',
+    'calibration_participants': 'two rows per participant',
+    'calibration_metrics': 'a row per measure',
+}
 
 
-@dataclass(frozen=True)
-class CalibrationReport:
-    """What the page is made of.
-
-    Parameters
-    ----------
-    output_dir : Path
-        OUTPUT_DIR: the page lies in it and links everything relative to it.
-    methods : str
-        With citations as ``[@key]``; an empty line parts two paragraphs.
-    settings : str
-        TOML.
-    versions, fingerprints : mapping of str to str
-        Of the software, and of the participants' samples.
-    self_contained : bool
-        Put figures and tables into the page, so that it can be mailed as one file.
-    """
-
-    output_dir: Path
-    methods: str = ''
-    settings: str = ''
-    versions: Mapping[str, str] = field(default_factory=dict)
-    fingerprints: Mapping[str, str] = field(default_factory=dict)
-    self_contained: bool = False
-
-    def path(self, key: str, **entities: str) -> Path:
-        """Return where an output lies."""
-        return output_path(self.output_dir, key, **entities)
-
-    def link(self, path: Path) -> str:
-        """Return a path as the page links it."""
-        if self.self_contained:
-            return embed(path)
-        return path.relative_to(self.output_dir).as_posix()
-
-
-def build_calibration_page(report: CalibrationReport) -> Path:
+def build_calibration_page(report: ComparisonReport) -> Path:
     """Draw the figures and write ``calibration.html``.
 
     Parameters
     ----------
-    report : CalibrationReport
+    report : ComparisonReport
         What lies where.
 
     Returns
@@ -85,33 +58,27 @@ def build_calibration_page(report: CalibrationReport) -> Path:
     Path
         The page.
     """
-    common: Any = environment().get_template('pieces.html').module
-    own: Any = environment().get_template('group.html').module
-    page = _Page(report, common, own)
-    index = report.path('index')
-    html = render_page(
-        'Calibration of computed perfusion to CT perfusion',
-        [
-            ('Summary', page.summary()),
-            ('Before and after', page.compared()),
-            ('Participants', page.participants()),
-            ('Provenance', page.provenance()),
-            ('Methods', page.methods()),
-            ('Reproduce', page.reproduce()),
-        ],
-        header=[own.style()],
-        navbar=[] if report.self_contained or not index.is_file() else [common.up(index.name)],
-    )
-    return write_text(html, report.path('calibration_report'))
+    page = _Page(report)
+    sections = [
+        ('Summary', page.summary()),
+        ('Before and after', page.compared()),
+        ('Participants', page.participants()),
+        ('Provenance', page.provenance()),
+        ('Methods', page.methods()),
+        ('Reproduce', page.reproduce('Files to download', _FILES)),
+    ]
+    title = 'Calibration of computed perfusion to CT perfusion'
+    return page.write('calibration_report', title, sections)
 
 
-class _Page:
+class _Page(ComparisonPage):
     """The sections of the page."""
 
-    def __init__(self, report: CalibrationReport, common: Any, own: Any) -> None:
-        self.report, self.common, self.own = report, common, own
-        self.people = _read(report.path('calibration_participants'))
-        self.table = _read(report.path('calibration_metrics')).set_index('measure')
+    def __init__(self, report: ComparisonReport) -> None:
+        super().__init__(report)
+        self.report = report
+        self.people = read_table(report.path('calibration_participants'))
+        self.table = read_table(report.path('calibration_metrics')).set_index('measure')
         self.facts = read_facts(sidecar_path(report.path('calibration_metrics')))
         self.file = report.path('calibration_file')
         used = self.people[self.people['status'] == 'used']
@@ -237,17 +204,15 @@ class _Page:
             self.before.iterrows(), self.after.iterrows(), strict=True
         ):
             rows.append([
-                _person(one),
+                name_person(one),
                 *(f'{_fixed(one[m], m)} → {_fixed(other[m], m)}' for m in
                   ('spearman', 'auc', 'found_ml')),
                 show(one['reference_ml']),
                 f'{_fixed(one["dice"], "dice")} → {_fixed(other["dice"], "dice")}',
             ])  # fmt: skip
         missing = self.people[self.people['status'] != 'used']
-        failures = [[_person(row), row['status'], str(row['reason'])]
-                    for _, row in missing.iterrows()]  # fmt: skip
         notes = [
-            [_person(row), str(row['notes']).replace(' | ', '; ')]
+            [name_person(row), str(row['notes']).replace(' | ', '; ')]
             for _, row in self.before.iterrows()
             if pd.notna(row['notes'])
         ]
@@ -258,15 +223,7 @@ class _Page:
                 'Notes on the references',
                 (self.common.notes(['Participant', 'Note'], notes) if notes else '', ''),
             ),
-            page_part(
-                'Who was not used, and why',
-                (
-                    self.common.notes(['Participant', 'Status', 'Reason'], failures)
-                    if failures
-                    else '',
-                    '',
-                ),
-            ),
+            self.left_out('Who was not used, and why', missing),
         ]
 
     def provenance(self) -> list[dict[str, Any]]:
@@ -293,52 +250,7 @@ class _Page:
             ),
         ]
 
-    def methods(self) -> list[dict[str, Any]]:
-        paragraphs, references = cite(self.report.methods)
-        return [page_part('', (self.common.methods(paragraphs, references), ''))]
-
-    def reproduce(self) -> list[dict[str, Any]]:
-        entries = [
-            (path.name, self.report.link(path), meaning)
-            for key, meaning in (
-                ('calibration_file', 'for --calibration'),
-                ('calibration_participants', 'two rows per participant'),
-                ('calibration_metrics', 'a row per measure'),
-            )
-            if (path := self.report.path(key)).is_file()
-        ]
-        return [
-            page_part('Files to download', (self.own.downloads(entries), '')),
-            page_part(
-                'Settings and software',
-                (
-                    self.common.reproduce(
-                        self.report.settings,
-                        list(self.report.versions.items()),
-                        list(self.report.fingerprints.items()),
-                    ),
-                    '',
-                ),
-            ),
-        ]
-
-
-def _read(path: Path) -> pd.DataFrame:
-    # Only n/a is missing: "none" is a site.
-    return pd.read_csv(path, sep='\t', na_values=['n/a'], keep_default_na=False)
-
-
-def _person(row: Any) -> str:
-    session = row['session_id']
-    return f'{row["participant_id"]}_{session}' if isinstance(session, str) else str(
-        row['participant_id']
-    )  # fmt: skip
-
 
 def _fixed(value: Any, measure: str) -> str:
-    """Return a measure with its digits, and no minus before a zero."""
-    if value is None or not np.isfinite(value):
-        return 'n/a'
-    digits = 1 if measure.endswith('_ml') else _DIGITS
-    text = f'{float(value):.{digits}f}'
-    return (text if float(text) else f'{0:.{digits}f}').replace('-', '−')
+    """Return a measure with its digits."""
+    return fixed(value, 1 if measure.endswith('_ml') else _DIGITS)

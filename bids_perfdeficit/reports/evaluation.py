@@ -7,8 +7,7 @@ nothing. Must not compute results.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,13 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from bids_perfdeficit.bids import ScanPair, output_path, sidecar_path, write_text
+from bids_perfdeficit.bids import ScanPair, output_path, sidecar_path
 from bids_perfdeficit.bids.jsonfile import read_facts
 from bids_perfdeficit.pipeline import MAPS, MEASURES
 from bids_perfdeficit.reports import evaluation_figures
+from bids_perfdeficit.reports.comparison import ComparisonPage, ComparisonReport, read_table
 from bids_perfdeficit.reports.figures import draw_side_by_side
-from bids_perfdeficit.reports.words import cite, embed, environment, page_part, render_page, show
+from bids_perfdeficit.reports.words import fixed, page_part, show
 
 #: Participants below which a mean says little.
 FEW = 10
@@ -32,38 +32,27 @@ _TMAX_S = 12.0
 _BY_AUC = 3
 #: Digits after the point.
 _DIGITS = 2
+#: Outputs to download, with what they hold.
+_FILES = {
+    'evaluation_participants': 'a row per participant',
+    'evaluation_metrics': 'a row per map and measure',
+}
 
 
-@dataclass(frozen=True)
-class EvaluationReport:
-    """What the page is made of.
+@dataclass(frozen=True, kw_only=True)
+class EvaluationReport(ComparisonReport):
+    """What the page is made of; see `ComparisonReport`.
 
     Parameters
     ----------
-    output_dir : Path
-        OUTPUT_DIR: the page lies in it and links everything relative to it.
     space : str
         Template.
     pairs : tuple of ScanPair
         Who was evaluated.
-    methods : str
-        With citations as ``[@key]``; an empty line parts two paragraphs.
-    settings : str
-        TOML.
-    versions, fingerprints : mapping of str to str
-        Of the software, and of the evaluations that the page shows.
-    self_contained : bool
-        Put figures and tables into the page, so that it can be mailed as one file.
     """
 
-    output_dir: Path
     space: str
     pairs: tuple[ScanPair, ...]
-    methods: str = ''
-    settings: str = ''
-    versions: Mapping[str, str] = field(default_factory=dict)
-    fingerprints: Mapping[str, str] = field(default_factory=dict)
-    self_contained: bool = False
 
     def of(self, pair: ScanPair, key: str) -> Path:
         """Return where an output of a participant lies."""
@@ -74,16 +63,6 @@ class EvaluationReport:
             session=pair.session,
             space=self.space,
         )
-
-    def path(self, key: str, **entities: str) -> Path:
-        """Return where an output about all participants lies."""
-        return output_path(self.output_dir, key, **entities)
-
-    def link(self, path: Path) -> str:
-        """Return a path as the page links it."""
-        if self.self_contained:
-            return embed(path)
-        return path.relative_to(self.output_dir).as_posix()
 
 
 def build_evaluation_page(report: EvaluationReport) -> Path:
@@ -99,9 +78,7 @@ def build_evaluation_page(report: EvaluationReport) -> Path:
     Path
         The page.
     """
-    common: Any = environment().get_template('pieces.html').module
-    own: Any = environment().get_template('group.html').module
-    page = _Page(report, common, own)
+    page = _Page(report)
     sections = [
         ('Summary', page.summary()),
         ('Agreement', page.agreement()),
@@ -109,25 +86,22 @@ def build_evaluation_page(report: EvaluationReport) -> Path:
         ('Maps', page.maps()),
         ('Participants', page.participants()),
         ('Methods', page.methods()),
-        ('Reproduce', page.reproduce()),
+        ('Reproduce', page.reproduce('Tables to download', _FILES)),
     ]
-    index = output_path(report.output_dir, 'index')
-    html = render_page(
-        'Computed perfusion against CT perfusion',
-        sections,
-        header=[own.style()],
-        navbar=[] if report.self_contained or not index.is_file() else [common.up(index.name)],
-    )
-    return write_text(html, report.path('evaluation_report'))
+    title = 'Computed perfusion against CT perfusion'
+    return page.write('evaluation_report', title, sections)
 
 
-class _Page:
+class _Page(ComparisonPage):
     """The sections of the page."""
 
-    def __init__(self, report: EvaluationReport, common: Any, own: Any) -> None:
-        self.report, self.common, self.own = report, common, own
-        self.people = _read(report.path('evaluation_participants'))
-        self.summarised = _read(report.path('evaluation_metrics')).set_index(['map', 'measure'])
+    def __init__(self, report: EvaluationReport) -> None:
+        super().__init__(report)
+        self.report = report
+        self.people = read_table(report.path('evaluation_participants'))
+        self.summarised = read_table(report.path('evaluation_metrics')).set_index(
+            ['map', 'measure']
+        )
         self.evaluated = self.people[self.people['status'] == 'evaluated']
         #: Measures by participant and map.
         self.tables: dict[str, dict[str, dict[str, Any]]] = {
@@ -136,7 +110,7 @@ class _Page:
         self.patients: dict[str, dict[str, Any]] = {
             pair.prefix: {
                 str(name): value
-                for name, value in _read(report.of(pair, 'reference_metrics')).iloc[0].items()
+                for name, value in read_table(report.of(pair, 'reference_metrics')).iloc[0].items()
             }
             for pair in report.pairs
         }
@@ -471,26 +445,17 @@ class _Page:
             if said := [*facts.get('Doubts', []), *facts.get('Notes', [])]:
                 notes.append([name, '; '.join(said)])
         missing = self.people[self.people['status'] != 'evaluated']
-        failures = [[_person(row), row.status, str(row.reason)] for row in missing.itertuples()]
         return [
             page_part('Who was compared', (self.own.rows(columns, rows), '')),
             page_part(
-                'What is to be said of the references',
+                'Notes on the references',
                 (
                     self.common.notes(['Participant', 'Note'], notes) if notes else '',
                     'Software for CT perfusion leaves artefacts: values that were cut off, '
                     'isolated specks, delays outside the brain.',
                 ),
             ),
-            page_part(
-                'Who was not compared, and why',
-                (
-                    self.common.notes(['Participant', 'Status', 'Reason'], failures)
-                    if failures
-                    else '',
-                    '',
-                ),
-            ),
+            self.left_out('Who was not compared, and why', missing),
         ]
 
     def _link(self, name: str) -> str:
@@ -500,42 +465,10 @@ class _Page:
             return name
         return Markup('<a href="{}">{}</a>').format(page.name, name)
 
-    def methods(self) -> list[dict[str, Any]]:
-        paragraphs, references = cite(self.report.methods)
-        return [page_part('', (self.common.methods(paragraphs, references), ''))]
-
-    def reproduce(self) -> list[dict[str, Any]]:
-        entries = []
-        for key, meaning in (
-            ('evaluation_participants', 'a row per participant'),
-            ('evaluation_metrics', 'a row per map and measure'),
-        ):
-            path = self.report.path(key)
-            entries.append((path.name, self.report.link(path), meaning))
-        return [
-            page_part('Tables to download', (self.own.downloads(entries), '')),
-            page_part(
-                'Settings and software',
-                (
-                    self.common.reproduce(
-                        self.report.settings,
-                        list(self.report.versions.items()),
-                        list(self.report.fingerprints.items()),
-                    ),
-                    '',
-                ),
-            ),
-        ]
-
-
-def _read(path: Path) -> pd.DataFrame:
-    # Only n/a is missing: "none" is a site.
-    return pd.read_csv(path, sep='\t', na_values=['n/a'], keep_default_na=False)
-
 
 def _rows(path: Path) -> dict[str, dict[str, Any]]:
     """Return the rows of a table by their map."""
-    records = _read(path).to_dict('records')
+    records = read_table(path).to_dict('records')
     return {str(row['map']): {str(k): v for k, v in row.items()} for row in records}
 
 
@@ -546,13 +479,5 @@ def _load(path: Path) -> nib.Nifti1Image:
 
 
 def _fixed(value: float) -> str:
-    """Return a measure with two digits, and no minus before a zero."""
-    if not np.isfinite(value):
-        return 'n/a'
-    text = f'{value:.{_DIGITS}f}'
-    return (text if float(text) else f'{0:.{_DIGITS}f}').replace('-', '−')
-
-
-def _person(row: Any) -> str:
-    session = getattr(row, 'session_id', None)
-    return f'{row.participant_id}_{session}' if isinstance(session, str) else row.participant_id
+    """Return a measure with its digits."""
+    return fixed(value, _DIGITS)

@@ -24,6 +24,7 @@ from scipy import ndimage
 from bids_perfdeficit import __version__
 from bids_perfdeficit.bids import output_path, sidecar_path, write_text
 from bids_perfdeficit.bids.cohort import contrast_label
+from bids_perfdeficit.bids.jsonfile import read_facts
 from bids_perfdeficit.bids.nihss import ITEMS
 from bids_perfdeficit.data import load
 from bids_perfdeficit.deficit import get_model
@@ -169,7 +170,7 @@ class _Page:
     def __init__(self, report: GroupReport, common: Any, own: Any) -> None:
         self.report, self.common, self.own = report, common, own
         self.people = report.table('group_cohort')
-        self.facts = _read_json(sidecar_path(report.path('group_cohort')))
+        self.facts = read_facts(sidecar_path(report.path('group_cohort')))
         self.words = words_for(self.facts)
         #: Contrast, model, title, map and declared mask of each map that was drawn.
         self.seen: list[tuple[str, str, str, Path, Path]] = []
@@ -318,7 +319,7 @@ class _Page:
     def _warnings(self) -> list[str]:
         warnings = [_sentence(warning) for warning in self.report.warnings]
         for model in self.summaries:
-            fitted = _read_json(sidecar_path(self.report.path('group_params', model=model)))
+            fitted = read_facts(sidecar_path(self.report.path('group_params', model=model)))
             if fitted.get('Covariates') and not get_model(model).offers.covariates:
                 warnings.append(f'{model} does not adjust its map for covariates.')
         for model, summary in self.summaries.items():
@@ -577,7 +578,7 @@ class _Page:
                        'Side, arterial territory, ASPECTS region',
                        'Peak t' if get_model(model).offers.t else 'Peak effect (SD)',
                        'Result']  # fmt: skip
-            units = _read_json(sidecar_path(statmap('effect'))).get('Units', '')
+            units = read_facts(sidecar_path(statmap('effect'))).get('Units', '')
             found.append(
                 (
                     self.own.rows(columns, _words(table)),
@@ -753,7 +754,7 @@ class _Page:
             size=self.words.size,
         )
         curves = {
-            m: _read_json(sidecar_path(self.report.path('group_metrics', model=m))).get(
+            m: read_facts(sidecar_path(self.report.path('group_metrics', model=m))).get(
                 'Calibration', {}
             )
             for m in self.report.models
@@ -809,7 +810,7 @@ class _Page:
         facts: dict[str, Any] = {}
         for model, metrics in self.metrics.items():
             if len(metrics):
-                facts = _read_json(sidecar_path(self.report.path('group_metrics', model=model)))
+                facts = read_facts(sidecar_path(self.report.path('group_metrics', model=model)))
                 break
         folding = ''
         if facts.get('FoldRepeats', 1) > 1:
@@ -889,7 +890,7 @@ class _Page:
         """Return how reliable probabilities are on simulated items, of models that learned."""
         parts = []
         for model in self.report.models:
-            facts = _read_json(sidecar_path(self.report.path('group_params', model=model)))
+            facts = read_facts(sidecar_path(self.report.path('group_params', model=model)))
             rows = [
                 [f'{mean:.3f}', f'{seen:.3f}', f'{count:,}']
                 for mean, seen, count in facts.get('Reliability', [])
@@ -990,13 +991,6 @@ def _words(table: Sequence[Sequence[object]]) -> list[list[str]]:
 def _generalise(reason: str) -> str:
     """Return a reason without the file's name, so that equal ones are shown once."""
     return re.sub(r'\S*sub-\S+\.nii\.gz', 'the file', reason)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding='utf-8')))
-    except (OSError, ValueError):
-        return {}
 
 
 def _plain_figure(link: str, alt: str) -> Markup:

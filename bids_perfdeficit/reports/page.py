@@ -5,7 +5,6 @@ Reads tables and sidecars on disk, and puts what they say into words. Must not m
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ from typing import Any
 import pandas as pd
 
 from bids_perfdeficit.bids import ScanPair, output_path
+from bids_perfdeficit.bids.jsonfile import read_facts
 from bids_perfdeficit.bids.series import sidecar_of
 from bids_perfdeficit.errors import InputError
 from bids_perfdeficit.nifti import open_nifti
 from bids_perfdeficit.reports.participant import build_participant_report
-from bids_perfdeficit.reports.words import TERRITORIES, number
+from bids_perfdeficit.reports.words import TERRITORIES, fixed, number
 
 #: mL by which one side must be hypoperfused more than the other to be called later. In digital
 #: patients the site with the least, P2, has a median of 12 mL (`benchmarks/RESULTS.md`).
@@ -105,14 +105,14 @@ def build_page(
 
     caveats = [*notes, *pair.notes]
     for key in _NOTED:
-        caveats += _read_json(path(f'{key}_json')).get('Notes', [])
+        caveats += read_facts(path(f'{key}_json')).get('Notes', [])
     qc, regions = _read_table(path('qc_metrics')), _read_table(path('regions_metrics'))
     first = next(iter(qc.to_dict('records')), {})
     summary: dict[str, object] = {
         'Participant': pair.prefix.replace('_', ', '),
         **(person or {}),
-        'NCCT': _describe_scan(pair.ncct, _read_json(path('preproc_ct_json'))),
-        'CTA': _describe_scan(pair.cta, _read_json(path('preproc_cta_json'))),
+        'NCCT': _describe_scan(pair.ncct, read_facts(path('preproc_ct_json'))),
+        'CTA': _describe_scan(pair.cta, read_facts(path('preproc_cta_json'))),
         'Phase of the CTA': _describe_phase({str(k): v for k, v in first.items()}),
         'Template': space,
     }
@@ -204,7 +204,7 @@ def describe_volumes(whole: Mapping[str, Any]) -> str:
 
 def _describe_scan(path: Path, derived: Mapping[str, Any]) -> str:
     """Return a scan's name with slice thickness and scanner, where they are known."""
-    raw = _read_json(sidecar_of(path))
+    raw = read_facts(sidecar_of(path))
     thickness = (
         number(derived.get('SliceThickness'))
         or number(raw.get('SliceThickness'))
@@ -300,7 +300,7 @@ def format_regions(regions: pd.DataFrame) -> pd.DataFrame:
     if regions.empty:
         return regions
     shown = {
-        heading: [_fixed(value, digits) for value in regions[column]]
+        heading: [fixed(value, digits) for value in regions[column]]
         for column, (heading, digits) in _COLUMNS.items()
         if column in regions
     }
@@ -346,21 +346,6 @@ def _region(name: str) -> str:
     if name in TERRITORIES:
         return f'{TERRITORIES[name]} territory'
     return 'Hemisphere' if name == 'hemisphere' else f'ASPECTS {name} region'
-
-
-def _fixed(value: object, digits: int) -> str:
-    found = number(value)
-    if found is None:
-        return 'n/a'
-    text = f'{found:.{digits}f}'
-    return (text if float(text) else f'{0:.{digits}f}').replace('-', '−')
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding='utf-8')))
-    except (OSError, ValueError):
-        return {}
 
 
 def _read_table(path: Path) -> pd.DataFrame:

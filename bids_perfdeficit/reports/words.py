@@ -212,6 +212,15 @@ def show(value: object) -> str:
     return 'n/a' if missing else str(value)
 
 
+def fixed(value: object, digits: int) -> str:
+    """Return a number with so many digits after the point, and no minus before a zero."""
+    found = number(value)
+    if found is None:
+        return 'n/a'
+    text = f'{found:.{digits}f}'
+    return (text if float(text) else f'{0:.{digits}f}').replace('-', '−')
+
+
 def title(name: str) -> str:
     """Return a column's name in words."""
     words = name.replace('_', ' ').strip()

@@ -1,8 +1,6 @@
-"""The workflow of a calibration: one branch per pair, that fails or finishes alone."""
+"""The branch of a participant of a calibration, and the methods text; see `evaluation`."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow
@@ -14,10 +12,11 @@ from bids_perfdeficit.perfusion.refit import LEAST_PAIRS
 from bids_perfdeficit.pipeline import SAMPLED
 from bids_perfdeficit.settings import Settings
 from bids_perfdeficit.workflows.base import estimate_memory
-from bids_perfdeficit.workflows.evaluation import branch_name, make_case_sink, map_spacing
+from bids_perfdeficit.workflows.evaluation import make_case_sink, map_spacing
 from bids_perfdeficit.workflows.evaluation_plan import Case
 
-_METHODS = f"""\
+#: How a calibration was fitted, with citations as ``[@key]``.
+METHODS = f"""\
 The computed perfusion map was calibrated to maps of Tmax from CT perfusion by *bids_perfdeficit*
 {__version__}, which is based on *Nipype* [@nipype].
 
@@ -33,49 +32,6 @@ the refit was taken only where the participants that were left out fared better 
 than the standard error of the difference.
 
 """
-
-
-def describe_calibration_methods() -> str:
-    """Return the methods text, with citations as ``[@key]``."""
-    return _METHODS
-
-
-def init_calibration_wf(
-    *,
-    cases: Sequence[Case],
-    settings: Settings,
-    device: str = 'cpu',
-    omp_nthreads: int = 1,
-    name: str = 'calibration_wf',
-) -> LiterateWorkflow:
-    """Build what draws voxels of participants with references.
-
-    Parameters
-    ----------
-    cases : sequence of Case
-        Whose voxels are drawn.
-    settings : Settings
-        Of the run.
-    device : str
-        Where tensors are computed.
-    omp_nthreads : int
-        Threads of one step.
-
-    Returns
-    -------
-    LiterateWorkflow
-        Without a working directory; the caller sets ``base_dir``.
-    """
-    workflow = LiterateWorkflow(name=name)
-    workflow.__desc__ = describe_calibration_methods()
-    workflow.add_nodes([
-        init_sample_wf(
-            case=case, settings=settings, device=device, omp_nthreads=omp_nthreads,
-            name=branch_name(case),
-        )
-        for case in cases
-    ])  # fmt: skip
-    return workflow
 
 
 def init_sample_wf(

@@ -1,9 +1,12 @@
-"""The workflow of an evaluation: one branch per participant, that fails or finishes alone."""
+"""The workflow of comparisons with references: a branch for each participant, which fails alone.
+
+The level evaluate measures agreement in each branch; the level calibrate draws voxels there.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow
@@ -23,7 +26,8 @@ from bids_perfdeficit.workflows.evaluation_plan import Case
 from bids_perfdeficit.workflows.outputs import SMALL_GB
 from bids_perfdeficit.workflows.plan import file_uri
 
-_METHODS = f"""\
+#: What was compared and how, with citations as ``[@key]``.
+METHODS = f"""\
 Computed maps were compared with maps of Tmax from CT perfusion by *bids_perfdeficit*
 {__version__}, which is based on *Nipype* [@nipype].
 
@@ -43,37 +47,38 @@ compared with the artery whose course is nearest to the mask of the occlusion, w
 """
 
 
-def describe_methods() -> str:
-    """Return the methods text, with citations as ``[@key]``."""
-    return _METHODS
-
-
 def branch_name(case: Case) -> str:
     """Return the name of a participant's branch, and so of its working folder."""
     readable = re.sub(r'[^A-Za-z0-9]', '_', case.name)
     return f'{readable}_{digest(case.name, case.task.work_key, str(case.task.root))[:10]}_wf'
 
 
-def init_evaluation_wf(
+def init_comparison_wf(
     *,
     cases: Sequence[Case],
     settings: Settings,
     device: str = 'cpu',
     omp_nthreads: int = 1,
-    name: str = 'evaluation_wf',
+    init_branch: Callable[..., LiterateWorkflow],
+    methods: str,
+    name: str,
 ) -> LiterateWorkflow:
-    """Build what compares participants with their references.
+    """Build what is made of participants and their references, a branch for each.
 
     Parameters
     ----------
     cases : sequence of Case
-        What is compared.
+        Participants with a reference.
     settings : Settings
         Of the run.
     device : str
         Where tensors are computed.
     omp_nthreads : int
         Threads of one step.
+    init_branch : callable
+        Builds the branch of a participant, for example `init_case_wf`.
+    methods : str
+        Methods text of it, with citations as ``[@key]``.
 
     Returns
     -------
@@ -81,9 +86,9 @@ def init_evaluation_wf(
         Without a working directory; the caller sets ``base_dir``.
     """
     workflow = LiterateWorkflow(name=name)
-    workflow.__desc__ = describe_methods()
+    workflow.__desc__ = methods
     workflow.add_nodes([
-        init_case_wf(
+        init_branch(
             case=case, settings=settings, device=device, omp_nthreads=omp_nthreads,
             name=branch_name(case),
         )

@@ -115,8 +115,9 @@ def evaluation(tmp_path) -> EvaluationReport:
     root = tmp_path / 'evaluation-out'
     pairs = tuple(ScanPair(label, None, Path(), Path()) for label in AREAS)
     report = EvaluationReport(
-        root, DEFAULT_SPACE, pairs, methods='Compared by concordance [@lin].', settings='a = 1\n',
-        versions={'numpy': '1'}, fingerprints={'sub-01': 'abc'},
+        output_dir=root, space=DEFAULT_SPACE, pairs=pairs,
+        methods='Compared by concordance [@lin].', settings='a = 1\n', versions={'numpy': '1'},
+        fingerprints={'sub-01': 'abc'},
     )  # fmt: skip
     brain = load_template(DEFAULT_SPACE, spacing=8.0).brain_mask
     inside = np.asarray(brain.dataobj) > 0
