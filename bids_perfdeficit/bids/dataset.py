@@ -34,6 +34,8 @@ ACKNOWLEDGE = (
     'Please cite the software and the references of logs/CITATION.md, which also has the methods '
     'text of the latest run.'
 )
+#: Licence of results whose source dataset names none.
+NO_LICENCE = 'That of the source dataset, which does not state one'
 #: Of the specification that the outputs follow.
 BIDS_VERSION = '1.10.0'
 
@@ -209,14 +211,24 @@ def _update_description(
     makers = old.get('GeneratedBy', [])
     if not any(maker.get('Name') == 'bids_perfdeficit' for maker in makers):
         return notes
-    ours = description['GeneratedBy']
     # what a person has changed stays
-    new = {k: description[k] for k in ('License', 'HowToAcknowledge')} | old
+    new = {k: description[k] for k in ('Name', 'DatasetType', 'License', 'HowToAcknowledge')} | old
     new |= {'BIDSVersion': BIDS_VERSION, 'GeneratedBy': [
-        *ours, *(maker for maker in makers if maker.get('Name') != 'bids_perfdeficit'),
+        *description['GeneratedBy'],
+        *(maker for maker in makers if maker.get('Name') != 'bids_perfdeficit'),
     ]}  # fmt: skip
     if relink:
         new |= {key: description[key] for key in ('SourceDatasets', 'DatasetLinks')}
+    if new['License'] == NO_LICENCE:
+        new['License'] = description['License']
+    if description['License'] not in (NO_LICENCE, new['License']):
+        notes.append(
+            f'{path} names the licence {new["License"]} and BIDS_DIR names '
+            f'{description["License"]}; the one in OUTPUT_DIR stays until you change it'
+        )
+    # a new file has this order, so that a second run leaves the same bytes
+    order = {key: place for place, key in enumerate(description)}
+    new = dict(sorted(new.items(), key=lambda item: order.get(item[0], len(order))))
     _write_changed(_encode(new), path)
     return notes
 
@@ -226,7 +238,7 @@ def _source_licence(bids_dir: Path) -> str:
     given = ''
     with contextlib.suppress(InputError, OSError):
         given = str(read_json(bids_dir / 'dataset_description.json').get('License') or '')
-    return given or 'That of the source dataset, which does not state one'
+    return given or NO_LICENCE
 
 
 def _code_url() -> str:

@@ -158,8 +158,25 @@ def test_results_have_the_licence_of_their_source_unless_a_person_gave_another(t
     path = out / 'dataset_description.json'
     assert json.loads(path.read_text())['License'] == 'CC0'
     path.write_text(json.dumps(json.loads(path.read_text()) | {'License': 'PDDL'}))
-    write_dataset_files(out, bids_dir=raw, version='1.0')
+    (note,) = write_dataset_files(out, bids_dir=raw, version='1.0')
+    assert 'PDDL' in note
+    assert 'CC0' in note
     assert json.loads(path.read_text())['License'] == 'PDDL'
+
+
+@pytest.mark.parametrize('raw', [{}, {'Name': 'x', 'License': 'CC0'}])
+@pytest.mark.parametrize('lost', [(), ('License',), ('HowToAcknowledge', 'License', 'Name')])
+def test_a_later_run_leaves_the_description_of_a_clean_run(tmp_path, raw, lost):
+    (tmp_path / 'dataset_description.json').write_text(json.dumps(raw))
+    out = tmp_path / 'out'
+    write_dataset_files(out, bids_dir=tmp_path, version='1.0')
+    path = out / 'dataset_description.json'
+    clean = path.read_bytes()
+    # as an older version, which wrote less, left it
+    kept = {k: v for k, v in json.loads(clean).items() if k not in lost}
+    path.write_text(json.dumps(kept))
+    assert write_dataset_files(out, bids_dir=tmp_path, version='1.0') == ()
+    assert path.read_bytes() == clean
 
 
 @pytest.mark.parametrize('content', ['', '{"Name": "Comp'])
