@@ -1,7 +1,7 @@
 """A made cohort: files as the participant level leaves them, and a table of scores.
 
-Maps are made of one ball of late perfusion on one side, and scores of how much of a known place it
-covers; nothing here calls the code under test, but for the template's grid and file names.
+Maps are made of one sphere of late perfusion on one side, and scores of how much of a known region
+it covers; nothing here calls the code under test, but for the template's grid and file names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bids_perfdeficit.bids import output_path, sidecar, sidecar_path, write_json
 from bids_perfdeficit.ct import load_template
 from bids_perfdeficit.settings import DEFAULT_SPACE
 
-#: RAS mm of the middle of the places behind each item, and the radius.
+#: RAS mm of the middle of the candidates behind each item, and the radius.
 SUBSTRATES = {
     'nihss_5a': (36.0, -16.0, 44.0),
     'nihss_5b': (-36.0, -16.0, 44.0),
@@ -72,8 +72,8 @@ def make_cohort(
             write_json(sidecar(key, space=DEFAULT_SPACE), sidecar_path(path))
         row = {'participant_id': f'sub-{label}', 'age': int(rng.integers(40, 90)),
                'sex': rng.choice(['F', 'M'])}  # fmt: skip
-        for item, place in SUBSTRATES.items():
-            there = ((xyz - place) ** 2).sum(-1) < RADIUS**2
+        for item, weights in SUBSTRATES.items():
+            there = ((xyz - weights) ** 2).sum(-1) < RADIUS**2
             share = (volume[there & inside] > 0.6).mean()
             level = 3 * share + rng.normal(0, 0.3)
             row[item] = int(np.clip(np.rint(level), 0, 4 if item != 'nihss_9' else 3))

@@ -1,7 +1,6 @@
-"""The dictionary of candidate regions that a substrate can consist of: spherical ROIs of several
-sizes.
+"""Spherical regions of interest (ROIs) of several sizes, of which a substrate can consist.
 
-A ball's feature is the mean of a map over it: the share of the ball that is hypoperfused, free of
+An ROI's feature is the mean of a map over it: the share of the ROI that is hypoperfused, free of
 grid and field size. Must not know scores.
 """
 
@@ -27,7 +26,7 @@ _SAME_PLACE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Dictionary:
-    """Balls inside a mask.
+    """Spherical ROIs inside a mask.
 
     Parameters
     ----------
@@ -36,13 +35,13 @@ class Dictionary:
     radii : (P,) array
         mm.
     log_prior : (P,) array
-        Log probability of each: sizes alike, and places alike for each size.
+        Log probability of each: sizes alike, and positions alike for each size.
     mirror : (P,) array
-        Index of each ball's left-right mirror image (an involution); its own where it is alone.
+        Index of each ROI's left-right mirror image (an involution); its own where it is alone.
     alone : (P,) bool array
-        Whether a ball's mirror image lies outside the mask.
+        Whether a spherical ROI's mirror image lies outside the mask.
     members : (V coarse, P) sparse matrix
-        1 where a voxel is in a ball, on the grid the dictionary was made for.
+        1 where a voxel is in a spherical ROI, on the grid the dictionary was made for.
     """
 
     centres: NDArray[np.float64]
@@ -62,7 +61,7 @@ class Dictionary:
 def build_dictionary(
     grid: Grid, radii: Sequence[float], spacings: Sequence[float], *, paired: bool = True
 ) -> Dictionary:
-    """Lay balls over a mask on lattices that are symmetric about the midline.
+    """Lay spherical ROIs over a mask on lattices that are symmetric about the midline.
 
     Parameters
     ----------
@@ -70,7 +69,7 @@ def build_dictionary(
     radii, spacings : sequence of float
         mm: sizes, and for each the distance between neighbouring centres.
     paired : bool
-        Whether the mask is symmetric but for its edge, so that balls are there in pairs; in the
+        Whether the mask is symmetric but for its edge, so that ROIs are there in pairs; in the
         mask of one-sided lesions many are alone.
 
     Raises
@@ -110,8 +109,7 @@ def build_dictionary(
         columns.extend(members[i] for i in np.flatnonzero(keep))
     if not all_centres:
         raise InputError(
-            'the group mask has no space for a candidate region '
-            f'({grid.n_voxels * grid.voxel_ml:.1f} mL)',
+            f'the group mask has no space for a region ({grid.n_voxels * grid.voxel_ml:.1f} mL)',
             fix='lower --min-coverage, give more participants, or choose another --model',
         )
     centres, sizes = np.concatenate(all_centres), np.concatenate(all_radii)
@@ -131,9 +129,9 @@ def build_dictionary(
 def membership(
     grid: Grid, centres: NDArray[np.float64], radii: NDArray[np.float64]
 ) -> sparse.csc_matrix:
-    """Return the (V, P) matrix that is 1 where a voxel of any grid lies in a ball.
+    """Return the (V, P) matrix that is 1 where a voxel of any grid lies in a spherical ROI.
 
-    A ball that is smaller than the voxels takes the voxel nearest to its centre.
+    A spherical ROI that is smaller than the voxels takes the voxel nearest to its centre.
     """
     tree = cKDTree(grid.coordinates)
     columns = tree.query_ball_point(centres, radii) if len(centres) else []

@@ -38,7 +38,7 @@ class Cohort:
     prepared: Prepared
 
 
-def ball(grid: Grid, centre, radius: float) -> np.ndarray:
+def sphere(grid: Grid, centre, radius: float) -> np.ndarray:
     return np.linalg.norm(grid.coordinates - centre, axis=1) <= radius
 
 
@@ -52,7 +52,7 @@ def brain_grid(spacing: float = 8.0) -> Grid:
 
 
 def make_cohort(n: int, seed: int) -> Cohort:
-    """Each patient has one blurred ill ball; scores follow the share of the substrate in it."""
+    """Each patient has one blurred ill ROI; scores follow the share of the substrate in it."""
     rng = np.random.default_rng(seed)
     grid = brain_grid()
     xyz = grid.coordinates
@@ -63,9 +63,9 @@ def make_cohort(n: int, seed: int) -> Cohort:
     maps += 0.1 + 0.03 * rng.standard_normal(maps.shape)
     maps = np.clip(maps, 0, 1).astype(np.float32)
     substrates = {
-        '5a': ball(grid, (36, -20, 36), 14),
-        '5b': ball(grid, (-36, -20, 36), 14),
-        '9': ball(grid, (-40, 8, 4), 14),
+        '5a': sphere(grid, (36, -20, 36), 14),
+        '5b': sphere(grid, (-36, -20, 36), 14),
+        '9': sphere(grid, (-40, 8, 4), 14),
     }
     columns = []
     for item in ITEMS:

@@ -13,7 +13,7 @@ from bids_perfdeficit.deficit.dictionary import build_dictionary
 from bids_perfdeficit.deficit.preparation import find_covered
 from bids_perfdeficit.deficit.settings import LEAST_AFFECTED
 from bids_perfdeficit.errors import InputError
-from tests.deficit.conftest import FAST, ball, brain_grid
+from tests.deficit.conftest import FAST, brain_grid, sphere
 
 GIVEN = replace(FAST, as_given=True)
 ITEMS = (Item('5b', 5, '5a'), Item('5a', 5, '5b'))
@@ -34,7 +34,7 @@ def lesions():
     covered = maps.sum(0) >= LEAST_AFFECTED
     grid = Grid(whole.embed(covered) > 0, whole.affine)
     maps = maps[:, covered].astype(np.float32)
-    substrate = ball(grid, (-36, -20, 36), 14)
+    substrate = sphere(grid, (-36, -20, 36), 14)
     latent = 6 * maps[:, substrate].mean(1) + rng.logistic(size=COUNT)
     cuts = np.quantile(latent, [0.5, 0.65, 0.8, 0.9])
     arm = (latent[:, None] > cuts).sum(1).astype(float)
@@ -103,19 +103,19 @@ def test_a_ball_whose_mirror_image_lies_outside_stands_alone(lesions):
 def test_a_place_of_two_balls_needs_both_of_them(lesions, prepared):
     from bids_perfdeficit.deficit.models.spatial import lay_out
 
-    places = lay_out(prepared, GIVEN)
-    n_balls = len(places.dictionary.radii)
-    assert places.healthy is None
-    assert places.n_channels == 1
-    prior = places.log_prior.exp().numpy()
-    assert (prior[n_balls:][places.dictionary.alone] == 0).all()
-    assert (prior[:n_balls] > 0).all()
+    candidates = lay_out(prepared, GIVEN)
+    n_spheres = len(candidates.dictionary.radii)
+    assert candidates.healthy is None
+    assert candidates.n_channels == 1
+    prior = candidates.log_prior.exp().numpy()
+    assert (prior[n_spheres:][candidates.dictionary.alone] == 0).all()
+    assert (prior[:n_spheres] > 0).all()
 
 
-def test_too_little_coverage_for_any_ball_is_an_error():
+def test_too_little_coverage_for_any_sphere_is_an_error():
     mask = np.zeros((3, 3, 3), bool)
     mask[1, 1, 1] = True
-    with pytest.raises(InputError, match='no space for a candidate region'):
+    with pytest.raises(InputError, match='no space for a region'):
         build_dictionary(Grid(mask, np.diag([2.0, 2, 2, 1])), (5.0,), (4.0,), paired=False)
 
 

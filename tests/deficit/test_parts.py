@@ -127,46 +127,48 @@ def test_bayes_factor_of_a_half_normal_strength_against_integration(gradient):
 
 
 @pytest.fixture(scope='module')
-def places(cohort, fast):
+def candidates(cohort, fast):
     return lay_out(cohort.prepared, fast)
 
 
-def paint(cohort, places, chances: dict[int, float]) -> np.ndarray:
-    """Return the painted probability of one effect from the posterior of a few places."""
-    place = torch.zeros(len(places.log_prior))
+def paint(cohort, candidates, chances: dict[int, float]) -> np.ndarray:
+    """Return the painted probability of one effect from the posterior of a few candidates."""
+    weights = torch.zeros(len(candidates.log_prior))
     for index, chance in chances.items():
-        place[index] = chance
-    effect = _Effect(place=place, mean=torch.ones_like(place), variance=torch.zeros_like(place))
-    return _paint([effect], places, cohort.prepared)[2]
+        weights[index] = chance
+    effect = _Effect(
+        weights=weights, mean=torch.ones_like(weights), variance=torch.zeros_like(weights)
+    )
+    return _paint([effect], candidates, cohort.prepared)[2]
 
 
 @settings(deadline=None, max_examples=40,
           suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
 @given(data=st.data())
-def test_a_voxel_is_in_the_places_that_hold_it_each_counted_once(cohort, places, data):
-    """The painted probability is the sum over places, also where a ball meets its mirror image."""
-    dictionary, n_balls = places.dictionary, len(places.dictionary.radii)
+def test_a_voxel_is_in_the_candidates_that_hold_it_each_counted_once(cohort, candidates, data):
+    """The painted probability is the sum over candidates, also where an ROI meets its mirror."""
+    dictionary, n_spheres = candidates.dictionary, len(candidates.dictionary.radii)
     midline = np.flatnonzero(np.abs(dictionary.centres[:, 0]) < dictionary.radii)
-    ball = st.sampled_from(list(map(int, midline))) | st.integers(0, n_balls - 1)
+    sphere = st.sampled_from(list(map(int, midline))) | st.integers(0, n_spheres - 1)
     drawn = data.draw(
-        st.lists(st.tuples(st.integers(0, 2), ball, st.floats(0.1, 1)), min_size=1, max_size=6)
+        st.lists(st.tuples(st.integers(0, 2), sphere, st.floats(0.1, 1)), min_size=1, max_size=6)
     )
     total = sum(weight for *_, weight in drawn)
     chances: dict[int, float] = {}
     expected = np.zeros(cohort.grid.n_voxels)
     for layer, index, weight in drawn:
-        key = layer * n_balls + index
+        key = layer * n_spheres + index
         chances[key] = chances.get(key, 0) + weight / total
         both = [index, dictionary.mirror[index]] if layer == 2 else [index]
         held = membership(cohort.grid, dictionary.centres[both], dictionary.radii[both])
         expected += weight / total * (np.asarray(held.sum(1)).ravel() > 0)
-    np.testing.assert_allclose(paint(cohort, places, chances), expected, atol=5e-3)
+    np.testing.assert_allclose(paint(cohort, candidates, chances), expected, atol=5e-3)
 
 
-def test_a_ball_at_the_midline_that_is_its_own_mirror_image_is_painted_once(cohort, places):
-    dictionary, n_balls = places.dictionary, len(places.dictionary.radii)
-    own = int(np.flatnonzero(dictionary.mirror == np.arange(n_balls))[0])
-    found = paint(cohort, places, {2 * n_balls + own: 0.3, n_balls - 1: 0.7})
+def test_a_ball_at_the_midline_that_is_its_own_mirror_image_is_painted_once(cohort, candidates):
+    dictionary, n_spheres = candidates.dictionary, len(candidates.dictionary.radii)
+    own = int(np.flatnonzero(dictionary.mirror == np.arange(n_spheres))[0])
+    found = paint(cohort, candidates, {2 * n_spheres + own: 0.3, n_spheres - 1: 0.7})
     inside = np.linalg.norm(cohort.grid.coordinates - dictionary.centres[own], axis=1)
     assert found[inside.argmin()] == pytest.approx(0.3, abs=1e-3)
 

@@ -29,7 +29,7 @@ def grid(spacing=2.0, low=(-90, -126, -72), high=(90, 90, 108)):
     return shape, affine
 
 
-def ball(shape, affine, centre=CENTRE, radius=RADIUS):
+def sphere(shape, affine, centre=CENTRE, radius=RADIUS):
     xyz = nib.affines.apply_affine(affine, np.moveaxis(np.indices(shape), 0, -1))
     return (((xyz - centre) ** 2).sum(-1) <= radius**2).astype(np.uint8)
 
@@ -46,7 +46,7 @@ def save(path, values, affine, **codes):
 def lesion(tmp_path):
     """Return a good lesion on a grid of its own."""
     shape, affine = grid()
-    return save(tmp_path / 'sub-good_mask.nii.gz', ball(shape, affine), affine)
+    return save(tmp_path / 'sub-good_mask.nii.gz', sphere(shape, affine), affine)
 
 
 def read(paths, tmp_path, lattice, **more):
@@ -58,7 +58,7 @@ def read(paths, tmp_path, lattice, **more):
 
 def as_stored(name):
     shape, affine = grid()
-    values = ball(shape, affine)
+    values = sphere(shape, affine)
     image = nib.Nifti1Image(values, affine)
     if name == 'flipped':
         return image.as_reoriented([[0, -1], [1, 1], [2, 1]])
@@ -70,7 +70,7 @@ def as_stored(name):
         'cropped': grid(1.0, (-78, -112, -60), (78, 76, 85)),
         'off by half a voxel': grid(2.0, (-91, -127, -73), (91, 91, 109)),
     }[name]
-    return nib.Nifti1Image(ball(shape, affine), affine)
+    return nib.Nifti1Image(sphere(shape, affine), affine)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_one_lesion_on_any_grid_is_one_lesion(lesion, lattice, tmp_path, name, a
 
 def test_values_are_the_share_of_the_voxel(lattice, tmp_path):
     shape, affine = grid(1.0)
-    values = ball(shape, affine)
+    values = sphere(shape, affine)
     path = save(tmp_path / 'sub-1_mask.nii.gz', values, affine)
     result = read([path], tmp_path, lattice)
     voxel = np.abs(lattice.grid.coordinates - CENTRE).sum(1).argmin()
@@ -132,7 +132,7 @@ def test_what_lies_outside_the_field_of_view_was_not_scanned(lesion, lattice, tm
 )
 def test_a_mask_may_have_any_number(lesion, lattice, tmp_path, make, threshold):
     shape, affine = grid()
-    path = save(tmp_path / 'sub-1_x.nii.gz', make(ball(shape, affine)), affine)
+    path = save(tmp_path / 'sub-1_x.nii.gz', make(sphere(shape, affine)), affine)
     result = read([path], tmp_path, lattice, threshold=threshold)
     plain = read([lesion], tmp_path, lattice)
     np.testing.assert_allclose(result.values, plain.values, atol=1e-5)
@@ -142,7 +142,7 @@ def test_a_mask_may_have_any_number(lesion, lattice, tmp_path, make, threshold):
 
 def test_a_threshold_is_half_of_the_scale(lattice, tmp_path):
     shape, affine = grid()
-    values = 3.0 * ball(shape, affine) + 6.0 * ball(shape, affine, radius=12.0)
+    values = 3.0 * sphere(shape, affine) + 6.0 * sphere(shape, affine, radius=12.0)
     path = save(tmp_path / 'sub-1_Tmax.nii.gz', values.astype(np.float32), affine)
     result = read([path], tmp_path, lattice, threshold=6.0)
     assert result.values.max() == pytest.approx(0.75, abs=1e-3)  # 9 s of 12
@@ -171,7 +171,7 @@ BAD = {
 def test_a_bad_map_is_left_out_with_its_reason(lesion, lattice, tmp_path, name):
     spoil, _, piece = BAD[name]
     shape, affine = grid()
-    path = save(tmp_path / 'sub-bad_mask.nii.gz', spoil(ball(shape, affine)), affine)
+    path = save(tmp_path / 'sub-bad_mask.nii.gz', spoil(sphere(shape, affine)), affine)
     result = read([lesion, path], tmp_path, lattice)
     assert list(result.dropped) == [1]
     assert piece in result.dropped[1]
@@ -209,7 +209,7 @@ OFF = {
 @pytest.mark.parametrize('name', OFF)
 def test_a_map_of_another_space_is_known_by_its_header(lesion, lattice, tmp_path, name):
     affine, piece = OFF[name]
-    path = save(tmp_path / 'sub-off_mask.nii.gz', ball(*grid()), affine)
+    path = save(tmp_path / 'sub-off_mask.nii.gz', sphere(*grid()), affine)
     wrong = check_given([lesion, path], DEFAULT_SPACE)
     assert list(wrong) == [path]
     assert piece in wrong[path]
@@ -220,7 +220,7 @@ def test_a_map_of_another_space_is_known_by_its_header(lesion, lattice, tmp_path
 @pytest.mark.parametrize('how', ['unknown', 'contradicting'])
 def test_a_side_that_is_not_known_is_not_guessed(lesion, tmp_path, how):
     shape, affine = grid()
-    image = nib.Nifti1Image(ball(shape, affine), affine)
+    image = nib.Nifti1Image(sphere(shape, affine), affine)
     image.header.set_qform(np.diag([-1.0, 1, 1, 1]) @ affine, code=1)
     path = tmp_path / 'sub-side_mask.nii'
     nib.save(image, path)
@@ -255,7 +255,7 @@ def test_no_damage_of_one_file_stops_the_others(lesion, lattice, tmp_path, damag
 
 def test_a_lesion_outside_the_brain_is_of_another_space(lesion, lattice, tmp_path):
     shape, affine = grid()
-    far = ball(shape, affine, centre=np.array([84.0, 80, 100]), radius=12.0)
+    far = sphere(shape, affine, centre=np.array([84.0, 80, 100]), radius=12.0)
     path = save(tmp_path / 'sub-far_mask.nii.gz', far, affine)
     assert 'lies outside the brain' in read([lesion, path], tmp_path, lattice).dropped[1]
 
@@ -265,7 +265,7 @@ def test_the_group_mask_is_that_of_the_lesions_and_not_of_their_mirror_image(
 ):
     shape, affine = grid()
     few = [
-        save(tmp_path / f'sub-{n}_mask.nii.gz', ball(shape, affine, CENTRE * [-1, 1, 1]), affine)
+        save(tmp_path / f'sub-{n}_mask.nii.gz', sphere(shape, affine, CENTRE * [-1, 1, 1]), affine)
         for n in range(4)
     ]
     result = read([lesion, *few], tmp_path, lattice)
@@ -285,7 +285,7 @@ def test_fewer_than_five_lesions_cover_nothing(lesion, lattice, tmp_path):
 
 def test_no_usable_map_is_an_error_of_its_own(lattice, tmp_path):
     shape, affine = grid()
-    path = save(tmp_path / 'sub-1_mask.nii.gz', zero(ball(shape, affine)), affine)
+    path = save(tmp_path / 'sub-1_mask.nii.gz', zero(sphere(shape, affine)), affine)
     with pytest.raises(InputError, match=r'no map can be used .*is empty') as told:
         stack([path], [None], tmp_path / 'm.npy', lattice=lattice, threshold=0.5)
     assert 'participant level' not in str(told.value)

@@ -322,7 +322,7 @@ def test_clusters_have_their_peaks_and_volumes():
 def test_mirror_images_are_one_result_in_one_item_and_in_a_pair():
     grid = cube()
     volume = np.zeros(grid.mask.shape, bool)
-    volume[1:3, 1:3, 1:3] = volume[7:9, 1:3, 1:3] = True  # a place and its mirror image
+    volume[1:3, 1:3, 1:3] = volume[7:9, 1:3, 1:3] = True  # a candidate and its mirror image
     volume[1:3, 7:9, 7:9] = True
     pieces = find_clusters(volume[grid.mask].astype(float), volume[grid.mask], grid)
     arm, other, face = Item('5a', 5, '5b'), Item('5b', 5, '5a'), Item('4', 4)

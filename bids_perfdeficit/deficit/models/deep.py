@@ -30,7 +30,7 @@ from torch import Tensor
 
 from bids_perfdeficit.deficit.checkpoint import Checkpoint
 from bids_perfdeficit.deficit.models.base import DeficitModel, Drawing, ModelFit, Offers
-from bids_perfdeficit.deficit.models.spatial import Places, Spatial, lay_out
+from bids_perfdeficit.deficit.models.spatial import Candidates, Spatial, lay_out
 from bids_perfdeficit.deficit.network import Calibration, Network, train
 from bids_perfdeficit.deficit.ordinal import fit_head
 from bids_perfdeficit.deficit.preparation import Prepared
@@ -67,7 +67,7 @@ class Trained:
 
     Parameters
     ----------
-    places : Places
+    candidates : Candidates
         Of `spatial`.
     summaries : Summaries
     network : Network
@@ -78,7 +78,7 @@ class Trained:
         were held out from training and calibration.
     """
 
-    places: Places
+    candidates: Candidates
     summaries: Summaries
     network: Network
     calibration: Calibration
@@ -141,12 +141,14 @@ the expected Dice coefficient is largest. Scores were predicted by the cumulativ
     ) -> ModelFit:
         """Fit all items; predictions alone are those of `spatial` and need no training."""
         if not maps:
-            places = None if shared is None else shared.places
+            candidates = None if shared is None else shared.candidates
             return Spatial().fit(
-                prepared, scores, covariates, items, settings, shared=places, maps=False
+                prepared, scores, covariates, items, settings, shared=candidates, maps=False
             )
         trained = learn(prepared, settings, checkpoint) if shared is None else shared
-        found = Spatial().fit(prepared, scores, covariates, items, settings, shared=trained.places)
+        found = Spatial().fit(
+            prepared, scores, covariates, items, settings, shared=trained.candidates
+        )
         if not found.usable:
             return found
         usable = list(found.usable)
@@ -187,14 +189,14 @@ def learn(
     checkpoint : Path, optional
         Where what was learned is kept, and read from if it is of the same maps and settings.
     """
-    places = lay_out(prepared, settings)
-    summaries = Summaries.build(prepared, places.healthy)
+    candidates = lay_out(prepared, settings)
+    summaries = Summaries.build(prepared, candidates.healthy)
     store = Checkpoint(checkpoint, _fingerprint(prepared, settings))
     if state := store.get(_STATE):
         network = Network(state['network']['centre'].shape[0]).eval()
         network.load_state_dict(state['network'])
         return Trained(
-            places, summaries, network, Calibration(*state['calibration']),
+            candidates, summaries, network, Calibration(*state['calibration']),
             tuple((low, high, int(count)) for low, high, count in state['reliability']),
         )  # fmt: skip
     held_out = max(_LEAST_HELD_OUT, round(_HELD_OUT * settings.simulations))
@@ -202,14 +204,14 @@ def learn(
     seeds = [int(s) for s in np.random.SeedSequence(settings.seed).generate_state(len(counts))]
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for count, seed in zip(counts[:-1], seeds, strict=False):
-        parts += _sample(simulate(prepared, places.healthy, count, seed=seed), summaries, seed)
+        parts += _sample(simulate(prepared, candidates.healthy, count, seed=seed), summaries, seed)
         _LOG.info('deep: simulated %d items', len(parts))
     shown, members, weights = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
     del parts
     network = train(shown, members, weights, steps=settings.network_steps, seed=settings.seed)
-    simulated = simulate(prepared, places.healthy, held_out, seed=seeds[-1])
+    simulated = simulate(prepared, candidates.healthy, held_out, seed=seeds[-1])
     calibration, reliability = _calibrate(
-        *_join_simulated(prepared, places, summaries, network, simulated, settings)
+        *_join_simulated(prepared, candidates, summaries, network, simulated, settings)
     )
     store.put(
         _STATE,
@@ -219,7 +221,7 @@ def learn(
             'reliability': [list(row) for row in reliability],
         },
     )
-    return Trained(places, summaries, network, calibration, reliability)
+    return Trained(candidates, summaries, network, calibration, reliability)
 
 
 def _fingerprint(prepared: Prepared, settings: DeficitSettings) -> str:
@@ -266,7 +268,7 @@ def _join(logits: NDArray[np.floating], probability: NDArray[np.floating]) -> ND
 
 def _join_simulated(
     prepared: Prepared,
-    places: Places,
+    candidates: Candidates,
     summaries: Summaries,
     network: Network,
     simulated: Simulated,
@@ -280,7 +282,7 @@ def _join_simulated(
     none = np.zeros((len(simulated.scores), 0))
     coarse = replace(prepared, grid=prepared.coarse)
     untested = replace(settings, permutations=0)
-    found = Spatial().fit(coarse, simulated.scores, none, items, untested, shared=places)
+    found = Spatial().fit(coarse, simulated.scores, none, items, untested, shared=candidates)
     logits = [_evaluate(network, s) for s in summaries.summarise(simulated.scores, none)]
     kept = [k for k in found.usable if found.probability[k].max() > 0]
     if len(kept) < _FEWEST:

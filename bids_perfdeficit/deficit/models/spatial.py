@@ -1,25 +1,25 @@
-"""The default model: each item's substrate as a few balls of unknown place, size and strength.
+"""The default model: each item's substrate as a few spherical ROIs of unknown position and size.
 
 A joint generative model of perfusion maps and ordinal scores::
 
     x_i ~ p(x | z_i) p(z_i)                                   the maps (see `perfusion_model`)
-    eta_ik = sum_l b_kl * mean(excess of x_i over ball gamma_kl) + null component + covariates
+    eta_ik = sum_l b_kl * mean(excess of x_i over sphere gamma_kl) + null component + covariates
     y_ik ~ cumulative logit(cuts_k - eta_ik), mixed with lapses
 
-Each of an item's components l is a "single effect" (SuSiE: Wang, Sarkar, Carbonetto & Stephens,
-J R Stat Soc B 2020): one ball gamma_kl out of a dictionary of places and sizes, uniform a priori,
-with a half-normal strength b_kl > 0 whose scale is set by the evidence. The posterior over places
-is exact given the other components, so that voxels that no data can separate (the same vascular
-territory) share their probability instead of being declared together. The ordinal likelihood is
-expanded to second order around the current fit (as in Fisher scoring). The union of the balls is
-the substrate: ``P(v in M) = 1 - prod_l (1 - P(v in ball_l))``, a noisy-or.
+Each of an item's components l is a "single effect" (SuSiE: Wang, Sarkar, Carbonetto & Stephens, J
+R Stat Soc B 2020): one ROI gamma_kl out of a dictionary of positions and sizes, uniform a priori,
+with a half-normal strength b_kl > 0 whose scale is set by the evidence. The posterior over
+candidates is exact given the other components, so that voxels that no data can separate (the same
+vascular territory) share their probability instead of being declared together. The ordinal
+likelihood is expanded to second order around the current fit (as in Fisher scoring). The union of
+the ROIs is the substrate: ``P(v in M) = 1 - prod_l (1 - P(v in sphere_l))``, a noisy-or.
 
 Choices that are ours: the null component (mean deficit and mean asymmetry of the whole brain)
 explains away whatever follows the volume of the deficit; the features are means of what decoded
-maps ``E[x | z]`` have beyond the healthy pattern, and of its positive asymmetry; a place may be a
-ball with its mirror image, for what either hemisphere can do (gaze, face, speech); items of a
-left-right pair share their mirrored places; the likelihood of a place is tempered. Must not know
-files, BIDS or other models.
+maps ``E[x | z]`` have beyond the healthy pattern, and of its positive asymmetry; a candidate may
+be an ROI with its mirror image, for what either hemisphere can do (gaze, face, speech); items of a
+left-right pair share their mirrored candidates; the likelihood of a candidate is tempered. Must
+not know files, BIDS or other models.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ _STRENGTHS = (1.0, 2.0, 4.0, 8.0)
 _LEAST_EVIDENCE = 2.0
 #: Prior precision of the null component and of covariates, per standard deviation.
 _NUISANCE_PRECISION = 0.1
-#: Log prior of a place that cannot be.
+#: Log prior of a candidate that cannot be.
 _IMPOSSIBLE = -1e4
 #: Participants whose product with the features is formed at once.
 _BLOCK = 256
-#: Places whose products with drawn scores are formed at once.
-_PLACES = 1024
-#: Information that the test adds to each place's own, in medians. Else the strongest place of a
-#: draw is one that few participants have a deficit in (the fudge factor of Tusher, Tibshirani &
-#: Chu, PNAS 2001, is for the same), and true substrates do not stand out against it.
+#: Candidate regions whose products with drawn scores are formed at once.
+_CANDIDATES = 1024
+#: Information that the test adds to each candidate's own, in medians. Else the strongest candidate
+#: of a draw is one that few participants have a deficit in (the fudge factor of Tusher, Tibshirani
+#: & Chu, PNAS 2001, is for the same), and true substrates do not stand out against it.
 _STEADY = 3.0
 #: No voxel is declared under this probability, nor, where none reaches it, under this share of the
 #: highest. The cut of best expected Dice takes too much where the posterior is spread over a
@@ -75,18 +75,18 @@ _STEADY = 3.0
 _LEAST_PROBABILITY, _LEAST_SHARE = 0.35, 0.5
 #: Standard deviations below 0 from which the normal's tail is taken from its expansion.
 _FAR = 4.5
-#: Posterior probability of a ball below which it is left out of sums, relative to the largest.
+#: Posterior probability of an ROI below which it is left out of sums, relative to the largest.
 _NEGLIGIBLE = 1e-5
 #: Share of a component's posterior that is painted; the rest would take most of the time.
 _PAINTED = 0.999
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class Candidates:
     """Features of a cohort on a dictionary; shared by items and folds.
 
-    There is a layer of places for each channel, and a last one whose places are a ball and its
-    mirror image in the first channel.
+    There is a layer of candidates for each channel, and a last one whose candidates are an ROI and
+    its mirror image in the first channel.
     """
 
     dictionary: Dictionary
@@ -95,17 +95,17 @@ class Places:
     mirror: Tensor  #: (layers * P,)
     nuisance: NDArray[np.float64]  #: (N, channels) mean of each channel over the brain
     healthy: NDArray[np.float32] | None  #: (V coarse,) pattern beyond which the channels are
-    mirrored: Tensor  #: (layers * P,) bool, whether the mirror image of a place is a place
+    mirrored: Tensor  #: (layers * P,) bool, whether the mirror image of a candidate is a candidate
 
     @property
     def n_channels(self) -> int:
         """Number of channels."""
         return self.nuisance.shape[1]
 
-    def by_ball(self, values: Tensor) -> Tensor:
-        """Return (layers * P,) values of places as those of balls, (channels, P).
+    def by_sphere(self, values: Tensor) -> Tensor:
+        """Return (layers * P,) values of candidates as those of ROIs, (channels, P).
 
-        A place of two balls counts half in each: values are shared out, not multiplied.
+        A candidate of two ROIs counts half in each: values are shared out, not multiplied.
         """
         layers = values.reshape(-1, len(self.dictionary.radii))
         both = layers[-1]
@@ -114,8 +114,8 @@ class Places:
         return out
 
 
-def lay_out(prepared: Prepared, settings: DeficitSettings) -> Places:
-    """Compute the features of a cohort: the mean of each channel over each ball."""
+def lay_out(prepared: Prepared, settings: DeficitSettings) -> Candidates:
+    """Compute the features of a cohort: the mean of each channel over each ROI."""
     dictionary = build_dictionary(
         prepared.coarse, settings.radii, settings.spacings, paired=not settings.as_given
     )
@@ -123,22 +123,24 @@ def lay_out(prepared: Prepared, settings: DeficitSettings) -> Places:
     if not settings.as_given:
         healthy = healthy_pattern(denoised, prepared.coarse)
         taken = channels(denoised, prepared.coarse, healthy)
-    n_balls, n_layers = len(dictionary.radii), len(taken) + 1
+    n_spheres, n_layers = len(dictionary.radii), len(taken) + 1
     averaging = dictionary.averaging.T.tocsr()
-    features = torch.empty(prepared.n_participants, n_layers * n_balls)
+    features = torch.empty(prepared.n_participants, n_layers * n_spheres)
     for channel, values in enumerate(taken):
         for start in range(0, len(values), _BLOCK):
             part = (averaging @ values[start : start + _BLOCK].T).T
             rows = slice(start, start + len(part))
-            features[rows, channel * n_balls : (channel + 1) * n_balls] = torch.from_numpy(part)
-    single = features[:, :n_balls]
-    features[:, -n_balls:] = (single + single[:, torch.from_numpy(dictionary.mirror)]) / 2
+            features[rows, channel * n_spheres : (channel + 1) * n_spheres] = torch.from_numpy(
+                part
+            )
+    single = features[:, :n_spheres]
+    features[:, -n_spheres:] = (single + single[:, torch.from_numpy(dictionary.mirror)]) / 2
     prior = np.tile(dictionary.log_prior - np.log(n_layers), n_layers)
-    # a ball alone is the place of one ball, not that of two
-    prior[-n_balls:][dictionary.alone] = _IMPOSSIBLE
-    mirror = np.concatenate([dictionary.mirror + c * n_balls for c in range(n_layers)])
+    # an ROI without a mirror image is a candidate of one ROI, not of two
+    prior[-n_spheres:][dictionary.alone] = _IMPOSSIBLE
+    mirror = np.concatenate([dictionary.mirror + c * n_spheres for c in range(n_layers)])
     device = torch.device(settings.device)
-    return Places(
+    return Candidates(
         dictionary,
         features.to(device),
         torch.from_numpy(prior).float().to(device),
@@ -155,8 +157,8 @@ class _Effect:
 
     evidence: float = -np.inf
     strength: float = np.nan
-    place: Tensor | None = None  #: posterior over balls, None when dropped
-    mean: Tensor | None = None  #: of the strength, given the ball
+    weights: Tensor | None = None  #: posterior over ROIs, None when dropped
+    mean: Tensor | None = None  #: of the strength, given the ROI
     variance: Tensor | None = None
     kl: float = 0.0
     contribution: Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -214,7 +216,7 @@ def _linearise(state: _State, lapse: float) -> None:
 
 
 def _project(states: list[_State], features: Tensor) -> None:
-    """Project the nuisance out of all places, for all items in one pass over the features."""
+    """Project the nuisance out of all candidates, for all items in one pass over the features."""
     weights = torch.stack([s.weight for s in states]).float()
     columns = states[0].design.shape[1]
     rows = torch.cat([s.design.T * s.weight for s in states]).float()
@@ -242,7 +244,7 @@ def _residual(state: _State, without: _Effect | None) -> Tensor:
 def _log_bayes_factors(
     gradient: Tensor, information: Tensor, strength: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each ball's log Bayes factor, and the normal that its half-normal posterior cuts."""
+    """Return each ROI's log Bayes factor, and the normal that its half-normal posterior cuts."""
     variance = 1 / (information + strength**-2)
     mean = variance * gradient
     z = mean / variance.sqrt()
@@ -275,7 +277,7 @@ def _truncated(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class _Evidence:
-    """The evidence for every ball at the best prior scale of the strength."""
+    """The evidence for every ROI at the best prior scale of the strength."""
 
     total: Tensor
     each: Tensor
@@ -284,18 +286,18 @@ class _Evidence:
     strength: float
 
 
-def _weigh(states: list[_State], index: int, places: Places) -> list[_Evidence]:
+def _weigh(states: list[_State], index: int, candidates: Candidates) -> list[_Evidence]:
     """Return the evidence for one component of every item."""
     rest = torch.stack([s.weight * _residual(s, s.effects[index]) for s in states])
-    gradients = rest.float() @ places.features
-    return [_best(g, s.information, places) for g, s in zip(gradients, states, strict=True)]
+    gradients = rest.float() @ candidates.features
+    return [_best(g, s.information, candidates) for g, s in zip(gradients, states, strict=True)]
 
 
-def _best(gradient: Tensor, information: Tensor, places: Places) -> _Evidence:
+def _best(gradient: Tensor, information: Tensor, candidates: Candidates) -> _Evidence:
     best: _Evidence | None = None
     for strength in _STRENGTHS:
         each, mean, variance = _log_bayes_factors(gradient, information, strength)
-        total = torch.logsumexp(places.log_prior + each, 0)
+        total = torch.logsumexp(candidates.log_prior + each, 0)
         if best is None or total > best.total:
             best = _Evidence(total, each, mean, variance, strength)
     assert best is not None
@@ -306,48 +308,48 @@ def _assign(
     effect: _Effect,
     own: _Evidence,
     other: _Evidence | None,
-    places: Places,
+    candidates: Candidates,
     settings: DeficitSettings,
     *,
     settled: bool,
 ) -> None:
     """Update a component from its evidence and that of its mirror item."""
-    prior, tau = places.log_prior, settings.temperature
+    prior, tau = candidates.log_prior, settings.temperature
     evidence = own.total
     posterior = prior + tau * own.each
     if other is not None:
         rho = settings.pair_independence
-        # where there is no place on the other side, its item says nothing about this one
+        # where there is no candidate on the other side, its item says nothing about this one
         message = torch.logaddexp(
             torch.full_like(prior, np.log(rho)),
-            np.log1p(-rho) + (other.each - other.total)[places.mirror] * places.mirrored,
+            np.log1p(-rho) + (other.each - other.total)[candidates.mirror] * candidates.mirrored,
         )
         evidence = torch.logsumexp(prior + own.each + message, 0)
         tempered = torch.logaddexp(
             torch.full_like(prior, np.log(rho)),
             np.log1p(-rho)
-            + (tau * other.each - torch.logsumexp(prior + tau * other.each, 0))[places.mirror]
-            * places.mirrored,
+            + (tau * other.each - torch.logsumexp(prior + tau * other.each, 0))[candidates.mirror]
+            * candidates.mirrored,
         )
         posterior = posterior + tempered
     posterior = posterior - torch.logsumexp(posterior, 0)
     effect.evidence, effect.strength = float(evidence), own.strength
     if effect.evidence < (_LEAST_EVIDENCE if settled else -5.0):
-        effect.place = effect.mean = effect.variance = None
+        effect.weights = effect.mean = effect.variance = None
         effect.kl = 0.0
         effect.contribution = torch.zeros_like(effect.contribution)
         return
-    effect.place = posterior.exp()
+    effect.weights = posterior.exp()
     effect.mean, effect.variance = _truncated(own.mean, own.variance)
-    effect.kl = float((effect.place * (posterior - prior)).sum())
+    effect.kl = float((effect.weights * (posterior - prior)).sum())
 
 
 def _contribute(effects: list[_Effect], features: Tensor) -> None:
     """Work out what each component adds to its item's linear predictor."""
-    kept = [e for e in effects if e.place is not None and e.mean is not None]
+    kept = [e for e in effects if e.weights is not None and e.mean is not None]
     if not kept:
         return
-    coefficients = torch.stack([e.place * e.mean for e in kept])  # type: ignore[operator]
+    coefficients = torch.stack([e.weights * e.mean for e in kept])  # type: ignore[operator]
     for effect, own in zip(kept, (features @ coefficients.T).T, strict=True):
         effect.contribution = own.double()
 
@@ -366,22 +368,25 @@ def _recut(state: _State, lapse: float) -> None:
     state.cuts = update_cuts(state.cuts, state.eta[seen], state.level[seen], c.trust)
 
 
-def _test(null: NullModel, places: Places, settings: DeficitSettings, seed: int) -> float:
-    """Return the family-wise p of the strongest place, against scores that the null draws."""
-    residuals = null.residuals(settings.permutations, seed=seed).to(places.features)
-    information = null.information(places.features)
+def _test(null: NullModel, candidates: Candidates, settings: DeficitSettings, seed: int) -> float:
+    """Return the family-wise p of the strongest candidate, against scores that the null draws."""
+    residuals = null.residuals(settings.permutations, seed=seed).to(candidates.features)
+    information = null.information(candidates.features)
     scale = (information + _STEADY * information.median()).rsqrt()
     strongest = torch.full((len(residuals),), -torch.inf, device=residuals.device)
-    # few places at a time: the products stay in the processor's cache
-    for start in range(0, len(scale), _PLACES):
-        part = slice(start, start + _PLACES)
-        gradient = residuals @ places.features[:, part]
+    # few candidates at a time: the products stay in the processor's cache
+    for start in range(0, len(scale), _CANDIDATES):
+        part = slice(start, start + _CANDIDATES)
+        gradient = residuals @ candidates.features[:, part]
         strongest = torch.maximum(strongest, gradient.mul_(scale[part]).amax(1))
     return exceeding(strongest)
 
 
 def _fit_together(
-    states: list[_State], partners: list[int | None], places: Places, settings: DeficitSettings
+    states: list[_State],
+    partners: list[int | None],
+    candidates: Candidates,
+    settings: DeficitSettings,
 ) -> None:
     """Fit all items by coordinate ascent, side by side so that they share passes over the data.
 
@@ -390,21 +395,21 @@ def _fit_together(
     for sweep in range(settings.iterations):
         for state in states:
             _linearise(state, settings.lapse)
-        _project(states, places.features)
+        _project(states, candidates.features)
         for index in range(settings.components):
             if sweep < 2 * index:  # the first component settles before the next one starts
                 continue
-            found = _weigh(states, index, places)
+            found = _weigh(states, index, candidates)
             for state, own, partner in zip(states, found, partners, strict=True):
                 _assign(
                     state.effects[index],
                     own,
                     None if partner is None else found[partner],
-                    places,
+                    candidates,
                     settings,
                     settled=sweep >= 2 * index + 2,
                 )
-            _contribute([s.effects[index] for s in states], places.features)
+            _contribute([s.effects[index] for s in states], candidates.features)
         for state in states:
             _refit_nuisance(state)
             _recut(state, settings.lapse)
@@ -416,8 +421,8 @@ def _partners(items: tuple[Item, ...], usable: Sequence[int]) -> list[int | None
     return [position.get(items[k].mirror or '') for k in usable]
 
 
-class Spatial(DeficitModel[Places]):
-    """Single effects on a dictionary of places."""
+class Spatial(DeficitModel[Candidates]):
+    """Single effects on a dictionary of candidates."""
 
     name = 'spatial'
     offers = Offers(membership=True)
@@ -434,25 +439,25 @@ class Spatial(DeficitModel[Places]):
     }
     methods = """\
 *spatial*: a cumulative-logit model [@ordinal] with lapses, in which the substrate of an item is a
-sum of single effects [@susie], each a ball of unknown place, size and strength, beside a component
-that follows the volume of the deficit. Maps were brought to one scale by the contrast that the
-cohort's pattern of healthy tissue has in the better hemisphere of each. Items of a left-right pair
-share their mirrored places. An item was declared when its strongest place exceeded those of 99 %
-of scores that were drawn, by shuffled quantile residuals [@quantileresiduals; @freedmanlane],
-from an ordinal regression on natural splines of the volume of the deficit and of covariates; its
-map was cut where the expected Dice coefficient is largest.
+sum of single effects [@susie], each a spherical ROI of unknown position, size and strength, beside
+a component that follows the volume of the deficit. Maps were brought to one scale by the contrast
+that the cohort's pattern of healthy tissue has in the better hemisphere of each. Items of a
+left-right pair share their mirrored ROIs. An item was declared when its strongest ROI
+exceeded those of 99 % of scores that were drawn, by shuffled quantile residuals
+[@quantileresiduals; @freedmanlane], from an ordinal regression on natural splines of the volume of
+the deficit and of covariates; its map was cut where the expected Dice coefficient is largest.
 """
     methods_given = """\
 *spatial*: a cumulative-logit model [@ordinal] with lapses, in which the substrate of an item is a
-sum of single effects [@susie], each a ball of unknown place, size and strength, beside a component
-that follows the mean of the map. Items of a left-right pair share their mirrored places where both
-sides are covered. An item was declared when its strongest place exceeded those of 99 % of scores
-that were drawn, by shuffled quantile residuals [@quantileresiduals; @freedmanlane], from an
-ordinal regression on natural splines of the mean of the map and of covariates; its map was cut
-where the expected Dice coefficient is largest.
+sum of single effects [@susie], each a spherical ROI of unknown position, size and strength, beside
+a component that follows the mean of the map. Items of a left-right pair share their mirrored
+ROIs where both sides are covered. An item was declared when its strongest ROI exceeded
+those of 99 % of scores that were drawn, by shuffled quantile residuals [@quantileresiduals;
+@freedmanlane], from an ordinal regression on natural splines of the mean of the map and of
+covariates; its map was cut where the expected Dice coefficient is largest.
 """
 
-    def share(self, prepared: Prepared, settings: DeficitSettings) -> Places:
+    def share(self, prepared: Prepared, settings: DeficitSettings) -> Candidates:
         """Return the features of the cohort; see `lay_out`."""
         return lay_out(prepared, settings)
 
@@ -464,28 +469,28 @@ where the expected Dice coefficient is largest.
         items: tuple[Item, ...],
         settings: DeficitSettings,
         *,
-        shared: Places | None = None,
+        shared: Candidates | None = None,
         maps: bool = True,
         checkpoint: Path | None = None,
     ) -> ModelFit:
         """Fit all items together."""
         del checkpoint
-        places = lay_out(prepared, settings) if shared is None else shared
-        device = places.features.device
-        n_channels, coarse = places.n_channels, prepared.coarse
+        candidates = lay_out(prepared, settings) if shared is None else shared
+        device = candidates.features.device
+        n_channels, coarse = candidates.n_channels, prepared.coarse
         found = ModelFit.blank(
             prepared, scores, covariates, items, settings,
-            channels=n_channels, healthy=places.healthy, maps=maps,
+            channels=n_channels, healthy=candidates.healthy, maps=maps,
         )  # fmt: skip
         readout = found.readout
-        nuisance_mean, nuisance_scale = covariate_scales(places.nuisance)
+        nuisance_mean, nuisance_scale = covariate_scales(candidates.nuisance)
         design = np.c_[
             np.ones(len(scores)),
-            standardise(places.nuisance, nuisance_mean, nuisance_scale),
+            standardise(candidates.nuisance, nuisance_mean, nuisance_scale),
             standardise(covariates, readout.covariate_mean, readout.covariate_scale),
         ]
         design_tensor = torch.from_numpy(design).to(device)
-        averaging = places.dictionary.averaging
+        averaging = candidates.dictionary.averaging
         states = [
             _start(scores[:, k], design_tensor, items[k].levels, settings.components)
             for k in found.usable
@@ -497,9 +502,9 @@ where the expected Dice coefficient is largest.
                     scores[:, k], volume, covariates,
                     levels=items[k].levels, lapse=settings.lapse,
                 )  # fmt: skip
-                found.p_value[k] = _test(null, places, settings, settings.seed + k)
+                found.p_value[k] = _test(null, candidates, settings, settings.seed + k)
         if states:
-            _fit_together(states, _partners(items, found.usable), places, settings)
+            _fit_together(states, _partners(items, found.usable), candidates, settings)
         for k, state in zip(found.usable, states, strict=True):
             _LOG.debug('%s: evidence %s', items[k].name, [e.evidence for e in state.effects])
             own = items[k].levels
@@ -511,23 +516,25 @@ where the expected Dice coefficient is largest.
             # the readout takes the nuisance as it is: its mean moves into the cut-points
             readout.cuts[k, : own - 1] += float(null_weight @ nuisance_mean)
             readout.weights[k] = (null_weight / coarse.n_voxels)[:, None]
-            kept = [e for e in state.effects if e.place is not None]
+            kept = [e for e in state.effects if e.weights is not None]
             for e in kept:
-                assert e.place is not None
+                assert e.weights is not None
                 assert e.mean is not None
-                coefficient = places.by_ball((e.place * e.mean).cpu()).numpy()
+                coefficient = candidates.by_sphere((e.weights * e.mean).cpu()).numpy()
                 coefficient[coefficient < _NEGLIGIBLE * coefficient.max()] = 0
                 readout.weights[k] += (averaging @ coefficient.T).T
             found.details[items[k].name] = {
                 'log_evidence': [round(e.evidence, 3) for e in state.effects],
                 'kl': [round(e.kl, 3) for e in state.effects],
-                'components': [_describe(e, places) for e in kept],
+                'components': [_describe(e, candidates) for e in kept],
                 'null_component': [float(v) for v in per_unit[:n_channels]],
             }
             found.kl[k] = max((round(e.kl, 3) for e in state.effects), default=0.0)
             if not maps:
                 continue
-            found.effect[k], found.std[k], found.probability[k] = _paint(kept, places, prepared)
+            found.effect[k], found.std[k], found.probability[k] = _paint(
+                kept, candidates, prepared
+            )
             if settings.permutations and found.p_value[k] <= settings.alpha and kept:
                 highest = float(found.probability[k].max())
                 least = min(_LEAST_PROBABILITY, _LEAST_SHARE * highest)
@@ -536,56 +543,56 @@ where the expected Dice coefficient is largest.
         return found
 
 
-def _describe(effect: _Effect, places: Places) -> dict[str, object]:
-    """Return a component's most probable ball, for people."""
-    assert effect.place is not None
+def _describe(effect: _Effect, candidates: Candidates) -> dict[str, object]:
+    """Return a component's most probable ROI, for people."""
+    assert effect.weights is not None
     assert effect.mean is not None
-    n_balls = len(places.dictionary.radii)
-    place = effect.place.reshape(-1, n_balls)
-    best = int(place.sum(0).argmax())
+    n_spheres = len(candidates.dictionary.radii)
+    weights = effect.weights.reshape(-1, n_spheres)
+    best = int(weights.sum(0).argmax())
     return {
-        'centre_mm': [float(v) for v in places.dictionary.centres[best]],
-        'radius_mm': float(places.dictionary.radii[best]),
-        'strength': float((effect.place * effect.mean).sum()),
-        'channels': [round(float(v), 4) for v in place[:-1].sum(1)],
-        'both_sides': round(float(place[-1].sum()), 4),
+        'centre_mm': [float(v) for v in candidates.dictionary.centres[best]],
+        'radius_mm': float(candidates.dictionary.radii[best]),
+        'strength': float((effect.weights * effect.mean).sum()),
+        'channels': [round(float(v), 4) for v in weights[:-1].sum(1)],
+        'both_sides': round(float(weights[-1].sum()), 4),
     }
 
 
 def _paint(
-    kept: list[_Effect], places: Places, prepared: Prepared
+    kept: list[_Effect], candidates: Candidates, prepared: Prepared
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Evaluate effect, sd and probability of membership at the voxels of the fine grid."""
-    n_voxels, dictionary = prepared.grid.n_voxels, places.dictionary
+    n_voxels, dictionary = prepared.grid.n_voxels, candidates.dictionary
     first, variance, outside = np.zeros(n_voxels), np.zeros(n_voxels), np.ones(n_voxels)
     for e in kept:
-        assert e.place is not None
+        assert e.weights is not None
         assert e.mean is not None
         assert e.variance is not None
-        place = e.place.double().cpu()
-        mean = places.by_ball(place * e.mean.cpu()).sum(0).numpy()
-        square = places.by_ball(place * (e.mean**2 + e.variance).cpu()).sum(0).numpy()
-        # A place of two balls is in both of them, not half in each.
-        both = place.reshape(-1, len(dictionary.radii))[-1]
+        weights = e.weights.double().cpu()
+        mean = candidates.by_sphere(weights * e.mean.cpu()).sum(0).numpy()
+        square = candidates.by_sphere(weights * (e.mean**2 + e.variance).cpu()).sum(0).numpy()
+        # A candidate of two ROIs is in both of them, not half in each.
+        both = weights.reshape(-1, len(dictionary.radii))[-1]
         other = both[torch.from_numpy(dictionary.mirror)]
-        chance = (places.by_ball(place).sum(0) + (both + other) / 2).numpy()
+        chance = (candidates.by_sphere(weights).sum(0) + (both + other) / 2).numpy()
         order = np.argsort(-chance, kind='stable')
         enough = np.searchsorted(np.cumsum(chance[order]), _PAINTED * chance.sum()) + 1
         large = order[:enough]
-        balls = membership(prepared.grid, dictionary.centres[large], dictionary.radii[large])
-        m = balls @ mean[large]
+        spheres = membership(prepared.grid, dictionary.centres[large], dictionary.radii[large])
+        m = spheres @ mean[large]
         first += m
-        variance += np.maximum(balls @ square[large] - m**2, 0)
-        inside = balls @ (chance[large] / float(place.sum()))
-        # A voxel in both of them is in the place once: where they overlap, at the midline.
+        variance += np.maximum(spheres @ square[large] - m**2, 0)
+        inside = spheres @ (chance[large] / float(weights.sum()))
+        # A voxel in both of them is in the candidate once: where they overlap, at the midline.
         near = np.abs(dictionary.centres[large, 0]) < dictionary.radii[large]
         if near.any():
             twice = large[near]
             mirrored = dictionary.mirror[twice]
-            overlap = balls[:, near].multiply(
+            overlap = spheres[:, near].multiply(
                 membership(prepared.grid, dictionary.centres[mirrored], dictionary.radii[mirrored])
             )
-            inside -= overlap @ (both.numpy()[twice] / float(place.sum()))
+            inside -= overlap @ (both.numpy()[twice] / float(weights.sum()))
         outside *= 1 - np.clip(inside, 0, 1)
     return (
         first.astype(np.float32),
