@@ -1,4 +1,4 @@
-"""Time a second run over a dataset of which everything is done.
+"""Time a second run, and dry runs, over a dataset of which everything is done.
 
 Participants are made of tiny files and of the records that real runs leave, so that what is timed
 is finding the scans, comparing records with files, and the tables and pages of the dataset. Each
@@ -10,16 +10,19 @@ Run: python benchmarks/rerun.py [--participants 1400] [--repeats 3] [--verify]
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import psutil
 
 from bids_perfdeficit.bids import ScanPair, output_path, write_bytes, write_json
 from bids_perfdeficit.cli.logbook import Outcome
@@ -75,26 +78,57 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix='rerun-') as folder:
         root = Path(folder)
         make(root, options.participants)
-        command = [sys.executable, '-m', 'bids_perfdeficit.cli.run', root / 'raw', root / 'out',
-                   'participant', *(['--verify'] if options.verify else [])]  # fmt: skip
-        seconds, reading = [], []
+        command = [sys.executable, '-m', 'bids_perfdeficit.cli.run', root / 'raw']
+        again = [root / 'out', 'participant', *(['--verify'] if options.verify else [])]
+        asked = {
+            'second run': ([*command, *again], 'nothing was done'),
+            'dry run of all done': ([*command, *again, '--dry-run'], 'complete, nothing to do'),
+            'dry run, nothing done': (
+                [*command, root / 'new', 'participant', '--dry-run'], 'not made yet',
+            ),
+        }  # fmt: skip
+        rows = {name: [time_run(*one) for _ in range(options.repeats)]
+                for name, one in asked.items()}  # fmt: skip
+        reading = []
         for _ in range(options.repeats):
-            begun = time.monotonic()
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            seconds.append(time.monotonic() - begun)
-            if 'nothing was done' not in done.stdout:
-                sys.exit(done.stdout[-2000:] + done.stderr[-2000:])
             begun = time.monotonic()
             records = [
                 Record.read(path) for path in (root / 'out').glob('sub-*/records/*_record.json')
             ]
-            reading.append(time.monotonic() - begun)
-    print('| participants | records | second run, s | reading the records alone, s |')
-    print('|---|---|---|---|')
-    print(
-        f'| {options.participants} | {len(records)} | {statistics.median(seconds):.1f} '
-        f'({min(seconds):.1f} to {max(seconds):.1f}) | {statistics.median(reading):.1f} |'
-    )
+            reading.append((time.monotonic() - begun, 0.0))
+        rows[f'reading the {len(records)} records alone, in one process'] = reading
+    print(f'| {options.participants} participants | s, median (range) | peak MiB |')
+    print('|---|---|---|')
+    for name, measured in rows.items():
+        seconds = [second for second, _ in measured]
+        peak = max(mib for _, mib in measured)
+        print(
+            f'| {name} | {statistics.median(seconds):.1f} ({min(seconds):.1f} to '
+            f'{max(seconds):.1f}) | {f"{peak:.0f}" if peak else ""} |'
+        )
+
+
+def time_run(command: list[object], expected: str) -> tuple[float, float]:
+    """Run a command that must say what is expected; return its seconds and its peak MiB."""
+    begun = time.monotonic()
+    with subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        watched, peak = psutil.Process(process.pid), [0]
+
+        def watch() -> None:
+            while process.poll() is None:
+                with contextlib.suppress(psutil.Error):
+                    peak[0] = max(peak[0], watched.memory_info().rss)
+                time.sleep(0.05)
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        said, complaints = process.communicate()
+        seconds = time.monotonic() - begun
+    if expected not in said:
+        sys.exit(said[-2000:] + complaints[-2000:])
+    return seconds, peak[0] / 2**20
 
 
 if __name__ == '__main__':

@@ -7,7 +7,8 @@
 # The same command continues where jobs failed or were killed. From the environment:
 #   APP            how to start the app (default: bids_perfdeficit), for example
 #                  'apptainer run --containall -B /data -B /scratch bids_perfdeficit.sif'
-#   SBATCH         options of sbatch for a participant (default: 2 cores, 8 GB, 30 minutes)
+#   SBATCH         options of sbatch for a participant (default: what the app's dry run asks for, by
+#                  the headers of the scans; else 2 cores, 8 GB, 30 minutes)
 #   SBATCH_GROUP   the same for the group (default: 2 cores, 16 GB, 2 hours)
 #   SBATCH_EVALUATE   the same for the comparison (default: 2 cores, 8 GB, 2 hours)
 #   GROUP          options of the group level, for example '--model spatial ridge'; 'no' for none
@@ -29,11 +30,18 @@ if [[ -z "${PERFDEFICIT_TASK:-}" ]]; then # on the login node: submit
         echo "$bids holds no folder sub-*; give a BIDS dataset" >&2
         exit 2
     fi
+    # shellcheck disable=SC2086 # the app may be several words
+    if [[ -z "${SBATCH:-}" ]]; then
+        SBATCH="$(${APP:-bids_perfdeficit} "$bids" "$out" participant --dry-run "${@:3}" 2>/dev/null \
+            | sed -nE 's/^a job for each participant: ([^(]*) \(.*/\1/p' || true)"
+        SBATCH="${SBATCH:---cpus-per-task=2 --mem=8G --time=00:30:00}"
+        echo "each participant: $SBATCH"
+    fi
     export PERFDEFICIT_BIDS="$bids" PERFDEFICIT_OUT="$out" PERFDEFICIT_LIST="$logs/participants.txt"
     # shellcheck disable=SC2086 # options are several words
     array="$(PERFDEFICIT_TASK=participant sbatch --parsable --job-name perfdeficit \
         --array "1-$count${AT_ONCE:+%$AT_ONCE}" --output "$logs/%a.txt" --open-mode append \
-        ${SBATCH:---cpus-per-task=2 --mem=8G --time=00:30:00} "$0" "${@:3}")"
+        $SBATCH "$0" "${@:3}")"
     echo "participants: job $array, $count tasks, output in $logs"
     if [[ "${GROUP:-}" != no ]]; then
         # After any end: a failed participant does not prevent the group level.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from bids_perfdeficit.bids.jsonfile import read_facts, read_json
 from bids_perfdeficit.bids.people import read_people
 from bids_perfdeficit.cli.logbook import LOGGER, Logbook, Outcome, read_crashes
 from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_SOME_FAILED
-from bids_perfdeficit.cli.resources import available_memory_gb
+from bids_perfdeficit.cli.resources import available_memory_gb, estimate_job
 from bids_perfdeficit.cli.runner import Level, Unit, Work, explain
 from bids_perfdeficit.errors import InputError, printable
 from bids_perfdeficit.nifti import open_nifti
@@ -93,7 +94,26 @@ class ParticipantLevel(Level):
 
     def describe(self) -> str:
         notes = [printable(f'note: {note}') for note in self.found.notes]
-        return '\n'.join([*notes, describe(list(self.plans.values()))])
+        return '\n'.join([*notes, describe(list(self.plans.values())), *self._describe_jobs()])
+
+    def _describe_jobs(self) -> list[str]:
+        """Return the line that a script of a cluster reads: what each job is to ask for."""
+        largest, where = 0, ''
+        for plan in self.plans.values():
+            if plan.refusal or not plan.to_run:
+                continue
+            for path in (plan.pair.ncct, plan.pair.cta):
+                with contextlib.suppress(InputError):  # the run itself reports it
+                    shape = open_nifti(path).shape
+                    if math.prod(map(int, shape)) > largest:
+                        largest, where = math.prod(map(int, shape)), f'{path.name}, {_size(shape)}'
+        if not largest:
+            return []
+        gigabytes, minutes = estimate_job(largest)
+        return [
+            f'a job for each participant: --cpus-per-task=2 --mem={gigabytes}G '
+            f'--time={minutes // 60:02d}:{minutes % 60:02d}:00 (largest scan: {printable(where)})'
+        ]
 
     def methods(self) -> str:
         from bids_perfdeficit.workflows.base import init_pair_wf
@@ -182,7 +202,7 @@ class ParticipantLevel(Level):
             needed = math.prod(map(int, shape)) * READING_BYTES / 1e9
             if needed > limit:
                 return (
-                    f'{path}: claims {" x ".join(map(str, shape))} voxels, which need '
+                    f'{path}: claims {_size(shape)} voxels, which need '
                     f'{needed:.0f} GB to read ({limit:.1f} GB may be used); check the header, or '
                     'give more with --mem.'
                 )
@@ -355,6 +375,10 @@ class ParticipantLevel(Level):
             bids_dir=self.settings.inputs.bids_dir,
             participants=[plan.pair.participant for plan in self.plans.values()],
         )
+
+
+def _size(shape: Sequence[int]) -> str:
+    return ' x '.join(map(str, shape))
 
 
 def _facts(outcome: Outcome) -> dict[str, Any]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
+
+#: Peak memory of a participant, GB, and seconds on two quiet cores (`benchmarks/participant.py`):
+#: of the 1 mm grid, on which most is computed, and of reading a scan, for each voxel as stored.
+GRID_GB, READING_GB = 2.1, 16e-9
+GRID_S, READING_S = 35.0, 0.2e-6
 
 _CGROUP = Path('/sys/fs/cgroup')
 _OWN = Path('/proc/self/cgroup')
@@ -56,6 +62,26 @@ def share_threads(nprocs: int, participants: int, *, low_mem: bool = False) -> i
     if low_mem or participants <= 1:
         return max(1, min(nprocs, 8))  # registration gains little from more
     return max(1, min(nprocs // participants, 8))
+
+
+def estimate_job(voxels: int) -> tuple[int, int]:
+    """Return what to ask a scheduler for, for one participant on two cores.
+
+    Parameters
+    ----------
+    voxels : int
+        Of the larger of the two scans, as stored.
+
+    Returns
+    -------
+    gigabytes : int
+        Memory: what a run takes, and half as much again.
+    minutes : int
+        Wall time: five times that of a quiet machine.
+    """
+    gigabytes = max(GRID_GB, 0.7 + voxels * READING_GB)
+    minutes = (GRID_S + voxels * READING_S) / 60
+    return math.ceil(1.5 * gigabytes), math.ceil(5 * minutes)
 
 
 def resolve_device(device: str) -> tuple[str, str | None]:

@@ -8,6 +8,7 @@ import pytest
 from bids_perfdeficit.cli.resources import (
     available_cores,
     available_memory_gb,
+    estimate_job,
     resolve_device,
     share_threads,
 )
@@ -28,6 +29,15 @@ def test_cores_follow_the_quota(tmp_path):
     assert available_cores(tmp_path) == 1
     (tmp_path / 'cpu.max').write_text('max 100000\n')
     assert available_cores(tmp_path) == available_cores(tmp_path / 'absent')
+
+
+def test_larger_scans_ask_for_more():
+    small, large = estimate_job(172 * 216 * 184), estimate_job(512 * 512 * 900)
+    assert small[0] < large[0]
+    assert small[1] < large[1]
+    # what the semi-real pair took at 1 mm, with room
+    assert small[0] >= 2.1
+    assert small[1] >= 2
 
 
 @pytest.mark.parametrize(

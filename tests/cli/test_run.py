@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -200,6 +201,11 @@ def test_dry_run_lists_stages_and_writes_nothing(stroke_dataset, tmp_path):
     done = run(stroke_dataset, tmp_path / 'out', 'participant', '--dry-run')
     assert done.returncode == 0
     assert 'sub-01: conform (not made yet), brain (not made yet), cta' in done.stdout
+    assert re.search(
+        r'^a job for each participant: --cpus-per-task=2 --mem=\d+G --time=00:\d\d:00 '
+        r'\(largest scan: sub-01_cta?\.nii\.gz, \d+ x \d+ x \d+\)$',
+        done.stdout, re.M,
+    )  # fmt: skip
     assert not (tmp_path / 'out').exists()
 
 
