@@ -7,13 +7,15 @@ BIN := $(VENV)/bin
 JOBS ?= auto
 IMAGE ?= bids_perfdeficit:latest
 
-.PHONY: help setup demo test coverage test-slow check format lock docs image image-test clean
+.PHONY: help setup demo test coverage test-slow check format lock docs image image-test dist \
+	dist-test clean
 
 help:
 	@echo 'setup  a virtual environment from the lock    demo  the main job on the built-in phantom'
 	@echo 'test   the quick suite                        test-slow  the rest of it'
 	@echo 'check  style, types, layers, doctests             docs  the documentation    lock  pin anew'
 	@echo 'image  the container image           image-test  run it as users do'
+	@echo 'dist   wheel and sdist               dist-test  the demo in an environment with the wheel'
 
 setup: $(VENV)/.stamp
 
@@ -65,6 +67,19 @@ image: setup
 
 image-test: setup
 	$(BIN)/python scripts/test_image.py $(IMAGE)
+
+# The wheel is made from the sdist, so that installing one tests both.
+dist: setup
+	rm -rf dist
+	$(BIN)/uv build --quiet
+
+# What a user of `pip install` has: an empty environment, the wheel, the demo.
+dist-test: dist
+	rm -rf build/dist-test
+	$(PYTHON) -m venv build/dist-test
+	UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv pip install --quiet --python build/dist-test/bin/python \
+		--constraints constraints.txt dist/*.whl
+	cd build/dist-test && bin/python -m bids_perfdeficit.cli.demo demo
 
 clean:
 	rm -rf $(DEMO) docs/_build build dist .pytest_cache .mypy_cache .ruff_cache
