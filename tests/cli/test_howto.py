@@ -31,7 +31,7 @@ def commands(title: str) -> list[str]:
 
 
 def make_release(folder: Path, scratch: Path, count: int, names: tuple[str, str]) -> None:
-    """Make ``raw_data`` and ``derivatives`` with NCCT, CTA, Tmax and the mask of the occlusion."""
+    """Make ``raw_data`` and ``derivatives`` with NCCT, CTA and Tmax."""
     script = Path(sys.executable).with_name('bids_perfdeficit-phantom')
     subprocess.run(
         [script, scratch, '--participants', str(count), '--spacing', '4'],
@@ -53,14 +53,10 @@ def make_release(folder: Path, scratch: Path, count: int, names: tuple[str, str]
         brain = nib.load(truth / f'{label}_desc-brain.nii.gz').get_fdata() > 0
         # CT perfusion of a healthy brain has a Tmax of some seconds
         tmax = np.where(brain, noisy(delay.get_fdata() + 2.0, number), 0).astype(np.float32)
-        clot = np.zeros(brain.shape, np.uint8)
-        for name, values, place in (
-            ('tmax', tmax, maps / 'perfusion-maps'), ('lvo-msk', clot, maps),
-        ):  # fmt: skip
-            nib.save(
-                nib.Nifti1Image(values, delay.affine),
-                place / f'{sub}_{ses}_space-ncct_{name}.nii.gz',
-            )
+        nib.save(
+            nib.Nifti1Image(tmax, delay.affine),
+            maps / 'perfusion-maps' / f'{sub}_{ses}_space-ncct_tmax.nii.gz',
+        )
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import pytest
 from bids_perfdeficit.bids import ScanPair, sidecar_path, write_json, write_nifti, write_tsv
 from bids_perfdeficit.ct import load_template
 from bids_perfdeficit.pipeline import MAPS, summarize_cohort
+from bids_perfdeficit.reports.comparison import ComparisonReport
 from bids_perfdeficit.reports.evaluation import EvaluationReport
 from bids_perfdeficit.reports.group import GroupReport
 from bids_perfdeficit.settings import DEFAULT_SPACE
@@ -160,5 +161,58 @@ def evaluation(tmp_path) -> EvaluationReport:
     summary = summarize_cohort(pd.concat(maps), pd.DataFrame(patients), seed=1)
     write_tsv(pd.DataFrame(people), report.path('evaluation_participants'))
     write_tsv(summary, report.path('evaluation_metrics'))
+    (root / 'index.html').write_text('')
+    return report
+
+
+@pytest.fixture
+def calibrated(tmp_path) -> ComparisonReport:
+    """Return a report of a calibration to three participants, of which a file was written."""
+    root = tmp_path / 'calibration-out'
+    report = ComparisonReport(
+        output_dir=root, methods='Refitted as in [@lin].', settings='a = 1\n',
+        versions={'numpy': '1'}, fingerprints={'sub-01': 'abc'},
+    )  # fmt: skip
+    measures = {
+        'spearman': (0.69, 0.72), 'spearman_deficit': (0.6, 0.64), 'auc': (0.97, 0.98),
+        'error_ml': (55.0, 21.0), 'dice': (0.68, 0.77), 'log_loss': (0.33, 0.26),
+        'occlusion_score': (-3.0, -2.0), 'occlusion_right': (0.0, 1.0),
+    }  # fmt: skip
+    people = []
+    for number, name in enumerate(('sub-01', 'sub-02', 'sub-03')):
+        for column, calibration in enumerate(('shipped', 'left out')):
+            people.append({
+                'participant_id': name, 'status': 'used', 'reason': None,
+                'reference': f'bids:raw:derivatives/{name}/a_long_name_of_{number}_tmax.nii.gz',
+                'calibration': calibration, 'found_ml': 80.0 + 20 * column + number,
+                'reference_ml': 100.0,
+                'notes': 'the reference ends at 12 s | 3 specks' if number else None,
+                **{measure: values[column] for measure, values in measures.items()},
+            })  # fmt: skip
+    people.append({
+        'participant_id': 'sub-04', 'status': 'left out', 'reason': 'there is no reference',
+    })  # fmt: skip
+    rows = [
+        {'measure': name, 'n': 3, 'before': a, 'after': b, 'change': b - a, 'better': 3}
+        for name, (a, b) in {**measures, 'concordance': (0.7, 0.9)}.items()
+    ]
+    write_tsv(pd.DataFrame(people), report.path('calibration_participants'))
+    path = report.path('calibration_metrics')
+    write_tsv(pd.DataFrame(rows), path)
+    write_json({
+        'Refitted': ['probability'],
+        'Reasons': {'probability': 'mean error of volumes 55.0 mL before and 21.0 mL after'},
+    }, sidecar_path(path))  # fmt: skip
+    write_json({
+        'BaseSHA256': '0' * 64, 'Threshold': 0.48,
+        'Provenance': {
+            'GeneratedBy': {'Name': 'bids_perfdeficit', 'Version': '0.1.0.dev1+g72d044e'},
+            'Space': DEFAULT_SPACE, 'RandomSeed': 1,
+            'Participants': [
+                {'Participant': 'sub-01', 'Reference': people[0]['reference'],
+                 'ReferenceSHA256': '1' * 64},
+            ],
+        },
+    }, report.path('calibration_file'))  # fmt: skip
     (root / 'index.html').write_text('')
     return report

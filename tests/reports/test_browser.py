@@ -20,6 +20,7 @@ from bids_perfdeficit.reports import (
     draw_brain_outline,
     draw_flicker,
 )
+from bids_perfdeficit.reports.calibration import build_calibration_page
 from bids_perfdeficit.reports.cohort import build_index
 from bids_perfdeficit.reports.evaluation import build_evaluation_page
 from bids_perfdeficit.reports.group import build_group_page
@@ -169,7 +170,7 @@ def cohort_page(out_dir: Path, count: int) -> Path:
 
 
 @pytest.fixture
-def pages(tmp_path, report, evaluation):
+def pages(tmp_path, report, evaluation, calibrated):
     """Return each kind of page, made by the same calls as in a run."""
     alone = tmp_path / 'alone'
     alone.mkdir()
@@ -185,6 +186,7 @@ def pages(tmp_path, report, evaluation):
         'alone-group': made['group'],
         'alone-evaluation': made['evaluation'],
         'evaluation': build_evaluation_page(evaluation),
+        'calibration': build_calibration_page(calibrated),
         'group': build_group_page(report),
         'participant': participant_page(tmp_path),
         'cohort': cohort_page(tmp_path / 'many', 40),
@@ -193,8 +195,8 @@ def pages(tmp_path, report, evaluation):
 
 @pytest.mark.parametrize(
     'kind',
-    ['participant', 'group', 'cohort', 'evaluation', 'alone-participant', 'alone-group',
-     'alone-evaluation'],
+    ['participant', 'group', 'cohort', 'evaluation', 'calibration', 'alone-participant',
+     'alone-group', 'alone-evaluation'],
 )  # fmt: skip
 def test_a_page_is_quiet_whole_and_stays_in_its_folder(visit, pages, kind):
     page = pages[kind]
@@ -218,19 +220,20 @@ def test_a_page_is_quiet_whole_and_stays_in_its_folder(visit, pages, kind):
         assert seen.files == [page.as_uri()]
 
 
-@pytest.mark.parametrize('kind', ['participant', 'group', 'cohort', 'evaluation'])
+@pytest.mark.parametrize('kind', ['participant', 'group', 'cohort', 'evaluation', 'calibration'])
 @pytest.mark.parametrize('width', [1280, 400])
 def test_a_page_has_what_screen_readers_need_and_fits_the_screen(visit, pages, kind, width):
     seen = visit(pages[kind], width=width)
     assert seen.tab.evaluate(STRUCTURE) == GOOD
 
 
-@pytest.mark.parametrize('kind', ['participant', 'group', 'cohort', 'evaluation'])
+@pytest.mark.parametrize('kind', ['participant', 'group', 'cohort', 'evaluation', 'calibration'])
 def test_no_table_is_wider_than_a_printed_page(visit, pages, kind):
     """A4 has 190 mm between margins of 10 mm, Letter has 196 mm; 96 pixels are an inch."""
     seen = visit(pages[kind], width=round(190 / 25.4 * 96))
     seen.tab.emulate_media(media='print')
-    widest = """() => Math.max(...Array.from(document.querySelectorAll('table, .figure, .plain'),
+    widest = """() => Math.max(...Array.from(document.querySelectorAll(
+      'table, .figure, .plain, img'),
       (e) => e.getBoundingClientRect().right))"""
     assert seen.tab.evaluate(widest) <= round(190 / 25.4 * 96)
 
@@ -242,7 +245,7 @@ def test_no_column_of_the_table_of_all_participants_is_cut_off(visit, pages, wid
     assert seen.tab.locator('.tall').evaluate('box => box.scrollWidth - box.clientWidth') == 0
 
 
-@pytest.mark.parametrize('kind', ['participant', 'group', 'cohort', 'evaluation'])
+@pytest.mark.parametrize('kind', ['participant', 'group', 'cohort', 'evaluation', 'calibration'])
 def test_the_first_key_leads_past_the_navigation(visit, pages, kind):
     seen = visit(pages[kind])
     assert seen.focused('Tab') == 'A skip'
