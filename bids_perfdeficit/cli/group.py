@@ -44,7 +44,7 @@ from bids_perfdeficit.workflows.group_plan import (
 #: Participants from which a map of one item begins to mean something.
 FEW = 100
 #: Version of the page: raised when its content changes while nothing that it shows does.
-PAGE_VERSION = 2
+PAGE_VERSION = 3
 #: Tables of the settings that shape the results of this level.
 SHAPING = ('processing', 'group')
 #: What the lock and the messages call the unit of this level.

@@ -33,6 +33,9 @@ THRESHOLD_RANGE = (0.3, 0.6)
 #: HU of contrast from which a voxel of 2 mm counts as a filled vessel: tissue enhances by at most
 #: 10 HU, and the noise of the subtraction is below 15 HU at this size.
 VESSEL_HU = 50.0
+#: mm from the midline within which a vessel counts half for each side: those of both sides run
+#: there, closer together than the template and a patient agree.
+MIDLINE_MM = 5.0
 #: Height in MNI mm of the border between the ganglionic and the supraganglionic level, and the
 #: borders of the cortical regions on each from front to back.
 _LEVEL, _GANGLIONIC, _ABOVE = 22.0, (12.0, -26.0), (4.0, -32.0)
@@ -191,7 +194,8 @@ def measure_regions(
         minus right perfusion: positive means that the left is later), the hypoperfused volume
         in mL, ``hypoperfused_left`` and ``hypoperfused_right``, the same at the higher and the
         lower of `THRESHOLD_RANGE`, ``hypoperfused_low_left`` to ``hypoperfused_high_right``, and
-        the mL of filled vessels, ``vessels_left`` and ``vessels_right``.
+        the mL of filled vessels, ``vessels_left`` and ``vessels_right``; those within `MIDLINE_MM`
+        of the midline count half for each side.
     """
     parts = both_sides(brain.shape, affine)
     left, right = (
@@ -205,6 +209,7 @@ def measure_regions(
         'hypoperfused_high': hypoperfused > min(low, threshold),
     }
     vessels = None if contrast is None else _find_vessels(contrast, brain, affine)
+    middle = np.abs(_positions(brain.shape, affine)[0]) < MIDLINE_MM
     rows = []
     for name, halves in {'hemisphere': (left, right), **parts}.items():
         row: dict[str, object] = {'region': name}
@@ -216,7 +221,9 @@ def measure_regions(
             for measure, late in volumes.items():
                 row[f'{measure}_{side}'] = scale * voxel_ml * int((late & inside).sum())
             if vessels is not None:
-                row[f'vessels_{side}'] = voxel_ml * int((vessels & half).sum())
+                shared = vessels & middle & (halves[0] | halves[1])
+                own = int((vessels & ~middle & half).sum()) + int(shared.sum()) / 2
+                row[f'vessels_{side}'] = voxel_ml * own
         row['asymmetry'] = row['perfusion_left'] - row['perfusion_right']  # type: ignore[operator]
         rows.append(row)
     columns = ['region', 'voxels_left', 'voxels_right', 'arrival_left', 'arrival_right']

@@ -51,9 +51,11 @@ _RESEMBLES = 0.7
 #: Share of shuffled cohorts in which nothing may be declared.
 _CLEAN = 0.95
 #: Maps of an item that are linked, in order.
-_STATISTICS = ('prob', 'effect', 'std', 't', 'threshold', 'stability')
-#: Share of expected false discoveries from which a row is marked.
+_STATISTICS = ('prob', 'effect', 'std', 't', 'threshold', 'credible', 'stability')
+#: Share of expected false discoveries above which the credible set is shown, and not a region.
 _MOSTLY = 0.5
+#: Share of a substrate from which a territory is named.
+_LEAST_SHARE = 0.01
 #: Territories that are listed for each item.
 _TERRITORIES = 3
 #: p adjusted for all items up to which the summary counts an item.
@@ -196,14 +198,16 @@ class _Page:
             **{f'Model {name}': text for name, text in fitted.items()},
             **self.report.facts,
         }
+        findings = self._findings() if self.report.models and self.items else []
         return [
             page_part('Steps that failed', self.common.errors(list(self.report.errors)))
             if self.report.errors
             else page_part(''),
             page_part(
                 'Findings',
+                (self.own.conclusion(self._conclude(findings)), '') if findings else '',
                 (
-                    self.own.findings(self._findings()),
+                    self.own.findings(findings),
                     f'One row per item, by the model {self.report.models[0]}; details of all '
                     'models are below. A map shows where '
                     f'{self.words.subject} is associated with the score, not where a function is '
@@ -212,9 +216,11 @@ class _Page:
                     'expected to lie outside the substrate, if the model holds (1 − mean '
                     'probability). The gain is the held-out log score minus that of the mean '
                     f'{self.words.size} of each arterial territory, with its 95 % interval: '
-                    'interpret a region only if the interval is above 0.',
+                    'interpret a region only if the interval is above 0. p is that of the item as '
+                    'a whole, and not of the region. ✓ marks a region that is mostly true and has '
+                    'such a gain, ⚠ one that lacks either.',
                 )
-                if self.report.models and self.items
+                if findings
                 else '',
             ),
             page_part(
@@ -248,6 +254,16 @@ class _Page:
             rows.append(entry)
         return rows
 
+    @staticmethod
+    def _conclude(rows: Sequence[Mapping[str, Any]]) -> str:
+        """Return how many items have a region that may be interpreted, as a sentence."""
+        met = [row['item'] for row in rows if row['status'] == 'declared']
+        related = sum(row['status'] in ('declared', 'weak') for row in rows)
+        return (
+            f'A region may be interpreted in {len(met)} of {len(rows)} items'
+            f'{": " + "; ".join(met) if met else ""}. {related} are associated with the maps.'
+        )
+
     def _finding(self, item: str, model: str, row: pd.Series) -> dict[str, Any]:
         """Return the cells of a fitted item."""
         certain = float(row['declared_ml']) > 0
@@ -261,22 +277,29 @@ class _Page:
             ).replace('-', '−')
         share = row.get('expected_false_discoveries') if certain else None
         share = None if pd.isna(share) else float(share)
-        regions = self._regions(item, model)
         doubts = []
         if certain and not passed:
             doubts.append('not better than territories in held-out patients')
-        if share is not None and share > _MOSTLY:
-            doubts.append('most of it is expected to be false')
+        weak = bool(doubts) or self._spread(row)
+        regions = self._regions(item, model)
+        result = f'{row["declared_ml"]:.0f} mL{": " + regions if regions else ""}'
+        if certain and self._spread(row):
+            shares = self._shares(item, model)
+            result = (
+                f'somewhere in {row["credible_ml"]:.0f} mL'
+                f'{" (" + ", ".join(shares) + ")" if shares else ""}; no region can be delimited'
+            )
+            if doubts:
+                result, doubts = f'{result}; {doubts[0]}', []
         return {
-            'status': 'weak' if doubts else 'declared' if certain else 'nothing',
+            'status': 'weak' if weak else 'declared',
             'doubts': doubts,
-            'result': f'{row["declared_ml"]:.0f} mL{": " + regions if regions else ""}'
-            if certain
-            else 'nothing declared',
+            'result': result,
+            **({} if certain else {'status': 'nothing', 'result': 'nothing declared'}),
             'false': '' if share is None else f'{share:.0%}'.replace('%', ' %'),
             'gain': gain,
             'p': show(row['p_holm']),
-            'picture': self._thumbnail(item, model),
+            'picture': self._thumbnail(item, model, row),
         }
 
     def _regions(self, item: str, model: str) -> str:
@@ -297,10 +320,22 @@ class _Page:
             'group_statmap', model=model, contrast=contrast_label(item), stat=stat
         )
 
-    def _thumbnail(self, item: str, model: str) -> str:
+    @staticmethod
+    def _spread(row: pd.Series) -> bool:
+        """Return whether most of a declared region is expected to lie outside the substrate."""
+        return float(row.get('expected_false_discoveries', 0)) > _MOSTLY
+
+    def _outline(self, item: str, model: str, row: pd.Series) -> tuple[Path, str]:
+        """Return what is outlined on the maps of an item, and what the line is."""
+        credible = self._statmap(item, model, 'credible')
+        if self._spread(row) and credible.is_file():
+            return credible, 'white line: 90 % credible set'
+        return self._statmap(item, model, 'threshold'), self.outlined
+
+    def _thumbnail(self, item: str, model: str, row: pd.Series) -> str:
         """Draw a small picture of an item, and return its link."""
         stat = get_model(model).drawing.statistic
-        maps = [self._statmap(item, model, s) for s in (stat, 'threshold')]
+        maps = [self._statmap(item, model, stat), self._outline(item, model, row)[0]]
         if not all(path.is_file() for path in maps):
             return ''
         t1 = _template(self.report.space)
@@ -440,8 +475,9 @@ class _Page:
                 '',
                 (
                     self.own.index([(contrast_label(i), _name(i)) for i in self.items]),
-                    'The white line bounds what a model declares by its own rule; without '
-                    'a line, the colours are a tendency and not a finding. A map shows where '
+                    'The white line bounds what a model declares by its own rule or, where most '
+                    'of that is expected to be false, its 90 % credible set; without a line, the '
+                    'colours are a tendency and not a finding. A map shows where '
                     f'{self.words.subject} is associated with the score over patients; regions '
                     f'that {self.words.fall} together cannot be distinguished. Maps were '
                     f'computed at {self._resolution}; they are interpolated for display only.',
@@ -504,7 +540,8 @@ class _Page:
         if not all(statmap(s).is_file() for s in (stat, 'threshold')):
             return [(self.common.no_figure(f'{model} {item}'), '')]
         t1 = self.ground
-        values, declared = _on(statmap(stat), t1), _on(statmap('threshold'), t1, binary=True)
+        bounds, outlined = self._outline(item, model, row)
+        values, declared = _on(statmap(stat), t1), _on(bounds, t1, binary=True)
         if not np.asarray(values.dataobj).any():
             sentence = self._sentence(item, model, row) + ' The map is empty.'
             return [self.own.verdict(sentence, f'{model}: nothing declared')]
@@ -512,9 +549,9 @@ class _Page:
         title = f'{_name(item)} · {model}: {meaning}'
         drawn = group_figures.draw_deficit(
             values, declared, t1, figure('map'), title=title, limits=limits, ends=drawing.ends,
-            outlined=self.outlined,
+            outlined=outlined,
         )  # fmt: skip
-        self.seen.append((contrast, model, title, statmap(stat), statmap('threshold')))
+        self.seen.append((contrast, model, title, statmap(stat), bounds))
         link = self.report.link
         certain = float(row['declared_ml']) > 0
         found: list[Any] = [
@@ -546,7 +583,7 @@ class _Page:
                 _on(statmap('std'), t1), declared, t1, figure('uncertainty'),
                 title=f'{_name(item)} · {model}: standard deviation of the effect',
                 ends=('certain', 'uncertain'), cmap='cividis', glass=False,
-                outlined=self.outlined,
+                outlined=outlined,
             )  # fmt: skip
             found.append(
                 self.own.more(
@@ -559,7 +596,7 @@ class _Page:
                 _on(stability, t1), declared, t1, figure('stability'), limits=(0.0, 1.0),
                 title=f'{_name(item)} · {model}: share of resampled cohorts that declare it',
                 ends=('never', 'always'), cmap='viridis', glass=False,
-                outlined=self.outlined,
+                outlined=outlined,
             )  # fmt: skip
             found.append(
                 self.own.more(
@@ -668,8 +705,9 @@ class _Page:
                     ),
                     'Every map in three planes. Click into a plane, or use the sliders, to move. '
                     'A map opens at its highest value. The white line bounds what the model '
-                    'declares. Maps are interpolated for display; the value that is shown is that '
-                    'of the voxel.',
+                    'declares or, where most of that is expected to be false, the 90 % credible '
+                    'set. Maps are interpolated for display; the value shown is that of the '
+                    'voxel.',
                 ),
             )
         ]
@@ -697,10 +735,19 @@ class _Page:
             f'{row["expected_dice"]:.2f}), and 90 % of the substrate lies in a credible set of '
             f'{row["credible_ml"]:.0f} mL.'
         )
-        table = self.report.table('group_territories', model)
-        own = table[table['item'] == item].head(_TERRITORIES) if len(table) else table
-        shares = [f'{r.side} {r.territory} {r.share:.0%}' for r in own.itertuples()]
+        shares = self._shares(item, model)
         return text + (f' Share by territory: {", ".join(shares)}.' if shares else '')
+
+    def _shares(self, item: str, model: str) -> list[str]:
+        """Return the territories with the largest shares of the substrate."""
+        table = self.report.table('group_territories', model)
+        if not len(table):
+            return []
+        own = table[(table['item'] == item) & (table['share'] >= _LEAST_SHARE)]
+        return [
+            f'{r.side} {r.territory} {r.share:.0%}'.replace('%', ' %')
+            for r in own.head(_TERRITORIES).itertuples()
+        ]
 
     def _held_out(self, item: str, model: str) -> pd.Series | None:
         metrics = self.metrics[model]
@@ -722,10 +769,10 @@ class _Page:
             )
         if row['coverage_resemblance'] > _RESEMBLES:
             caveats.append(f'the map is similar to the map of often {self.words.affected} voxels')
-        if row.get('expected_false_discoveries', 0) > _MOSTLY:
+        if self._spread(row):
             caveats.append(
                 'most of the declared volume is expected to lie outside the substrate, so read '
-                'the credible set and the territories instead'
+                'the credible set, which is outlined, and the territories instead'
             )
         null = self.nulls[model]
         null = null[null['item'] == item] if len(null) else null

@@ -165,7 +165,7 @@ STAGES: tuple[Stage, ...] = (
         lambda s: _space(s) | _calibrated(s),
         requires=(*_PREPARED, 'perfusion', 'standard'),
         level=Level.FULL,
-        version=3,
+        version=4,
     ),
 )
 FIGURES = Stage('figures', (), lambda s: _space(s) | {'level': str(s.processing.level)}, version=2)

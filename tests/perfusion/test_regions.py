@@ -67,6 +67,24 @@ def test_volumes_are_the_patient_s_own():
     assert 0.5 < parts / table.hypoperfused_right['MCA'] < 1
 
 
+@pytest.mark.parametrize(
+    ('x', 'shares'), [(-3, (0.5, 0.5)), (3, (0.5, 0.5)), (-9, (1, 0)), (9, (0, 1))]
+)
+def test_a_vessel_near_the_midline_counts_half_for_each_side(x, shares):
+    contrast = np.zeros(SHAPE, np.float32)
+    there = (np.abs(X - x) <= 1) & (np.abs(Y - 30) < 8) & (np.abs(Z - 20) < 8)
+    contrast[there & (territories(SHAPE, AFFINE) % 10 == TERRITORY_LABELS['ACA'])] = 120
+    flat = np.zeros(SHAPE, np.float32)
+    row = measure_regions(
+        flat, flat, flat, BRAIN, AFFINE, threshold=0.5, contrast=contrast
+    ).set_index('region').loc['ACA']  # fmt: skip
+    filled = 0.008 * (contrast > 0).sum()
+    assert filled > 0
+    assert (row.vessels_left, row.vessels_right) == pytest.approx(
+        (shares[0] * filled, shares[1] * filled)
+    )
+
+
 def patient(side: int, *, filled: bool = True) -> np.ndarray:
     """Evidence with a late MCA territory on a side (-1 left, 1 right, 0 none)."""
     late = np.full(SHAPE, 0.02, np.float32)

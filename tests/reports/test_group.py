@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bids_perfdeficit.bids import sidecar_path, write_tsv
+from bids_perfdeficit.bids import sidecar_path, write_nifti, write_tsv
 from bids_perfdeficit.ct import load_template
 from bids_perfdeficit.deficit import get_model, model_names
 from bids_perfdeficit.reports import group_figures
@@ -99,13 +99,21 @@ def test_expected_errors_and_territories_stand_beside_a_declared_map(report, fal
         columns=['item', 'side', 'territory', 'share'],
     )
     write_tsv(territories, report.path('group_territories', model='spatial'))
+    shown = {'model': 'spatial', 'contrast': 'nihss5a'}
+    write_nifti(ball((36, -16, 44), 40), report.path('group_statmap', **shown, stat='credible'))
     params = sidecar_path(report.path('group_params', model='spatial'))
     params.write_text(json.dumps({'Reliability': [[0.25, 0.21, 1234]]}))
     page = build_group_page(report).read_text()
     assert f'{false:.0%} of the declared volume lies outside the substrate' in page
     assert 'a credible set of 31 mL' in page
-    assert 'right MCA 80%, left PCA 20%' in page
+    assert 'right MCA 80 %, left PCA 20 %' in page
     assert ('read the credible set' in page) == (false > 0.5)
+    row = 'somewhere in 31 mL (right MCA 80 %, left PCA 20 %); no region can be delimited'
+    assert (row in page) == (false > 0.5)
+    assert ('12 mL: right vertebrobasilar' in page) == (false <= 0.5)
+    figure = report.path('group_figure', **shown, figure='map').read_text()
+    assert ('90 % credible set' in figure) == (false > 0.5)
+    assert ('white line: declared' in figure) == (false <= 0.5)
     assert 'Reliability of the probabilities of spatial' in page
     assert '1,234' in page
 
