@@ -745,7 +745,7 @@ class _Page:
             return []
         own = table[(table['item'] == item) & (table['share'] >= _LEAST_SHARE)]
         return [
-            f'{r.side} {r.territory} {r.share:.0%}'.replace('%', ' %')
+            f'{r.side} {r.territory} {r.share:.0%}'.replace('%', '\u00a0%')
             for r in own.head(_TERRITORIES).itertuples()
         ]
 

@@ -106,9 +106,11 @@ def test_expected_errors_and_territories_stand_beside_a_declared_map(report, fal
     page = build_group_page(report).read_text()
     assert f'{false:.0%} of the declared volume lies outside the substrate' in page
     assert 'a credible set of 31 mL' in page
-    assert 'right MCA 80 %, left PCA 20 %' in page
+    assert 'right MCA 80\u00a0%, left PCA 20\u00a0%' in page
     assert ('read the credible set' in page) == (false > 0.5)
-    row = 'somewhere in 31 mL (right MCA 80 %, left PCA 20 %); no region can be delimited'
+    row = (
+        'somewhere in 31 mL (right MCA 80\u00a0%, left PCA 20\u00a0%); no region can be delimited'
+    )
     assert (row in page) == (false > 0.5)
     assert ('12 mL: right vertebrobasilar' in page) == (false <= 0.5)
     figure = report.path('group_figure', **shown, figure='map').read_text()
