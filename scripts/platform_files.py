@@ -1,4 +1,4 @@
-"""Write what platforms need to run this version of the app: Nipoppy, BABS, Neurodesk.
+"""Write what platforms need to run this version of the app, and lists to name it.
 
     python scripts/platform_files.py FOLDER --image docker.io/OWNER/bids_perfdeficit:VERSION
 
@@ -24,7 +24,10 @@ def fill(text: str, image: str) -> str:
     """Return a template with this version and the name of its image."""
     label = re.sub('[^0-9A-Za-z]+', '-', __version__)  # part of a file name of BABS
     return (
-        text.replace('@VERSION@', __version__).replace('@IMAGE@', image).replace('@LABEL@', label)
+        text.replace('@VERSION@', __version__)
+        .replace('@IMAGE@', image)
+        .replace('@LABEL@', label)
+        .replace('@REPOSITORY@', image.removeprefix('docker.io/').partition(':')[0])
     )
 
 
@@ -38,6 +41,7 @@ def write(folder: Path, image: str) -> list[Path]:
         target = folder / relative
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(fill(template.read_text(), image))
+        target.chmod(template.stat().st_mode)
         written.append(target)
     descriptor = folder / f'nipoppy/bids_perfdeficit-{__version__}/descriptor.json'
     descriptor.write_text(json.dumps(describe(image), indent=2) + '\n')

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from argparse import SUPPRESS, _HelpAction, _VersionAction
@@ -116,3 +118,36 @@ def test_babs_passes_options_that_exist(written):
 def test_the_recipe_of_neurodesk_is_based_on_the_image(written):
     recipe = yaml.safe_load((written / 'neurodesk' / 'build.yaml').read_text())
     assert recipe['build']['base-image'] == 'o/n:1'
+
+
+def test_the_entry_for_the_list_of_bids_apps_names_the_repository(written):
+    (entry,) = yaml.safe_load((written / 'bids_apps' / 'apps.yml').read_text())
+    assert entry['dh'] == 'o/n'
+    assert entry['datatype'] == ['ct']
+
+
+@pytest.mark.skipif(shutil.which('jq') is None, reason='brainlife.io has jq, this machine has not')
+@pytest.mark.parametrize('wrong', [False, True])
+def test_brainlife_maps_the_patient_of_its_configuration(written, stroke_dataset, tmp_path, wrong):
+    scans = {
+        kind: stroke_dataset / 'sub-01' / 'ct' / f'sub-01_{kind}.nii.gz' for kind in ('ct', 'cta')
+    }
+    config = {k: str(v) for k, v in scans.items() if not (wrong and k == 'cta')}
+    config['_inputs'] = [{'meta': {'subject': 'pat_7'}}]
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    app = Path(sys.executable).with_name('bids_perfdeficit')
+    # a dry run, since what is under test is what the app is asked
+    (tmp_path / 'app').write_text(f'#!/bin/sh\nexec {app} "$@" --dry-run\n')
+    (tmp_path / 'app').chmod(0o755)
+    done = subprocess.run(
+        [written / 'brainlife' / 'main'], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, 'APP': str(tmp_path / 'app')}, check=False,
+    )  # fmt: skip
+    if wrong:
+        assert done.returncode == 2
+        assert 'names no file as "cta"' in done.stderr
+        return
+    assert done.returncode == 0, done.stderr
+    assert 'sub-pat7: conform (not made yet)' in done.stdout
+    assert f'{tmp_path}/bids/sub-pat7/ct/sub-pat7_cta.nii.gz' in done.stdout
+    assert (tmp_path / 'output').is_dir()
