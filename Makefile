@@ -6,14 +6,17 @@ DEMO ?= demo
 BIN := $(VENV)/bin
 JOBS ?= auto
 IMAGE ?= bids_perfdeficit:latest
+# docker.io/library/debian:trixie-slim gives an image with Python 3.13
+BASE_IMAGE ?= docker.io/library/debian:bookworm-slim
 
-.PHONY: help setup demo test coverage test-slow check format lock docs image image-test clean
+.PHONY: help setup demo test coverage test-slow check format lock docs image image-test sbom clean
 
 help:
 	@echo 'setup  a virtual environment from the lock    demo  the main job on the built-in phantom'
 	@echo 'test   the quick suite                        test-slow  the rest of it'
 	@echo 'check  style, types, layers, doctests             docs  the documentation    lock  pin anew'
 	@echo 'image  the container image           image-test  run it as users do'
+	@echo 'sbom   what the image holds, in sbom.cdx.json (CycloneDX)'
 
 setup: $(VENV)/.stamp
 
@@ -61,10 +64,13 @@ docs: setup
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 image: setup
-	PYTHON=$(BIN)/python IMAGE=$(IMAGE) scripts/build_image.sh
+	PYTHON=$(BIN)/python IMAGE=$(IMAGE) BASE_IMAGE=$(BASE_IMAGE) scripts/build_image.sh
 
 image-test: setup
 	$(BIN)/python scripts/test_image.py $(IMAGE)
 
+sbom: setup
+	$(BIN)/python scripts/sbom.py $(IMAGE) >sbom.cdx.json
+
 clean:
-	rm -rf $(DEMO) docs/_build build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf sbom.cdx.json $(DEMO) docs/_build build dist .pytest_cache .mypy_cache .ruff_cache
