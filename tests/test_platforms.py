@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -116,3 +117,23 @@ def test_babs_passes_options_that_exist(written):
 def test_the_recipe_of_neurodesk_is_based_on_the_image(written):
     recipe = yaml.safe_load((written / 'neurodesk' / 'build.yaml').read_text())
     assert recipe['build']['base-image'] == 'o/n:1'
+
+
+def test_jobs_that_work_in_the_same_folders_wait_for_one_another(tmp_path):
+    """Each level takes the locks of the participants; two at once would refuse each other's."""
+    (tmp_path / 'bids' / 'sub-01').mkdir(parents=True)
+    sbatch = tmp_path / 'sbatch'
+    sbatch.write_text(
+        f'#!/bin/sh\necho "$@" >>{tmp_path}/said\nwc -l <{tmp_path}/said | tr -d " "\n'
+    )
+    sbatch.chmod(0o755)
+    environ = {'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'EVALUATE': ' ', 'CALIBRATE': ' '}
+    script = Path(__file__).parents[1] / 'scripts' / 'slurm.sh'
+    subprocess.run(
+        [script, tmp_path / 'bids', tmp_path / 'out'], check=True, env=environ, text=True
+    )
+    said = (tmp_path / 'said').read_text().splitlines()
+    after = [re.search(r'--dependency (\S+)', line) for line in said]
+    assert [found and found[1] for found in after] == [
+        None, 'afterany:1', 'afterany:1', 'afterany:1:3',
+    ]  # fmt: skip
