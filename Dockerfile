@@ -2,6 +2,7 @@
 # The app, offline and without rights: `make image`. Stages: base, dependencies, templates, wheel,
 # production (the default is the last) and test.
 #
+#   BASE_IMAGE     Debian with Python 3.11 (bookworm, the default) or 3.13 (trixie)
 #   TORCH_BACKEND  which build of torch: cpu (default), or one with CUDA such as cu130
 #   TEMPLATES      TemplateFlow templates to ship besides the default one, which a dependency brings
 #   VERSION        of the app, for the label and the package; `make image` asks git
@@ -21,7 +22,10 @@ ENV PATH=/opt/perfdeficit/bin:$PATH \
 FROM base AS dependencies
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-pip python3-venv
 RUN python3 -m venv --without-pip /opt/perfdeficit
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_PYTHON=/opt/perfdeficit/bin/python
+# Bytecode is made once, at the end: that of pip holds the times of the sources, which differ from
+# build to build and would be wrong where the builder sets the times of the layers.
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1 \
+    PIP_PYTHON=/opt/perfdeficit/bin/python
 WORKDIR /build
 # The lock comes first, and torch, which is most of the image, before all: a change of the code
 # then rebuilds neither.
@@ -48,9 +52,14 @@ COPY LICENSE README.md ./
 COPY bids_perfdeficit bids_perfdeficit
 RUN SETUPTOOLS_SCM_PRETEND_VERSION=${VERSION} pip wheel --no-deps --wheel-dir dist . \
     && pip install --no-deps dist/*.whl
+# Some packages hold files that are not of this Python, which fail.
+RUN PYTHONHASHSEED=0 python -m compileall -q -j 0 --invalidation-mode unchecked-hash \
+        /opt/perfdeficit/lib || true
 
 
 FROM base AS production
+# Of the commit, from `make image`: useradd writes a date.
+ARG SOURCE_DATE_EPOCH
 # A user of no rights. Nothing in the image is its own, so that any other id does as well.
 RUN useradd --uid 1000 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin perfdeficit
 COPY --from=templates /opt/templateflow /opt/templateflow

@@ -6,8 +6,10 @@ DEMO ?= demo
 BIN := $(VENV)/bin
 JOBS ?= auto
 IMAGE ?= bids_perfdeficit:latest
+# docker.io/library/debian:trixie-slim gives an image with Python 3.13
+BASE_IMAGE ?= docker.io/library/debian:bookworm-slim
 
-.PHONY: help setup demo test coverage test-slow check format lock docs image image-test dist \
+.PHONY: help setup demo test coverage test-slow check format lock docs image image-test sbom dist \
 	dist-test clean
 
 help:
@@ -16,6 +18,7 @@ help:
 	@echo 'check  style, types, layers, doctests             docs  the documentation    lock  pin anew'
 	@echo 'image  the container image           image-test  run it as users do'
 	@echo 'dist   wheel and sdist               dist-test  the demo in an environment with the wheel'
+	@echo 'sbom   what the image holds, in sbom.cdx.json (CycloneDX)'
 
 setup: $(VENV)/.stamp
 
@@ -63,7 +66,7 @@ docs: setup
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 image: setup
-	PYTHON=$(BIN)/python IMAGE=$(IMAGE) scripts/build_image.sh
+	PYTHON=$(BIN)/python IMAGE=$(IMAGE) BASE_IMAGE=$(BASE_IMAGE) scripts/build_image.sh
 
 image-test: setup
 	$(BIN)/python scripts/test_image.py $(IMAGE)
@@ -80,6 +83,8 @@ dist-test: dist
 	UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv pip install --quiet --python build/dist-test/bin/python \
 		--constraints constraints.txt dist/*.whl
 	cd build/dist-test && bin/python -m bids_perfdeficit.cli.demo demo
+sbom: setup
+	$(BIN)/python scripts/sbom.py $(IMAGE) >sbom.cdx.json
 
 clean:
-	rm -rf $(DEMO) docs/_build build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf sbom.cdx.json $(DEMO) docs/_build build dist .pytest_cache .mypy_cache .ruff_cache

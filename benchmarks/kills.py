@@ -3,8 +3,10 @@
 Runs of both levels get SIGTERM, SIGKILL, or SIGKILL with all their processes (as a cluster does)
 at random moments. After each kill every file in OUTPUT_DIR is held against those of a run that
 no other process disturbed, also those that were there before; then the run is repeated, to be
-killed again or to complete. With ``--surroundings`` it is the machine that fails: a full disk,
-folders that cannot be written, memory that runs out. That needs a root user who may mount.
+killed again or to complete. With ``--surroundings`` it is the machine that fails: a full disk, a
+limit of the size of files, folders that cannot be written, memory that runs out, storage that is
+slow or renames as network storage does (bindfs), a clock that is wrong (faketime), a scheduler
+that ends the job. That needs a root user who may mount.
 
 Run: python benchmarks/kills.py PHANTOM [--kills 60] [--seed 1] [--surroundings]
 PHANTOM is a folder of `bids_perfdeficit-phantom --participants 1 --cohort 40 --spacing 4`.
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -285,6 +288,111 @@ def no_memory(level: str, data: Path, aside: Path) -> tuple[int, str, int]:
         group.rmdir()
 
 
+def quota(level: str, data: Path, aside: Path) -> tuple[int, str, int]:
+    """Let no file grow over 20 kB, as a quota stops one in the middle."""
+    out = aside / f'quota-{level}'
+    limit = ['sh', '-c', 'ulimit -f 20; exec "$@"', 'sh']
+    code, line = attempt(command(level, data, out), prefix=limit)
+    if 'half' in tree(out).values():
+        return code, 'left a half file', -1
+    return code, line, attempt(command(level, data, out))[0]
+
+
+@contextlib.contextmanager
+def through(folder: Path, *options: str) -> Iterator[Path]:
+    """Give a folder through bindfs.
+
+    It renames an open file that is removed or replaced (``.fuse_hidden...``) as NFS does
+    (``.nfs...``), so that a folder can refuse to be removed.
+    """
+    inner = folder.with_name(folder.name + '-inner')
+    inner.mkdir()
+    folder.mkdir()
+    subprocess.run(['bindfs', *options, inner, folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(['umount', '-l', folder], check=True)
+
+
+def network(level: str, data: Path, aside: Path) -> tuple[int, str, int]:
+    """Give results and working folder on storage that renames open files that are removed."""
+    with through(aside / f'network-{level}') as folder:
+        words = command(level, data, folder / 'out', '-w', folder / 'work')
+        code, line = attempt(words)
+        left = [path.name for path in folder.rglob('.fuse_hidden*')]
+        return code, f'{line}; {len(left)} hidden files left', attempt(words)[0]
+
+
+def slow(level: str, data: Path, aside: Path) -> tuple[int, str, int]:
+    """Read and write 200 kB a second."""
+    rate = ('--read-rate=200k', '--write-rate=200k')
+    with through(aside / f'slow-{level}', *rate) as folder:
+        words = command(level, data, folder / 'out', '-w', folder / 'work')
+        code, line = attempt(words)
+        return code, line, attempt(words)[0]
+
+
+def wrong_clock(days: int, level: str, data: Path, aside: Path) -> tuple[int, str, int]:
+    """Run with a clock that is wrong by days, and again with the right one: all is kept."""
+    out = aside / f'clock{days}-{level}'
+    words = command(level, data, out)
+    # Times of files as they are: only what the program reads from the clock is wrong.
+    clock = ['env', 'NO_FAKE_STAT=1', 'faketime', '-m', '-f', f'{days:+d}d']
+    code, line = attempt(words, prefix=clock)
+    before = {path: path.stat().st_mtime_ns for path in results(out)}
+    again = attempt(words)[0]
+    changed = sum(path.stat().st_mtime_ns != before.get(path) for path in results(out))
+    return code, f'{line}; {changed} of {len(before)} files written again', again
+
+
+def results(out: Path) -> list[Path]:
+    """Return images and tables: what only computing writes."""
+    found = [path for path in out.rglob('*') if path.name.endswith(('.nii.gz', '.tsv', '.h5'))]
+    return [path for path in found if path.relative_to(out).parts[0] not in {'logs'}]
+
+
+def future_scan(level: str, data: Path, aside: Path) -> tuple[int, str, int]:
+    """Date every input a year ahead; the second run must make nothing anew."""
+    copy, out = aside / f'future-data-{level}', aside / f'future-{level}'
+    shutil.copytree(data, copy)
+    ahead = time.time() + 365 * 86400
+    for path in copy.rglob('*'):
+        os.utime(path, (ahead, ahead))
+    code, line = attempt(command(level, copy, out))
+    before = {path: path.stat().st_mtime_ns for path in results(out)}
+    again = attempt(command(level, copy, out))[0]
+    changed = sum(path.stat().st_mtime_ns != before.get(path) for path in results(out))
+    return code, f'{line}; {changed} of {len(before)} files written again', again
+
+
+def time_limit(level: str, data: Path, aside: Path) -> tuple[int, str, int]:
+    """End the run as SLURM does: SIGTERM to all processes, SIGKILL 30 s later."""
+    out = aside / f'limit-{level}'
+    words = command(level, data, out)
+    begun = time.monotonic()
+    attempt(command(level, data, aside / f'limit-whole-{level}'))
+    took = time.monotonic() - begun
+    with tempfile.TemporaryFile('w+') as errors:
+        run = subprocess.Popen(
+            words, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
+        )
+        time.sleep(0.6 * took)
+        sent = time.monotonic()
+        os.killpg(run.pid, signal.SIGTERM)
+        try:
+            run.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
+        seconds = time.monotonic() - sent
+        errors.seek(0)
+        lines = [line for line in errors.read().splitlines() if line.strip()]
+    left = len(_session(run.pid))
+    line = f'{lines[-1] if lines else "(nothing)"}; ended after {seconds:.1f} s, {left} left'
+    return run.returncode, line, attempt(words)[0]
+
+
 CASES = {
     'OUTPUT_DIR fills up': full,
     'OUTPUT_DIR is full from the start': full_at_once,
@@ -292,6 +400,13 @@ CASES = {
     'OUTPUT_DIR is read-only': read_only,
     'a folder in OUTPUT_DIR is read-only': read_only_inside,
     'memory runs out': no_memory,
+    'no file may grow over 20 kB': quota,
+    'renames as on network storage': network,
+    'storage of 200 kB a second': slow,
+    'a clock that goes back 2 days': functools.partial(wrong_clock, 2),
+    'a clock that was 400 days behind': functools.partial(wrong_clock, -400),
+    'scans dated in the future': future_scan,
+    'time limit of a scheduler': time_limit,
 }
 
 

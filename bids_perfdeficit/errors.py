@@ -5,6 +5,7 @@ Also makes foreign text safe to print. Must not know what the text is about.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 
@@ -37,6 +38,18 @@ def _escape(char: str) -> str:
     if '\udc80' <= char <= '\udcff':  # a byte, as os.fsdecode keeps it
         return f'\\x{ord(char) - 0xDC00:02x}'
     return char.encode('unicode_escape').decode('ascii')
+
+
+#: What a user can fix and a run cannot, by the number of an error of the system: not a defect of
+#: the program.
+SURROUNDINGS = {
+    errno.ENOSPC: 'free some space',
+    errno.EDQUOT: 'free some space within your quota',
+    errno.EFBIG: 'raise the limit of the size of files (ulimit -f)',
+    errno.EROFS: 'bind it read-write or give another folder',
+    errno.EACCES: 'make it readable and writable to you',
+    errno.EPERM: 'make it readable and writable to you',
+}
 
 
 class InputError(ValueError):

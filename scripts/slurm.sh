@@ -51,6 +51,8 @@ if [[ -z "${PERFDEFICIT_TASK:-}" ]]; then # on the login node: submit
             ${SBATCH_GROUP:---cpus-per-task=2 --mem=16G --time=02:00:00} "$0" ${GROUP:-})"
         echo "group: job $group"
     fi
+    # One after the other: both work in the folders of all participants.
+    after="afterany:${array%%;*}"
     for level in evaluate calibrate; do
         options="${level^^}" how="SBATCH_${level^^}"
         if [[ -n "${!options:-}" ]]; then
@@ -58,8 +60,9 @@ if [[ -z "${PERFDEFICIT_TASK:-}" ]]; then # on the login node: submit
             set -f
             # shellcheck disable=SC2086
             job="$(PERFDEFICIT_TASK=$level sbatch --parsable --job-name "perfdeficit-$level" \
-                --dependency "afterany:${array%%;*}" --output "$logs/$level.txt" \
+                --dependency "$after" --output "$logs/$level.txt" \
                 ${!how:---cpus-per-task=2 --mem=8G --time=02:00:00} "$0" ${!options})"
+            after="$after:${job%%;*}"
             echo "$level: job $job"
         fi
     done

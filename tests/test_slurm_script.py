@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / 'scripts' / 'slurm.sh'
 SBATCH = """#!/bin/bash
 echo "$PERFDEFICIT_TASK $*" >>"$(dirname "$0")/calls"
-echo 7
+wc -l <"$(dirname "$0")/calls" | tr -d " "
 """
 
 
@@ -45,7 +46,7 @@ def test_jobs_ask_for_what_the_headers_need(submit):
     assert '--mem=8G --time=00:30:00' not in participant
     assert 'each participant: --cpus-per-task=2 --mem=' in said
     assert group.startswith('group ')
-    assert 'afterany:7' in group
+    assert '--dependency afterany:1 ' in group
 
 
 def test_what_the_user_asks_for_is_not_changed(submit):
@@ -58,3 +59,10 @@ def test_an_app_that_cannot_answer_leaves_the_default(submit):
     said, (participant,) = submit(APP='false', GROUP='no')
     assert '--mem=8G --time=00:30:00' in participant
     assert 'each participant: --cpus-per-task=2 --mem=8G' in said
+
+
+def test_jobs_that_work_in_the_folders_of_all_participants_wait_for_one_another(submit):
+    """Each level takes the locks of the participants; two at once would refuse each other's."""
+    _, calls = submit(SBATCH='--mem=1G', EVALUATE=' ', CALIBRATE=' ')
+    found = [re.search(r'--dependency (\S+)', call) for call in calls]
+    assert [one and one[1] for one in found] == [None, 'afterany:1', 'afterany:1', 'afterany:1:3']

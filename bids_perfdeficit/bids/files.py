@@ -112,7 +112,7 @@ def create_bytes(content: bytes, path: str | os.PathLike[str]) -> bool:
     try:
         os.link(aside, path)  # unlike a rename, this fails when the file is there
     except FileExistsError:
-        return False
+        return aside.stat().st_nlink > 1  # where the reply was lost, as in `_move`
     except OSError:  # a file system without links: the last of equal contents wins
         os.replace(aside, path)
         return True
@@ -127,11 +127,21 @@ def _write(path: Path, write: Callable[[IO[bytes]], object]) -> Path:
     try:
         with aside.open('xb') as stream:
             write(stream)
-        os.replace(aside, path)
+        _move(aside, path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
     return path
+
+
+def _move(aside: Path, path: Path) -> None:
+    # NFS repeats a request whose reply was lost; the repetition does not find the file any more.
+    moved = aside.stat()
+    try:
+        os.replace(aside, path)
+    except FileNotFoundError:
+        if not path.exists() or not os.path.samestat(moved, path.stat()):
+            raise
 
 
 def _temporary_name(path: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import io
 import signal
 import sys
@@ -21,21 +20,11 @@ from bids_perfdeficit.cli.parser import (
     parse_settings,
     print_problems,
 )
-from bids_perfdeficit.errors import InputError
+from bids_perfdeficit.errors import SURROUNDINGS, InputError
 from bids_perfdeficit.settings import AnalysisLevel, Settings
 
 if TYPE_CHECKING:
     from bids_perfdeficit.cli.runner import Level
-
-#: What a user can fix and a run cannot: not a defect of the program, so no traceback and no code
-#: 70.
-_SURROUNDINGS = {
-    errno.ENOSPC: 'free some space',
-    errno.EDQUOT: 'free some space within your quota',
-    errno.EROFS: 'bind it read-write or give another folder',
-    errno.EACCES: 'make it readable and writable to you',
-    errno.EPERM: 'make it readable and writable to you',
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,12 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         signals.print_end(number)
         return 128 + number
     except OSError as error:
-        if error.errno not in _SURROUNDINGS:
+        if error.errno not in SURROUNDINGS:
             return _internal(error)
         signals.end_workers()
         print(
             f'bids_perfdeficit: {error.strerror}: {error.filename or "OUTPUT_DIR"}; '
-            f'{_SURROUNDINGS[error.errno]} and run the same command again to go on',
+            f'{SURROUNDINGS[error.errno]} and run the same command again to go on',
             file=sys.stderr,
         )
         return EXIT_USAGE

@@ -25,7 +25,7 @@ from bids_perfdeficit.cli.logbook import (
 )
 from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, print_problems
 from bids_perfdeficit.cli.resources import available_cores, resolve_device, share_threads
-from bids_perfdeficit.errors import InputError, printable
+from bids_perfdeficit.errors import SURROUNDINGS, InputError, printable
 from bids_perfdeficit.settings import Settings
 from bids_perfdeficit.stages.lock import Lock
 
@@ -215,9 +215,10 @@ def _execute(level: Level) -> int:
 def explain(error: Exception) -> str:
     """Return what is wrong with a unit's files, and what to do, as a sentence."""
     if isinstance(error, OSError):
+        fix = SURROUNDINGS.get(error.errno or 0, 'make it readable and writable to you')
         return (
             f'{error.filename or "OUTPUT_DIR"}: {error.strerror or error}; '
-            'make it readable and writable to you, and run the same command again.'
+            f'{fix}, and run the same command again.'
         )
     return str(error)
 

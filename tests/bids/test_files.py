@@ -112,3 +112,41 @@ def test_of_many_processes_that_create_one_writes(tmp_path):
     said = [process.communicate()[0].strip() for process in running]
     assert sorted(said) == ['False'] * 5 + ['True']
     assert set((tmp_path / 'a').read_text()) == {str(said.index('True'))}
+
+
+def lose_the_reply(monkeypatch, name, error):
+    """Let a function of `os` do its work and fail, as when NFS repeats what had been done."""
+    real = getattr(os, name)
+
+    def repeated(*args):
+        real(*args)
+        raise error
+
+    monkeypatch.setattr(os, name, repeated)
+
+
+def test_a_rename_whose_reply_was_lost_counts(monkeypatch, tmp_path):
+    path = write_text('old', tmp_path / 'a')
+    lose_the_reply(monkeypatch, 'replace', FileNotFoundError(2, 'No such file or directory'))
+    assert write_text('new', path).read_text() == 'new'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_rename_that_was_not_done_fails(monkeypatch, tmp_path):
+    path = write_text('old', tmp_path / 'a')
+
+    def vanished(aside, path):
+        Path(aside).unlink()
+        raise FileNotFoundError(2, 'No such file or directory')
+
+    monkeypatch.setattr(os, 'replace', vanished)
+    with pytest.raises(FileNotFoundError):
+        write_text('new', path)
+    assert path.read_text() == 'old'
+
+
+def test_a_link_whose_reply_was_lost_counts(monkeypatch, tmp_path):
+    lose_the_reply(monkeypatch, 'link', FileExistsError(17, 'File exists'))
+    assert create_bytes(b'first', tmp_path / 'a')
+    assert not create_bytes(b'second', tmp_path / 'a')
+    assert [path.name for path in tmp_path.iterdir()] == ['a']

@@ -123,3 +123,23 @@ def test_paths_are_absolute_before_anything_runs(monkeypatch, stroke_dataset, tm
     assert settings.inputs.output_dir == tmp_path / 'out'
     assert settings.inputs.derivatives == (tmp_path / 'before',)
     assert settings.resources.work_dir == tmp_path / 'work'
+
+
+@pytest.mark.parametrize(
+    ('name', 'fix'),
+    [
+        ('EDQUOT', 'free some space within your quota'),
+        ('EFBIG', 'raise the limit of the size of files (ulimit -f)'),
+        ('EACCES', 'make it readable and writable to you'),
+        ('ESTALE', 'make it readable and writable to you'),
+    ],
+)
+def test_what_to_do_depends_on_what_failed(name, fix):
+    import errno
+
+    from bids_perfdeficit.cli.runner import explain
+
+    error = OSError(getattr(errno, name), 'It failed', '/out/records/.lock')
+    assert explain(error) == (
+        f'/out/records/.lock: It failed; {fix}, and run the same command again.'
+    )
