@@ -30,6 +30,9 @@ from .occlusion import (
 from .occlusion import (
     site_course as site_course,
 )
+from .phases import fusion_sha256 as fusion_sha256
+from .phases import is_later as is_later
+from .phases import phase_fusion as phase_fusion
 from .priors import inflow_prior as inflow_prior
 from .priors import vein_prior as vein_prior
 from .recalibration import base_sha256 as base_sha256
@@ -95,14 +98,17 @@ __all__ = [
     'find_occlusion',
     'find_sources',
     'fit_reference',
+    'fusion_sha256',
     'holds',
     'inflow_prior',
+    'is_later',
     'join_calibration',
     'measure_agreement',
     'measure_phase',
     'measure_regions',
     'nearest_site',
     'orientation_metric',
+    'phase_fusion',
     'plane',
     'site_course',
     'solve_eikonal',
