@@ -3,9 +3,11 @@
 The patients are drawn as in `benchmarks/perfusion.py` and scanned three times, 8 s apart (Menon et
 al., Radiology 2015), the first time between 3.5 s before and 3 s after the arterial peak; the head
 moves a little between the phases. The registrations are given; brain, shading, sources, features
-and maps are the app's own. The weights are those of a ridge regression of the rank of the true
-delay plus its seconds, and of a logistic regression of a delay of more than 6 s whose bias is
-moved so that the shipped threshold gives the right volume.
+and maps are the app's own. Added to the map of the first phase, the changes of the features are
+fitted to the rank of the true delay plus its seconds, by ridge regression; added to its log odds,
+to a delay of more than 6 s, by logistic regression with the same penalty. The bias of the second
+is then moved so that these patients have the volume at the shipped threshold that the first phase
+alone gives them, since that was calibrated on many more.
 
 Run: python scripts/fit_phases.py --cache DIR [--patients 10] [--seed 5000]
 """
@@ -25,12 +27,11 @@ from calibrate_perfusion import LATEST, SECONDS, SPACING, mirrored, patient_imag
 from scipy.optimize import brentq
 from scipy.special import expit
 from scipy.stats import rankdata
-from sklearn.linear_model import LogisticRegression
 
 from bids_perfdeficit import perfusion
 from bids_perfdeficit.data import load
 from bids_perfdeficit.perfusion.combination import CHANGING
-from bids_perfdeficit.perfusion.phases import inputs
+from bids_perfdeficit.perfusion.phases import limited_odds, stack_changes
 from bids_perfdeficit.phantom.patient import HYPOPERFUSED, Patient, make_patient
 from bids_perfdeficit.phantom.settings import Occlusion, ScannerSettings
 
@@ -41,8 +42,9 @@ SITES = {
     'none': 0.22, 'M1': 0.26, 'M2sup': 0.12, 'M2inf': 0.1, 'ICA': 0.14, 'A2': 0.05, 'P1': 0.03,
     'P2': 0.04, 'BA': 0.04,
 }  # fmt: skip
-#: Voxels of a patient that are fitted; penalties on the weights of standardised inputs.
-VOXELS, RIDGE, INVERSE_PENALTY = 5_000, 1e-4, 1.0
+#: Voxels of a patient that are fitted; penalties on the weights of standardised changes, a voxel,
+#: of the map and of the log odds.
+VOXELS, RIDGE, PENALTY = 5_000, 0.1, 0.01
 
 
 def draw(seed: int, later: tuple[float, ...] = LATER) -> Patient:
@@ -121,15 +123,21 @@ def _measure(seed: int, cache: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def joined(patient: dict[str, Any], phases: int) -> np.ndarray:
-    """Return the inputs of the fusion, (V, F), as the app makes them."""
+def tensor(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def changed(patient: dict[str, Any], phases: int) -> np.ndarray:
+    """Return the changes to the later phases, (V, F), as the app stacks them."""
     brain = torch.ones(len(patient['delay']), dtype=torch.bool)
+    later = [{name: tensor(patient[f'{name}_{k}']) for name in CHANGING}
+             for k in range(2, phases + 1)]  # fmt: skip
+    return stack_changes(later, brain).numpy().astype(float)
 
-    def tensor(name: str) -> torch.Tensor:
-        return torch.from_numpy(patient[name].astype(np.float32))
 
-    later = [{name: tensor(f'{name}_{k}') for name in CHANGING} for k in range(2, phases + 1)]
-    return inputs(tensor('first_late'), tensor('first_hypoperfused'), later, brain).numpy()
+def odds(patient: dict[str, Any]) -> np.ndarray:
+    """Return the log odds of the first phase, (V,)."""
+    return limited_odds(tensor(patient['first_hypoperfused'])).numpy().astype(float)
 
 
 def target(delay: np.ndarray) -> np.ndarray:
@@ -139,36 +147,47 @@ def target(delay: np.ndarray) -> np.ndarray:
 
 def fit(patients: list[dict[str, Any]], phases: int, threshold: float) -> dict[str, Any]:
     """Fit the weights for so many phases."""
-    chosen = [np.random.default_rng(k).permutation(len(p['delay']))[:VOXELS]
-              for k, p in enumerate(patients)]  # fmt: skip
-    every = [joined(p, phases) for p in patients]
-    pairs = list(zip(every, chosen, strict=True))
-    x = np.concatenate([rows[c] for rows, c in pairs]).astype(float)
-    late = np.concatenate([target(p['delay'])[c] for p, c in zip(patients, chosen, strict=True)])
-    deficit = np.concatenate(
-        [p['delay'][c] > HYPOPERFUSED for p, c in zip(patients, chosen, strict=True)]
-    )
+    rows = [np.random.default_rng(k).permutation(len(p['delay']))[:VOXELS]
+            for k, p in enumerate(patients)]  # fmt: skip
+    every = [changed(p, phases) for p in patients]
+
+    def drawn(values: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate([v[r] for v, r in zip(values, rows, strict=True)])
+
+    x = drawn(every)
     centre, scale = x.mean(0), x.std(0) + 1e-6
     z = (x - centre) / scale
+    missed = drawn([target(p['delay']) - p['first_late'] for p in patients])
     ridge = z.T @ z + RIDGE * len(z) * np.eye(z.shape[1])
-    weight = np.linalg.solve(ridge, z.T @ (late - late.mean())) / scale
-    model = LogisticRegression(C=INVERSE_PENALTY, max_iter=1000).fit(z, deficit)
-    slope = model.coef_[0] / scale
-    bias = float(model.intercept_[0] - centre @ slope)
-    true = sum((p['delay'] > HYPOPERFUSED).sum() for p in patients)
+    weight = np.linalg.solve(ridge, z.T @ (missed - missed.mean())) / scale
+    slope = _logistic(z, drawn([odds(p) for p in patients]),
+                      drawn([p['delay'] > HYPOPERFUSED for p in patients])) / scale  # fmt: skip
+    limit = np.log(threshold / (1 - threshold))
+    alone = [odds(p) for p in patients]
+    volume = sum((o > limit).sum() for o in alone)
 
     def excess(shift: float) -> float:
-        return sum((expit(rows @ slope + bias + shift) > threshold).sum() for rows in every) - true
+        pairs = zip(alone, every, strict=True)
+        return float(sum((o + v @ slope + shift > limit).sum() for o, v in pairs) - volume)
 
-    bias += brentq(excess, -6, 6, xtol=1e-3)
-
-    def rounded(values: np.ndarray) -> list[float]:
-        return [round(float(v), 5) for v in values]
-
+    bias = brentq(excess, -8, 8, xtol=1e-3)
     return {
-        'map': {'weight': rounded(weight), 'bias': round(float(late.mean() - centre @ weight), 5)},
-        'probability': {'weight': rounded(slope), 'bias': round(bias, 5)},
+        'map': np.round(weight, 5).tolist(),
+        'odds': np.round(slope, 5).tolist(),
+        'bias': round(float(bias), 5),
     }
+
+
+def _logistic(z: np.ndarray, offset: np.ndarray, deficit: np.ndarray) -> np.ndarray:
+    """Return the weights of a penalised logistic regression with an offset (Newton's method)."""
+    design = np.column_stack([z, np.ones(len(z))])
+    penalty = PENALTY * len(z) * np.diag([1.0] * z.shape[1] + [0.0])
+    weight = np.zeros(design.shape[1])
+    for _ in range(25):
+        chance = expit(offset + design @ weight)
+        curvature = (design * (chance * (1 - chance))[:, None]).T @ design + penalty
+        weight -= np.linalg.solve(curvature, design.T @ (chance - deficit) + penalty @ weight)
+    return np.asarray(weight[:-1])
 
 
 def main() -> None:
@@ -184,7 +203,7 @@ def main() -> None:
         print(f'patient {k + 1} of {options.patients}', file=sys.stderr, flush=True)
     threshold = float(perfusion.calibration()['threshold'])
     content = {
-        'inputs': ['rank of the first map', 'log odds of the first probability', *CHANGING],
+        'changes': list(CHANGING),
         'fusions': {str(n): fit(patients, n, threshold) for n in (2, 3)},
         'provenance': {
             'Script': 'scripts/fit_phases.py',
@@ -195,7 +214,7 @@ def main() -> None:
             'LaterPhases': list(LATER),
             'BaseSHA256': perfusion.base_sha256(),
             'Targets': 'rank of the true delay plus its seconds (to 12 s) over 12; delay above '
-            '6 s, with the volume at the shipped threshold as it is',
+            '6 s, with the volume that the first phase alone has at the shipped threshold',
         },
     }
     load('phase_fusion.json').write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')

@@ -30,9 +30,8 @@ from .occlusion import (
 from .occlusion import (
     site_course as site_course,
 )
-from .phases import fusion_sha256 as fusion_sha256
-from .phases import is_later as is_later
-from .phases import phase_fusion as phase_fusion
+from .phase_weights import fusion_sha256 as fusion_sha256
+from .phase_weights import phase_fusion as phase_fusion
 from .priors import inflow_prior as inflow_prior
 from .priors import vein_prior as vein_prior
 from .recalibration import base_sha256 as base_sha256
@@ -101,7 +100,6 @@ __all__ = [
     'fusion_sha256',
     'holds',
     'inflow_prior',
-    'is_later',
     'join_calibration',
     'measure_agreement',
     'measure_phase',

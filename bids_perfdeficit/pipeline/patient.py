@@ -504,7 +504,7 @@ def _compute_maps(
     frame = _frame(patient, settings, device, threads)
     enhancement, reference = _enhance(frame, frame.cta, settings, pieces)
     sources = _find_sources(frame, enhancement, settings)
-    later, slopes, notes = _enhance_later(frame, enhancement, sources.mask, settings, pieces)
+    later, slopes, notes = _enhance_later(frame, settings, pieces)
     maps = _synthesize(
         frame, enhancement, sources, list(later.values()), settings, pieces, fitted, diagnostics
     )
@@ -611,8 +611,6 @@ def _enhance(
 
 def _enhance_later(
     frame: _Frame,
-    first: perfusion.Enhancement,
-    start: torch.Tensor,
     settings: PerfusionSettings,
     threads: int,
 ) -> tuple[dict[str, perfusion.Enhancement], dict[str, Sequence[float]], list[str]]:
@@ -620,22 +618,12 @@ def _enhance_later(
     used: dict[str, perfusion.Enhancement] = {}
     slopes: dict[str, Sequence[float]] = {}
     notes = []
-    before, before_name = first, 'the first'
     for name, cta in frame.later.items():
         if float((cta - frame.cta)[frame.brain].abs().mean()) < _SAME_HU:
             notes.append(_left_out(name, 'holds the same data as the first phase').notes[0])
             continue
-        enhancement, reference = _enhance(frame, cta, settings, threads)
-        if not perfusion.is_later(before.subtraction, enhancement.subtraction, frame.veins, start):
-            reason = (
-                f'its veins hold no more contrast, in relation to its arteries, than in '
-                f'{before_name}, so that it is not later'
-            )
-            notes.append(_left_out(name, reason).notes[0])
-            continue
-        used[name] = enhancement
+        used[name], reference = _enhance(frame, cta, settings, threads)
         slopes[name] = (0.0, 0.0, 0.0) if reference is None else reference.applied
-        before, before_name = enhancement, name
     return used, slopes, notes
 
 
