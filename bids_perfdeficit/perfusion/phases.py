@@ -1,11 +1,12 @@
-"""Later phases of a CTA: how the enhancement goes on, joined with the maps of the first phase.
+"""Later phases of a CTA: how the enhancement goes on, joined with the map of the first phase.
 
 Collaterals fill what an occlusion has cut off some seconds later than the rest of the brain, so
 that the change from phase to phase says more of the delay than one moment (Menon et al., Radiology
-2015). The changes of the features of enhancement, each with a weight, are added to the two outputs
-of the first phase: to its map, and to the log odds of its probability. The weights were fitted on
-digital patients and lie, with their provenance, in ``phase_fusion.json``. Must not know files of
-patients, or templates.
+2015). The changes of the features of enhancement, each with a weight, are added to the map of the
+first phase. The probability of hypoperfusion, and what follows from it, stay those of the first
+phase: later ones did not make volumes more exact (benchmarks). The weights were fitted on digital
+patients and lie, with their provenance, in ``phase_fusion.json``. Must not know files of patients,
+or templates.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from torch import Tensor
 from bids_perfdeficit.perfusion.combination import CHANGING
 from bids_perfdeficit.perfusion.phase_weights import phase_fusion
 
-#: Later phases that are used at most; log odds at which those of the first phase end.
-MOST_LATER, MOST_ODDS = 2, 8.0
+#: Later phases that are used at most.
+MOST_LATER = 2
 
 
 def changes(first: Mapping[str, Tensor], later: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -59,23 +60,17 @@ def stack_changes(later: Sequence[Mapping[str, Tensor]], brain: Tensor) -> Tenso
     return torch.stack(columns, 1).nan_to_num(0.0)
 
 
-def limited_odds(probability: Tensor) -> Tensor:
-    """Return the log odds of a probability, limited to `MOST_ODDS`."""
-    return probability.clamp(1e-6, 1 - 1e-6).logit().clamp(-MOST_ODDS, MOST_ODDS)
-
-
 def fuse(
     late: Tensor,
-    hypoperfused: Tensor,
     later: Sequence[Mapping[str, Tensor]],
     brain: Tensor,
     weights: Mapping[str, Any] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Join the maps of the first phase with the changes to later ones.
+) -> Tensor:
+    """Join the map of the first phase with the changes to later ones.
 
     Parameters
     ----------
-    late, hypoperfused : Tensor, (Z, Y, X)
+    late : Tensor, (Z, Y, X)
         From `combination.combine`, of the first phase.
     later : sequence of mapping of str to Tensor
         From `changes`, one or two, in the order of acquisition.
@@ -85,10 +80,8 @@ def fuse(
 
     Returns
     -------
-    late : Tensor, (Z, Y, X)
-        As `combination.combine` returns it.
-    hypoperfused : Tensor, (Z, Y, X)
-        Probability of a delay of more than 6 s. Both are 0 outside the brain.
+    Tensor, (Z, Y, X)
+        As `combination.combine` returns it; 0 outside the brain.
 
     Raises
     ------
@@ -97,11 +90,8 @@ def fuse(
     """
     if not 1 <= len(later) <= MOST_LATER:
         raise ValueError(f'{len(later)} later phases; 1 to {MOST_LATER} can be joined')
-    chosen = (phase_fusion() if weights is None else weights)['fusions'][str(1 + len(later))]
+    chosen = (phase_fusion() if weights is None else weights)['weights'][str(1 + len(later))]
     x = stack_changes(later, brain)
-    weight = {name: torch.tensor(chosen[name], device=x.device) for name in ('map', 'odds')}
-    fused, probability = torch.zeros_like(late), torch.zeros_like(late)
-    fused[brain] = late[brain] + x @ weight['map']
-    odds = limited_odds(hypoperfused[brain]) + x @ weight['odds'] + chosen['bias']
-    probability[brain] = odds.sigmoid()
-    return fused, probability
+    fused = torch.zeros_like(late)
+    fused[brain] = late[brain] + x @ torch.tensor(chosen, device=x.device)
+    return fused

@@ -58,8 +58,8 @@ class PerfusionMaps:
         Arrival at speed 1 everywhere, in mm: the control that every correlation stands beside.
     features : dict of str to Tensor
         What was joined; numbers of the whole patient have no dimension. With later phases also
-        the changes to them (``level_2`` and so on), and the two maps of the first phase,
-        ``first_late`` and ``first_hypoperfused``. Empty without `diagnostics`.
+        the changes to them (``level_2`` and so on), and the map of the first phase,
+        ``first_late``. Empty without `diagnostics`.
     """
 
     subtraction: Tensor
@@ -302,7 +302,7 @@ def synthesize(
         From `enhance`, of the same images and settings; computed when it is missing.
     later : sequence of Enhancement
         The same of later phases of the CTA, one or two in the order of acquisition, on the same
-        grid. They change the perfusion map and the probability, by `phases.fuse`.
+        grid. They change the perfusion map, by `phases.fuse`, and not the probability.
     settings : PerfusionSettings, optional
     fitted : mapping, optional
         The network that joins the features; the shipped one by default.
@@ -373,8 +373,8 @@ def synthesize(
             )  # fmt: skip
             moved.append(changes(found, own))
             found |= {f'{name}_{number}': values for name, values in moved[-1].items()}
-        found |= {'first_late': late, 'first_hypoperfused': hypoperfused}
-        late, hypoperfused = fuse(late, hypoperfused, moved, brain)
+        found['first_late'] = late
+        late = fuse(late, moved, brain)
     if settings.recipe == 'published':
         late = arrival
     distance, kept = None, {}

@@ -504,7 +504,7 @@ def _compute_maps(
     frame = _frame(patient, settings, device, threads)
     enhancement, reference = _enhance(frame, frame.cta, settings, pieces)
     sources = _find_sources(frame, enhancement, settings)
-    later, slopes, notes = _enhance_later(frame, settings, pieces)
+    later, notes = _enhance_later(frame, settings, pieces)
     maps = _synthesize(
         frame, enhancement, sources, list(later.values()), settings, pieces, fitted, diagnostics
     )
@@ -524,7 +524,7 @@ def _compute_maps(
         (*sources.notes, *(_UNUSUAL[name] for name in maps.unusual), *notes),
         Trust(
             {} if reference is None else _shading(reference),
-            _read_again(patient, applied, slopes, settings, fitted, device, threads)
+            _read_again(patient, applied, settings, fitted, device, threads)
             if check and not maps.unusual
             else (),
         ),
@@ -613,18 +613,16 @@ def _enhance_later(
     frame: _Frame,
     settings: PerfusionSettings,
     threads: int,
-) -> tuple[dict[str, perfusion.Enhancement], dict[str, Sequence[float]], list[str]]:
-    """Return the later phases that can be used, the shading taken from each, and notes."""
+) -> tuple[dict[str, perfusion.Enhancement], list[str]]:
+    """Return the later phases that can be used, without their shading, and notes."""
     used: dict[str, perfusion.Enhancement] = {}
-    slopes: dict[str, Sequence[float]] = {}
     notes = []
     for name, cta in frame.later.items():
         if float((cta - frame.cta)[frame.brain].abs().mean()) < _SAME_HU:
             notes.append(_left_out(name, 'holds the same data as the first phase').notes[0])
             continue
-        used[name], reference = _enhance(frame, cta, settings, threads)
-        slopes[name] = (0.0, 0.0, 0.0) if reference is None else reference.applied
-    return used, slopes, notes
+        used[name], _ = _enhance(frame, cta, settings, threads)
+    return used, notes
 
 
 def _find_sources(
@@ -668,17 +666,16 @@ def _synthesize(
 def _read_again(
     patient: Prepared,
     applied: Sequence[float],
-    later: Mapping[str, Sequence[float]],
     settings: PerfusionSettings,
     fitted: Mapping[str, Any] | None,
     device: str,
     threads: int,
 ) -> tuple[perfusion.ReadOut, ...]:
-    """Find the likely occlusion again on a coarse grid, with errors added to the first phase.
+    """Find the likely occlusion again on a coarse grid, with errors added to the CTA.
 
-    `applied` and `later` are the slopes that were taken from the phases that are used. Ends with
-    the first read-out that disagrees with that of the scans as they are: one is enough. The first
-    is of the scans as they are, since the coarse grid is a change too.
+    Ends with the first read-out that disagrees with that of the scans as they are: one is enough.
+    The first is of the scans as they are, since the coarse grid is a change too. Later phases have
+    no part in it.
     """
     coarse = _coarse(patient)
     frame = _frame(coarse, settings, device, threads)
@@ -692,17 +689,6 @@ def _read_again(
         np.asarray(template.brain_mask.dataobj) > 0
     )
 
-    def enhance(cta: torch.Tensor) -> perfusion.Enhancement:
-        return perfusion.enhance(
-            frame.ncct, cta, frame.brain, frame.spacing, inside=frame.inside, settings=settings,
-            threads=pieces,
-        )  # fmt: skip
-
-    phases = [
-        enhance(frame.later[name] - perfusion.plane(frame.brain, slopes))
-        for name, slopes in later.items()
-    ]
-
     def find(slopes: Sequence[float], shift: Sequence[float]) -> perfusion.OcclusionFinding:
         cta = frame.cta - perfusion.plane(frame.brain, slopes)
         if any(shift):
@@ -710,9 +696,12 @@ def _read_again(
                 cta.cpu().numpy(), np.divide(shift, frame.spacing), order=1, mode='nearest'
             )
             cta = cta.new_tensor(moved)
-        enhancement = enhance(cta)
+        enhancement = perfusion.enhance(
+            frame.ncct, cta, frame.brain, frame.spacing, inside=frame.inside, settings=settings,
+            threads=pieces,
+        )  # fmt: skip
         sources = _find_sources(frame, enhancement, settings)
-        maps = _synthesize(frame, enhancement, sources, phases, settings, pieces, fitted)
+        maps = _synthesize(frame, enhancement, sources, [], settings, pieces, fitted)
         images = [
             nib.Nifti1Image(values.cpu().numpy().T, coarse.ncct.affine)
             for values in (maps.hypoperfused, maps.subtraction)
@@ -765,7 +754,7 @@ def _coarse(patient: Prepared) -> Prepared:
         ncct=nib.Nifti1Image(ncct, affine),
         cta=nib.Nifti1Image(cta, affine),
         brain=nib.Nifti1Image((brain >= 0.5).astype(np.uint8), affine),
-        later={n: nib.Nifti1Image(average(i), affine) for n, i in patient.later.items()},
+        later={},
     )
 
 

@@ -85,9 +85,9 @@ of 1 HU and a shift of 1 mm.
         workflow.__desc__ += (
             'Where later phases of the CTA were given, each was aligned with the NCCT and '
             'subtracted like the first, and the changes of the enhancement of tissue and vessels '
-            'from the first phase to the later ones were joined with the map and the probability '
-            'of the first by linear weights fitted on digital patients [after @multiphase]. '
-            'Arrival is that of the first phase.\n'
+            'from the first phase to the later ones were added to the perfusion map with weights '
+            'fitted on digital patients [after @multiphase]. Arrival, probability and likely '
+            'occlusion are those of the first phase.\n'
         )
     fitted = read_calibration(settings)
     facts = {
