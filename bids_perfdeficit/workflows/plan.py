@@ -46,8 +46,8 @@ class Stage:
     version : int
         Raised whenever results change, so that older ones are not mixed with newer ones.
     phases : bool
-        Whether it reads the later phases of the CTA. A pair that has none is planned as if there
-        were no such thing, so that its results hold.
+        Whether it reads the later phases of the CTA. For a pair without them nothing else is
+        recorded, so that its results hold.
     """
 
     name: str
