@@ -2,8 +2,8 @@
 
 The phase that is used alone is chosen by `series`; here only files that are certain to follow it
 are added: by the times in the sidecars, else by a number in the name (``acq-phase2``), else by a
-word for a venous phase. Whatever is not certain is left out, with a note where its name or
-sidecar speaks of a phase. Must not read an image.
+word that only multi-phase CTA has. Whatever is not certain is left out, with a note where its
+name or sidecar speaks of a phase. Must not read an image.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 
 from bids_perfdeficit.bids.listing import ImageFile, shorten
 from bids_perfdeficit.bids.series import (
-    AMBIGUOUS,
     Reading,
     choose,
     describe_sidecar,
@@ -33,11 +32,12 @@ from bids_perfdeficit.errors import InputError, printable
 
 #: Later phases that are used at most.
 MOST = 2
-#: s. Series that begin closer together are reconstructions of one scan; scans further apart show
-#: another moment than the phases that the fusion was fitted on (8 and 16 s after the first).
-LEAST_S, MOST_S = 2.0, 40.0
-#: Words of a venous phase, and their order. Those of `AMBIGUOUS` may also say on which day a
-#: patient was scanned, and count only together with times.
+#: s. Series that begin closer together are reconstructions of one scan. The weights were fitted on
+#: phases 8 and 16 s after the first; those at 20 and 40 s gained nothing (benchmarks/RESULTS.md).
+LEAST_S, MOST_S = 2.0, 18.0
+#: Words of a later phase, and their order. Without times only `OWN` count, the names that Menon et
+#: al. give to the phases (Radiology 2015): a venous scan may be taken much later, and a late one
+#: on another day.
 ORDER = {
     **dict.fromkeys(('equilibrium', 'equilib', 'peakvenous'), 2),
     **dict.fromkeys(('ven', 'venous', 'venoes', 'portalvenous'), 3),
@@ -45,6 +45,7 @@ ORDER = {
 }
 #: Criteria by which a file cannot be a phase of this examination, whatever its moment.
 _EXCLUDED = ('purpose', 'values', 'body', 'quality', 'time')
+OWN = frozenset({'peakvenous', 'latevenous'})
 
 _NUMBER = re.compile(r'(?:phase|ph)[\s_-]*0*([0-9]{1,2})(?![0-9])', re.I)
 
@@ -166,7 +167,7 @@ def _read(file: ImageFile) -> _Moment:
         int(number.group(1)) if number else None,
         max((ORDER[word] for word in known), default=None),
         read_time(content),
-        bool(set(known) & AMBIGUOUS),
+        bool(set(known) - OWN),
     )
 
 
@@ -197,8 +198,8 @@ def _judge(moment: _Moment, start: _Moment) -> str | None:
     if moment.word is not None and not moment.doubtful_words:
         return None
     return (
-        'nothing says that it is of the same injection; name it acq-phase2 and the like, or give '
-        'AcquisitionTime in the sidecars of both'
+        'nothing says how long after the CTA it was acquired; name it acq-phase2 and the like, or '
+        'give AcquisitionTime in the sidecars of both'
     )
 
 

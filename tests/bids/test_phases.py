@@ -58,19 +58,23 @@ CERTAIN = [
     (['acq-mctaPhase1_cta', 'acq-mctaPhase2_cta'], {},
      ['acq-mctaPhase1_cta', 'acq-mctaPhase2_cta']),
     # a word that names a phase
-    (['acq-arterial_cta', 'acq-venous_cta'], {}, ['acq-arterial_cta', 'acq-venous_cta']),
+    (['acq-arterial_cta', 'acq-venous_cta'], {'acqarterial_cta': 0, 'acqvenous_cta': 8},
+     ['acq-arterial_cta', 'acq-venous_cta']),
     (['cta', 'acq-peakvenous_cta', 'acq-latevenous_cta'], {},
      ['cta', 'acq-peakvenous_cta', 'acq-latevenous_cta']),
-    (['acq-arterial_cta', 'acq-venous_ct'], {}, ['acq-arterial_cta', 'acq-venous_ct']),
+    (['acq-arterial_cta', 'acq-venous_ct'], {'acqarterial_cta': 0, 'acqvenous_ct': 8},
+     ['acq-arterial_cta', 'acq-venous_ct']),
     # times, also without any word
     (['run-1_cta', 'run-2_cta', 'run-3_cta'], {'run1_cta': 0, 'run2_cta': 8, 'run3_cta': 16},
      ['run-1_cta', 'run-2_cta', 'run-3_cta']),
     (['acq-early_cta', 'acq-late_cta'], {'acqearly_cta': 0, 'acqlate_cta': 16},
      ['acq-early_cta', 'acq-late_cta']),
-    (['cta', 'acq-delayed_cta'], {'cta': 0, 'acqdelayed_cta': 30}, ['cta', 'acq-delayed_cta']),
+    (['cta', 'acq-delayed_cta'], {'cta': 0, 'acqdelayed_cta': 16}, ['cta', 'acq-delayed_cta']),
     # of reconstructions of one phase the better one
     (['cta', 'acq-phase2_rec-soft_cta', 'acq-phase2_rec-bone_cta'], {},
      ['cta', 'acq-phase2_rec-soft_cta']),
+    # what is not certain does not take the rest with it
+    (['cta', 'acq-phase2_cta', 'acq-venous_cta'], {}, ['cta', 'acq-phase2_cta']),
     # two are enough
     (['cta', 'acq-phase2_cta', 'acq-phase3_cta', 'acq-phase4_cta'], {},
      ['cta', 'acq-phase2_cta', 'acq-phase3_cta']),
@@ -89,7 +93,9 @@ def test_phases_that_are_certain_are_taken_in_order(find, names, times, want):
 UNCERTAIN = [
     (['run-1_cta', 'run-2_cta'], {}, ''),
     (['cta', 'acq-b_cta'], {}, ''),
-    (['acq-early_cta', 'acq-late_cta'], {}, 'nothing says that it is of the same injection'),
+    (['acq-early_cta', 'acq-late_cta'], {}, 'nothing says how long after the CTA'),
+    (['cta', 'acq-venous_cta'], {}, 'nothing says'),
+    (['cta', 'acq-phase2_cta'], {'cta': 0, 'acqphase2_cta': 30}, '30 s after the CTA'),
     (['cta', 'acq-delayed_cta'], {'cta': 0}, 'nothing says'),
     (['cta', 'acq-venous_cta'], {'cta': 0, 'acqvenous_cta': 90}, '90 s after the CTA'),
     (['cta', 'acq-phase2_cta'], {'cta': 60, 'acqphase2_cta': 0}, 'before the CTA'),
@@ -97,7 +103,7 @@ UNCERTAIN = [
     (['run-1_cta', 'run-2_cta'], {'run1_cta': 0, 'run2_cta': 86_400 / 2}, ''),
     (['cta', 'acq-phase2_cta', 'acq-phase3_cta'],
      {'cta': 0, 'acqphase2_cta': 16, 'acqphase3_cta': 8}, 'contradict each other'),
-    (['cta', 'acq-phase2_cta', 'acq-venous_cta'], {}, 'the order of'),
+    (['cta', 'acq-phase2_cta', 'acq-peakvenous_cta'], {}, 'the order of'),
     (['cta', 'acq-phase2_rec-a_cta', 'acq-phase2_rec-b_cta'], {}, 'nothing distinguishes them'),
     (['acq-phase2_cta', 'acq-phase3_cta'],
      {'acqphase2_cta': 0, 'acqphase3_cta': 8}, 'not of the arterial phase itself'),
