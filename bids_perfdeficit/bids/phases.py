@@ -145,7 +145,7 @@ def find_phases(first: ImageFile, files: Sequence[ImageFile]) -> Phases:
         said.append(choice.file.path.name + _after(group[0], start))
     if taken:
         plural = 'phases' if len(taken) > 1 else 'phase'
-        notes.insert(0, f'used as later {plural} of the CTA, {how}: {", ".join(said)}')
+        notes.insert(0, f'taken as later {plural} of the CTA, {how}: {", ".join(said)}')
     return Phases(tuple(taken), _printable(notes))
 
 

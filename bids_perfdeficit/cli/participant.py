@@ -198,7 +198,7 @@ class ParticipantLevel(Level):
             )
             names = ', '.join(path.name for path in pair.later)
             note = f'later phases of the CTA are not used ({names}): {why}'
-            kept = [n for n in pair.notes if not n.startswith('used as later phase')]
+            kept = [n for n in pair.notes if not n.startswith('taken as later phase')]
             return replace(pair, later=(), notes=(*kept, note))
         limit = self.settings.resources.mem or available_memory_gb()
         reasons = {path: _check_header(path, limit) for path in pair.later}

@@ -85,7 +85,7 @@ CERTAIN = [
 def test_phases_that_are_certain_are_taken_in_order(find, names, times, want):
     pair = find(*names, **times)
     assert taken(pair) == want
-    assert any('used as later phase' in note for note in pair.notes)
+    assert any('taken as later phase' in note for note in pair.notes)
     assert not pair.doubts
 
 
@@ -117,7 +117,7 @@ UNCERTAIN = [
 def test_what_is_not_certain_is_left_out_and_said(find, names, times, piece):
     pair = find(*names, **times)
     assert taken(pair) == names[:1]
-    assert not any('used as later phase' in note for note in pair.notes)
+    assert not any('taken as later phase' in note for note in pair.notes)
     if piece:
         assert any(piece in note for note in pair.notes), pair.notes
 

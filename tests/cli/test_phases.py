@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from bids_perfdeficit.bids import ScanPair, participant_outputs
+from bids_perfdeficit.cli.participant import ParticipantLevel
 from bids_perfdeficit.cli.phantom import main as phantom
-from bids_perfdeficit.settings import DEFAULT_SPACE
+from bids_perfdeficit.perfusion.settings import PerfusionSettings
+from bids_perfdeficit.settings import DEFAULT_SPACE, InputSettings, Settings
 
 SCRIPT = Path(sys.executable).with_name('bids_perfdeficit')
 
@@ -35,12 +40,46 @@ def dataset(tmp_path_factory):
     return root
 
 
-def test_a_dry_run_shows_the_phases_and_an_option_leaves_them_out(dataset, tmp_path):
-    said = run(dataset, tmp_path / 'out', 'participant', '--dry-run')
+@pytest.fixture
+def small(tmp_path):
+    """Return a dataset of tiny images: a pair with a later phase, and one whose header is cut."""
+    folder = tmp_path / 'raw/sub-01/ct'
+    folder.mkdir(parents=True)
+    for name in ('ct', 'cta', 'acq-phase2_cta', 'acq-phase3_cta'):
+        image = nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4))
+        nib.save(image, folder / f'sub-01_{name}.nii.gz')
+    (folder / 'sub-01_acq-phase3_cta.nii.gz').write_bytes(b'\x1f\x8b nothing more')
+    return tmp_path
+
+
+def found(folder: Path, **more: object) -> ScanPair:
+    inputs = InputSettings(bids_dir=folder / 'raw', output_dir=folder / 'out')
+    level = ParticipantLevel(replace(Settings(inputs=inputs), **more))
+    assert level.find() == []
+    (pair,) = level.found.pairs
+    return pair
+
+
+def test_a_phase_whose_header_cannot_be_read_is_left_out_with_a_note(small):
+    pair = found(small)
+    assert [path.name for path in pair.later] == ['sub-01_acq-phase2_cta.nii.gz']
+    assert any('phase3_cta.nii.gz of the CTA is left out' in note for note in pair.notes)
+
+
+def test_a_dry_run_shows_the_phases_and_an_option_leaves_them_out(small):
+    command = (small / 'raw', small / 'out', 'participant', '--dry-run')
+    said = run(*command)
     assert 'CTA, phase 2 ' in said
-    assert 'used as later phases of the CTA, by the times in their sidecars' in said
-    said = run(dataset, tmp_path / 'out', 'participant', '--dry-run', '--phases', 'first')
-    assert 'CTA, phase' not in said
+    assert 'CTA, phase 3 ' not in said
+    assert 'taken as later phases of the CTA, by the numbers in their names' in said
+    assert 'CTA, phase' not in run(*command, '--phases', 'first')
+
+
+def test_the_published_recipe_uses_one_phase_and_says_so(small):
+    pair = found(small, perfusion=PerfusionSettings(recipe='published'))
+    assert pair.later == ()
+    assert 'are not used' in pair.notes[-1]
+    assert not any(note.startswith('taken as later') for note in pair.notes)
 
 
 @pytest.mark.slow
