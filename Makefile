@@ -83,6 +83,7 @@ dist-test: dist
 	UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv pip install --quiet --python build/dist-test/bin/python \
 		--constraints constraints.txt dist/*.whl
 	cd build/dist-test && bin/python -m bids_perfdeficit.cli.demo demo
+
 sbom: setup
 	$(BIN)/python scripts/sbom.py $(IMAGE) >sbom.cdx.json
 

@@ -54,6 +54,13 @@ class Level(StrEnum):
     FULL = 'full'  #: everything
 
 
+class CtaPhases(StrEnum):
+    """Which phases of a multi-phase CTA are used."""
+
+    ALL = 'all'  #: the first and up to two later ones
+    FIRST = 'first'  #: the first alone
+
+
 @dataclass(frozen=True)
 class InputSettings:
     """What to read."""
@@ -65,6 +72,7 @@ class InputSettings:
     session_label: tuple[str, ...] = ()
     bids_filter_file: Path | None = None
     pair_sessions: bool = False  #: pair an NCCT and a CTA of one day across sessions
+    phases: CtaPhases = CtaPhases.ALL  #: of a multi-phase CTA
     bids_database_dir: Path | None = None  #: accepted, without effect
     skip_bids_validation: bool = False  #: accepted, without effect
     derivatives: tuple[Path, ...] = ()

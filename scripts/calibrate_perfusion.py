@@ -17,6 +17,7 @@ import datetime
 import itertools
 import json
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -93,7 +94,9 @@ def draw(seed: int) -> Patient:
     return make_patient(seed, occlusion, spacing=SPACING, scanner=scanner)
 
 
-def patient_images(seed: int, cache: Path) -> dict[str, Any]:
+def patient_images(
+    seed: int, cache: Path, make: Callable[[int], Patient] = draw
+) -> dict[str, Any]:
     """Make a patient; return images, priors, truth and MNI coordinates on the conformed grid."""
     stored = cache / f'{seed}.npz'
     if stored.is_file():
@@ -104,15 +107,23 @@ def patient_images(seed: int, cache: Path) -> dict[str, Any]:
             }
         return images | json.loads(str(images.pop('meta')))
     template = ct.load_template('MNI152NLin2009aSym', spacing=2.0)
-    patient = draw(seed)
+    patient = make(seed)
     truth = patient.truth
     with tempfile.TemporaryDirectory() as folder:
-        for name in ('ncct', 'cta'):
-            nib.save(getattr(patient, name), Path(folder, f'{name}.nii.gz'))
-        raw = ct.read_ct(Path(folder, 'ncct.nii.gz'), role='NCCT')
-        ncct = ct.conform(raw, spacing=SPACING).image
-        cta = ct.read_ct(Path(folder, 'cta.nii.gz'), role='CTA').image
-        cta = ct.resample(cta, ncct.shape, truth.ncct_to_cta @ ncct.affine)
+
+        def read(image: nib.Nifti1Image, role: str) -> ct.CTVolume:
+            path = Path(folder, 'scan.nii.gz')
+            nib.save(image, path)
+            return ct.read_ct(path, role=role)
+
+        ncct = ct.conform(read(patient.ncct, 'NCCT'), spacing=SPACING).image
+        scans = {'cta': (patient.cta, truth.ncct_to_cta)}
+        pairs = zip(patient.later, truth.ncct_to_later, strict=True)
+        scans |= {f'cta_{number}': pair for number, pair in enumerate(pairs, 2)}
+        ctas = {
+            name: ct.resample(read(image, 'CTA').image, ncct.shape, motion @ ncct.affine)
+            for name, (image, motion) in scans.items()
+        }
         brain = ct.extract_brain(ncct).mask
     index = np.indices(ncct.shape).reshape(3, -1).T
     places = truth.warp.inverse(nib.affines.apply_affine(ncct.affine, index).astype(np.float32))
@@ -133,7 +144,7 @@ def patient_images(seed: int, cache: Path) -> dict[str, Any]:
 
     images = {
         'ncct': np.asarray(ncct.dataobj, dtype=np.float32),
-        'cta': cta,
+        **ctas,
         'brain': np.asarray(brain.dataobj) > 0,
         'mni': mni,
         'delay': known(truth.delay, 1),
@@ -147,7 +158,7 @@ def patient_images(seed: int, cache: Path) -> dict[str, Any]:
     }
     small = {k: v.astype(np.float16) if v.dtype.kind == 'f' else v for k, v in images.items()}
     np.savez(stored, **small, meta=json.dumps(meta))
-    return patient_images(seed, cache)  # as a later run will find them, rounded
+    return patient_images(seed, cache, make)  # as a later run will find them, rounded
 
 
 def to_template(values: np.ndarray, inside: np.ndarray, mni: np.ndarray) -> np.ndarray:

@@ -35,6 +35,7 @@ from bids_perfdeficit.bids.listing import (
     parse_name,
     shorten,
 )
+from bids_perfdeficit.bids.phases import Phases, find_phases
 from bids_perfdeficit.bids.series import (
     ROLES,
     Choice,
@@ -72,6 +73,8 @@ class ScanPair:
         What was chosen among several files, and why.
     doubts : tuple of str
         Why one of them may be the wrong file. A pair with doubts needs a look.
+    later : tuple of Path
+        Later phases of the CTA, in the order of acquisition; two at most.
     """
 
     participant: str
@@ -80,6 +83,7 @@ class ScanPair:
     cta: Path
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    later: tuple[Path, ...] = ()
 
     @property
     def prefix(self) -> str:
@@ -118,6 +122,7 @@ def discover(
     session_labels: Sequence[str] = (),
     filters: Mapping[str, Any] | None = None,
     pair_sessions: bool = False,
+    later_phases: bool = True,
 ) -> Discovery:
     """Find the NCCT and the CTA of every participant and session.
 
@@ -135,6 +140,8 @@ def discover(
     pair_sessions : bool
         Whether an NCCT and a CTA that lie in different sessions are paired, when nothing says
         that they are of different days.
+    later_phases : bool
+        Whether later phases of the CTA are looked for.
 
     Returns
     -------
@@ -179,7 +186,13 @@ def discover(
                     problems.append(Problem(reason, fix, label))
                 continue
         one = _Participant(
-            root, label, files, filters, requested=bool(wanted_sessions), across=pair_sessions
+            root,
+            label,
+            files,
+            filters,
+            requested=bool(wanted_sessions),
+            across=pair_sessions,
+            later_phases=later_phases,
         )
         one.survey()
         pairs += one.pairs
@@ -210,9 +223,11 @@ class _Participant:
         *,
         requested: bool,
         across: bool,
+        later_phases: bool,
     ) -> None:
         self.root, self.label, self.files, self.filters = root, label, files, filters
-        self.requested, self.across = requested, across
+        self.requested, self.across, self.later_phases = requested, across, later_phases
+        self._phases: dict[Path, Phases] = {}
         self.pairs: list[ScanPair] = []
         self.problems: list[Problem] = []
         self.notes: list[str] = []
@@ -311,6 +326,13 @@ class _Participant:
             for role, found in candidates.items()
             if found
         }
+        if self.later_phases and 'cta' in chosen:
+            wanted = {} if 'cta' in explicit else self.filters.get('cta', {})
+            more = [f for f in enhanced if 'cta' not in explicit and matches(f, wanted)]
+            first = chosen['cta'].file
+            self._phases[first.path] = find_phases(
+                first, [*candidates['cta'], *(f for f in more if f not in candidates['cta'])]
+            )
         letters = {f.copy.lower() for f in files if f.entities.get('suffix', '').lower() == 'ct'}
         if 'cta' in chosen and 'b' in letters:
             choice = chosen['cta']
@@ -352,6 +374,15 @@ class _Participant:
         if unusable:
             return
         notes = [note for choice in chosen.values() for note in choice.notes]
+        phases = self._phases.get(chosen['cta'].file.path, Phases())
+        notes += phases.notes
+        later = []
+        for file in phases.files:
+            problem = check_content(file.path, self.root, 'later phase of the CTA')
+            if problem is None:
+                later.append(file.path)
+            else:
+                notes.append(f'{file.path.name} is left out: {problem[0]}; {problem[1]}')
         doubts = [doubt for choice in chosen.values() for doubt in choice.doubts] + list(doubts)
         self.pairs.append(
             ScanPair(
@@ -361,6 +392,7 @@ class _Participant:
                 cta=chosen['cta'].file.path,
                 notes=tuple(printable(note) for note in notes),
                 doubts=tuple(printable(doubt) for doubt in doubts),
+                later=tuple(later),
             )
         )
 

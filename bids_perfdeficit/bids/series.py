@@ -112,11 +112,14 @@ class Choice:
         Among which files it was chosen, and why.
     doubts : tuple of str
         Why it may be the wrong one.
+    tied : bool
+        Whether nothing distinguishes it from another one.
     """
 
     file: ImageFile
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    tied: bool = False
 
 
 def classify(entities: Mapping[str, str], free: str = '') -> str | None:
@@ -142,7 +145,7 @@ def classify(entities: Mapping[str, str], free: str = '') -> str | None:
     if suffix not in ('ct', 'ncct', 'cta'):
         return None
     acquisition = entities.get('acquisition', '')
-    said = read_words(_text(entities, free))
+    said = read_words(name_text(entities, free))
     if said.words('perfusion') or re.search(r'ctp|perf', acquisition, re.I):
         return 'other'
     agent = entities.get('ceagent')
@@ -218,7 +221,7 @@ def choose(role: str, files: Sequence[ImageFile], *, vouched: bool = False) -> C
         )
     if 'roi' in best.file.copy.lower():
         notes.append(f'the {what} {best.name} is a crop made by dcm2niix; add the whole image')
-    return Choice(best.file, tuple(notes), tuple(doubts))
+    return Choice(best.file, tuple(notes), tuple(doubts), bool(rivals))
 
 
 def is_poor(role: str, file: ImageFile) -> bool:
@@ -231,7 +234,7 @@ class _Candidate:
 
     def __init__(self, role: str, file: ImageFile) -> None:
         self.role, self.file, self.name = role, file, file.path.name
-        self.reading = read_words(_text(file.entities, file.free))
+        self.reading = read_words(name_text(file.entities, file.free))
         self.ranks = {c: self.rank(c, self.reading) for c in CRITERIA}
 
     def doubts(self) -> list[str]:
@@ -374,7 +377,10 @@ def _ask_sidecars(
         except InputError as error:
             if os.path.lexists(sidecar_of(candidate.file.path)):
                 notes.append(f'the sidecar of {candidate.name} is ignored: {error.reason}')
-        readings[id(candidate)], times[id(candidate)] = _describe(content), read_time(content)
+        readings[id(candidate)], times[id(candidate)] = (
+            describe_sidecar(content),
+            read_time(content),
+        )
     for criterion in CRITERIA:
         tied, why = _keep(
             tied, _ranker(criterion, readings), why, _say_sidecars(criterion, readings)
@@ -390,9 +396,14 @@ def _ask_sidecars(
     return tied, why
 
 
-def _describe(content: Mapping[str, Any]) -> Reading:
+def sidecar_text(content: Mapping[str, Any]) -> str:
+    """Return the texts of a sidecar that describe the series."""
+    return ' | '.join(_words_of(content.get(key)) for key in _SIDECAR_TEXTS)
+
+
+def describe_sidecar(content: Mapping[str, Any]) -> Reading:
     """Return what a sidecar says."""
-    reading = read_words(' | '.join(_words_of(content.get(key)) for key in _SIDECAR_TEXTS))
+    reading = read_words(sidecar_text(content))
     agent = _words_of(content.get('ContrastBolusAgent')).strip()
     said = dict(reading.said)
     if agent and agent.lower() not in NO_CONTRAST:
@@ -571,7 +582,7 @@ def _long_words() -> tuple[str, ...]:
     return tuple(sorted((w for w in _dictionary() if len(w) >= 5), key=lambda w: (-len(w), w)))
 
 
-def _text(entities: Mapping[str, str], free: str) -> str:
+def name_text(entities: Mapping[str, str], free: str = '') -> str:
     """Return the parts of a name that are words."""
     return ' '.join(filter(None, (*(entities.get(name) for name in WORDED), free)))
 

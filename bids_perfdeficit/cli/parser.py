@@ -25,6 +25,7 @@ from bids_perfdeficit.ranges import RangeError
 from bids_perfdeficit.settings import (
     DEFAULT_SPACE,
     AnalysisLevel,
+    CtaPhases,
     GroupSettings,
     MapKind,
     Settings,
@@ -167,6 +168,12 @@ def build_parser() -> argparse.ArgumentParser:
         '--pair-sessions',
         action='store_true',
         help='pair an NCCT and a CTA of one day that lie in different sessions',
+    )
+    data.add_argument(
+        '--phases',
+        choices=[phases.value for phases in CtaPhases],
+        help='of a multi-phase CTA: the first and up to two later ones, where it is certain that '
+        'they follow it, or the first alone (default: all)',
     )
     data.add_argument(
         '--bids-database-dir',

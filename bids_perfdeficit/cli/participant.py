@@ -29,7 +29,7 @@ from bids_perfdeficit.cli.resources import available_memory_gb, estimate_job
 from bids_perfdeficit.cli.runner import Level, Unit, Work, explain
 from bids_perfdeficit.errors import InputError, printable
 from bids_perfdeficit.nifti import open_nifti
-from bids_perfdeficit.settings import Settings
+from bids_perfdeficit.settings import CtaPhases, Settings
 from bids_perfdeficit.stages.task import (
     State,
     Task,
@@ -83,6 +83,10 @@ class ParticipantLevel(Level):
             session_labels=inputs.session_label,
             filters=filters,
             pair_sessions=inputs.pair_sessions,
+            later_phases=inputs.phases is CtaPhases.ALL,
+        )
+        self.found = replace(
+            self.found, pairs=tuple(self._check_phases(pair) for pair in self.found.pairs)
         )
         plans = [make_plan(pair, self.settings) for pair in self.found.pairs]
         self.plans = {plan.pair.prefix: plan for plan in plans}
@@ -102,7 +106,7 @@ class ParticipantLevel(Level):
         for plan in self.plans.values():
             if plan.refusal or not plan.to_run:
                 continue
-            for path in (plan.pair.ncct, plan.pair.cta):
+            for path in (plan.pair.ncct, plan.pair.cta, *plan.pair.later):
                 with contextlib.suppress(InputError):  # the run itself reports it
                     shape = open_nifti(path).shape
                     if math.prod(map(int, shape)) > largest:
@@ -118,7 +122,9 @@ class ParticipantLevel(Level):
     def methods(self) -> str:
         from bids_perfdeficit.workflows.base import init_pair_wf
 
-        pair = next(iter(self.plans.values())).pair
+        pairs = [plan.pair for plan in self.plans.values()]
+        # One with later phases describes what was done with them.
+        pair = next((pair for pair in pairs if pair.later), pairs[0])
         # Of all stages, also of those that are taken from elsewhere now.
         alone = replace(self.settings, inputs=replace(self.settings.inputs, derivatives=()))
         tasks = make_plan(pair, alone).tasks
@@ -195,18 +201,34 @@ class ParticipantLevel(Level):
         for path in (plan.pair.ncct, plan.pair.cta):
             if not plan.to_run:
                 break
-            try:
-                shape = open_nifti(path).shape
-            except InputError as error:
-                return str(error)
-            needed = math.prod(map(int, shape)) * READING_BYTES / 1e9
-            if needed > limit:
-                return (
-                    f'{path}: claims {_size(shape)} voxels, which need '
-                    f'{needed:.0f} GB to read ({limit:.1f} GB may be used); check the header, or '
-                    'give more with --mem.'
-                )
+            if reason := _check_header(path, limit):
+                return reason
         return ''
+
+    def _check_phases(self, pair: ScanPair) -> ScanPair:
+        """Leave out later phases of the CTA that cannot be used, with a note for each."""
+        if not pair.later:
+            return pair
+        how = self.settings.perfusion.recipe
+        if self.settings.processing.calibration is not None or how == 'published':
+            why = (
+                '--calibration was refitted to first phases'
+                if self.settings.processing.calibration is not None
+                else f'the recipe {how} uses one phase'
+            )
+            names = ', '.join(path.name for path in pair.later)
+            note = f'later phases of the CTA are not used ({names}): {why}'
+            kept = [n for n in pair.notes if not n.startswith('taken as later phase')]
+            return replace(pair, later=(), notes=(*kept, note))
+        limit = self.settings.resources.mem or available_memory_gb()
+        reasons = {path: _check_header(path, limit) for path in pair.later}
+        notes = [
+            f'the later phase {path.name} of the CTA is left out: {reason}'
+            for path, reason in reasons.items()
+            if reason
+        ]
+        later = tuple(path for path, reason in reasons.items() if not reason)
+        return replace(pair, later=later, notes=(*pair.notes, *notes))
 
     def workflow(self, units: Sequence[Unit], *, device: str, threads: int) -> Work | None:
         from bids_perfdeficit.workflows.base import branch_name, init_bids_perfdeficit_wf
@@ -307,7 +329,7 @@ class ParticipantLevel(Level):
             {
                 'settings': self.settings.to_toml(SHAPING),
                 'self_contained': self.settings.outputs.self_contained_reports,
-                'scans': [pair.ncct.name, pair.cta.name],
+                'scans': [pair.ncct.name, pair.cta.name, *(path.name for path in pair.later)],
                 'notes': [*pair.notes, *plan.notes],
                 'person': self._people_once().get(pair.participant, {}),
                 'status': outcome.status,
@@ -379,6 +401,21 @@ class ParticipantLevel(Level):
 
 def _size(shape: Sequence[int]) -> str:
     return ' x '.join(map(str, shape))
+
+
+def _check_header(path: Path, limit: float) -> str:
+    """Return why an image cannot be read within so many GB, by its header; empty if it can."""
+    try:
+        shape = open_nifti(path).shape
+    except InputError as error:
+        return str(error)
+    needed = math.prod(map(int, shape)) * READING_BYTES / 1e9
+    if needed <= limit:
+        return ''
+    return (
+        f'{path}: claims {_size(shape)} voxels, which need {needed:.0f} GB to read '
+        f'({limit:.1f} GB may be used); check the header, or give more with --mem.'
+    )
 
 
 def _facts(outcome: Outcome) -> dict[str, Any]:

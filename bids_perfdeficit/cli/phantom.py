@@ -17,7 +17,7 @@ from bids_perfdeficit.cli.pulse import Pulse
 
 #: What an option must lie between; spacing in mm.
 _RANGES = {'participants': (0, 999), 'cohort': (0, 9999), 'seed': (0, 2**31 - 1),
-           'spacing': (0.4, 4.0)}  # fmt: skip
+           'spacing': (0.4, 4.0), 'phases': (1, 3)}  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,6 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--seed', default='1', metavar='N', help='of everything (default: 1)')
     parser.add_argument(
         '--spacing', default='1', metavar='MM', help='voxel size of the scans (default: 1)'
+    )
+    parser.add_argument(
+        '--phases', default='1', metavar='N', help='of each CTA, 8 s apart, 1 to 3 (default: 1)'
     )
     parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
     return parser
@@ -97,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             cohort=int(values['cohort']),
             seed=int(values['seed']),
             spacing=float(values['spacing']),
+            phases=int(values['phases']),
             report=report,
         )
     print(f'written to {options.out}')

@@ -113,6 +113,59 @@ class RegisterCTA(SimpleInterface):
         return runtime
 
 
+class _AlignPhasesInput(BaseInterfaceInputSpec):
+    ncct = File(exists=True, mandatory=True, desc='conformed NCCT')
+    brain = File(exists=True, mandatory=True, desc='brain mask')
+    phases = traits.List(
+        File(), mandatory=True, desc='later phases of the CTA as they came, in order'
+    )
+    seed = traits.Int(mandatory=True)
+
+
+class _AlignPhasesOutput(TraitedSpec):
+    out_files = traits.List(File(exists=True), desc='those that can be used, on the NCCT grid, HU')
+    names = traits.List(traits.Str, desc='of their files')
+    meta = traits.List(traits.Dict, desc='a description of each phase, for the sidecars')
+
+
+class AlignPhases(SimpleInterface):
+    """Align the later phases of the CTA with the NCCT; one that cannot be used is left out."""
+
+    input_spec = _AlignPhasesInput
+    output_spec = _AlignPhasesOutput
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        paths = [Path(path) for path in self.inputs.phases]
+        found = pipeline.align_phases(
+            paths,
+            load_image(self.inputs.ncct),
+            load_image(self.inputs.brain),
+            seed=self.inputs.seed,
+            work_dir=Path(runtime.cwd),
+        )
+        used = [
+            (number, phase) for number, phase in enumerate(found, 2) if phase.image is not None
+        ]
+        self._results['out_files'] = [
+            save_image(phase.image, runtime.cwd, f'phase{number}.nii')
+            for number, phase in used
+            if phase.image is not None
+        ]
+        self._results['names'] = [phase.name for _, phase in used]
+        self._results['meta'] = [
+            {
+                'File': phase.name,
+                'SourceSHA256': hash_file(path) if path.is_file() else None,
+                **phase.provenance,
+                'Registration': known_numbers(phase.quality),
+                'LeftOut': phase.reason,
+                'Notes': list(phase.notes),
+            }
+            for path, phase in zip(paths, found, strict=True)
+        ]
+        return runtime
+
+
 class _RegisterTemplateInput(BaseInterfaceInputSpec):
     ncct = File(exists=True, mandatory=True, desc='conformed NCCT')
     brain = File(exists=True, mandatory=True, desc='brain mask')

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -15,7 +17,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from bids_perfdeficit import pipeline
+from bids_perfdeficit import perfusion, pipeline
 from bids_perfdeficit.interfaces.files import known_numbers, load_image, save_image
 from bids_perfdeficit.perfusion.settings import PerfusionSettings
 
@@ -28,6 +30,9 @@ class _ComputeInput(BaseInterfaceInputSpec):
     inverse_xfm = File(exists=True, mandatory=True, desc='template to NCCT')
     space = traits.Str(mandatory=True, desc='template')
     settings = traits.Instance(PerfusionSettings, mandatory=True)
+    later = traits.List(File(exists=True), desc='later phases on the grid of the NCCT, in order')
+    later_names = traits.List(traits.Str, desc='of their files')
+    later_meta = traits.List(traits.Dict, desc='of all later phases, also of those left out')
     fitted = traits.Dict(desc="weights with a site's own calibration; the shipped ones without")
     device = traits.Str('cpu', usedefault=True)
     num_threads = traits.Int(1, usedefault=True, nohash=True, desc='on which no map depends')
@@ -50,6 +55,11 @@ class ComputePerfusion(SimpleInterface):
     output_spec = _ComputeOutput
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
+        given = isdefined(self.inputs.later_meta)
+        files, names, phases = (
+            list(value) if given else []
+            for value in (self.inputs.later, self.inputs.later_names, self.inputs.later_meta)
+        )
         patient = pipeline.Prepared(
             load_image(self.inputs.ncct),
             load_image(self.inputs.cta),
@@ -57,6 +67,7 @@ class ComputePerfusion(SimpleInterface):
             Path(self.inputs.xfm),
             Path(self.inputs.inverse_xfm),
             self.inputs.space,
+            later=dict(zip(names, map(load_image, files), strict=True)),
         )
         maps = pipeline.compute_maps(
             patient,
@@ -73,7 +84,20 @@ class ComputePerfusion(SimpleInterface):
             'Unusual': list(maps.inflow.unusual),
             'Shading': known_numbers(maps.trust.shading),
             'OtherReadOuts': [dataclasses.asdict(other) for other in maps.trust.others],
-            'Notes': list(maps.notes),
+            'Notes': [*maps.notes, *(note for phase in phases for note in phase['Notes'])],
             'Device': self.inputs.device,
         }
+        if given:
+            self._results['meta'] |= {
+                'PhasesUsed': 1 + len(maps.later),
+                'LaterPhases': [
+                    {**_without(phase, 'Notes'), 'Used': phase['File'] in maps.later}
+                    for phase in phases
+                ],
+                'PhaseFusionSHA256': perfusion.fusion_sha256(),
+            }
         return runtime
+
+
+def _without(facts: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in facts.items() if key != name}

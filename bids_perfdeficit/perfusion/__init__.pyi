@@ -30,6 +30,8 @@ from .occlusion import (
 from .occlusion import (
     site_course as site_course,
 )
+from .phase_weights import fusion_sha256 as fusion_sha256
+from .phase_weights import phase_fusion as phase_fusion
 from .priors import inflow_prior as inflow_prior
 from .priors import vein_prior as vein_prior
 from .recalibration import base_sha256 as base_sha256
@@ -95,6 +97,7 @@ __all__ = [
     'find_occlusion',
     'find_sources',
     'fit_reference',
+    'fusion_sha256',
     'holds',
     'inflow_prior',
     'join_calibration',
@@ -103,6 +106,7 @@ __all__ = [
     'measure_regions',
     'nearest_site',
     'orientation_metric',
+    'phase_fusion',
     'plane',
     'site_course',
     'solve_eikonal',

@@ -51,6 +51,8 @@ _ARRIVAL_FLOOR = 50.0
 _DENSITY_HU, _DENSITY_MIRROR_HU = 10.0, 5.0
 #: Standard deviations from what the network was fitted on beyond which it is not to be believed.
 _UNUSUAL = 4.0
+#: Features of enhancement, whose change from phase to phase of a CTA is used.
+CHANGING = ('level', 'level_wide', 'vessels', 'asymmetry', 'asymmetry_wide', 'vessel_asymmetry')
 #: Voxels that the network sees at once.
 _CHUNK = 1 << 18
 
@@ -164,6 +166,87 @@ def _share_smooth(values: Tensor, brain: Tensor, sigma: float, spacing: Sequence
     return _wide_smooth(values, sigma, spacing) / share
 
 
+def _usual(values: Tensor, brain: Tensor) -> Tensor:
+    return values[brain].median().clamp_min(_LEAST_HU)
+
+
+def _enhancement_features(
+    middle: Tensor,
+    widest: Tensor,
+    tube: Tensor,
+    brain: Tensor,
+    mirror: Mirror | None,
+    threads: int,
+) -> dict[str, Tensor]:
+    """Return `CHANGING` from two means of tissue enhancement and the contrast in vessels."""
+    usual = tube[brain].median().clamp_min(1e-3)
+    floor = _VESSEL_FLOOR * usual
+    tube = tube + floor
+
+    def level(values: Tensor) -> Tensor:
+        span = _TISSUE_SPAN
+        return (values.clamp_min(_LEAST_HU) / _usual(values, brain)).log().clamp(-span, span)
+
+    pieces: dict[str, Callable[[], Tensor]] = {
+        'level': partial(level, middle),
+        'level_wide': partial(level, widest),
+        'vessels': lambda: (tube / usual).log().clamp(-_VESSEL_SPAN, _VESSEL_SPAN),
+    }
+    if mirror is not None:
+
+        def against(values: Tensor) -> Tensor:
+            least = values.clamp_min(_LEAST_HU)
+            ratio = mirror(values).clamp_min(_LEAST_HU) / least
+            return ratio.log().clamp(-_MIRROR_SPAN, _MIRROR_SPAN)
+
+        pieces |= {
+            'asymmetry': partial(against, middle),
+            'asymmetry_wide': partial(against, widest),
+            'vessel_asymmetry': lambda: ((mirror(tube - floor) + floor) / tube).log().clamp(-2, 2),
+        }
+    return dict(zip(pieces, run_all(pieces.values(), threads), strict=True))
+
+
+def enhancement_features(
+    ncct: Tensor,
+    subtraction: Tensor,
+    vessels: Tensor,
+    brain: Tensor,
+    spacing: Sequence[float],
+    *,
+    veins: Tensor | None = None,
+    mirror: Mirror | None = None,
+    threads: int = 1,
+) -> dict[str, Tensor]:
+    """Return the features that change from one phase of a CTA to the next: `CHANGING`.
+
+    Parameters
+    ----------
+    ncct, subtraction, vessels : Tensor, (Z, Y, X)
+        HU, HU and vesselness, of one phase.
+    brain : Tensor, bool, (Z, Y, X)
+    spacing : sequence of float
+        mm along (z, y, x).
+    veins : Tensor, (Z, Y, X), optional
+        Prior of the veins.
+    mirror : callable, optional
+        Carries a map to its mirrored position; without it asymmetries are missing.
+    threads : int
+        Maps that are computed at once; the result is the same.
+
+    Returns
+    -------
+    dict of str to Tensor
+        As `compute_features` returns them.
+    """
+    middle, widest = tissue_enhancement(
+        ncct, subtraction, brain, spacing, veins=veins, sigmas=(TISSUE_MM[1], TISSUE_MM[3]),
+        threads=threads,
+    )  # fmt: skip
+    tube = vessel_contrast(subtraction, vessels, brain, spacing, veins=veins)
+    return _enhancement_features(middle, widest, tube, brain, mirror, threads)
+
+
 def compute_features(
     ncct: Tensor,
     subtraction: Tensor,
@@ -206,10 +289,6 @@ def compute_features(
         ncct, subtraction, brain, spacing, veins=veins, sigmas=TISSUE_MM, threads=threads
     )
     near, middle, wide, widest = tissue
-    medians = [values[brain].median().clamp_min(_LEAST_HU) for values in tissue]
-
-    def level(values: Tensor, median: Tensor) -> Tensor:
-        return (values.clamp_min(_LEAST_HU) / median).log().clamp(-_TISSUE_SPAN, _TISSUE_SPAN)
 
     def densities() -> Tensor:
         density = torch.where(brain, ncct.float().clamp(0, 80), torch.zeros_like(subtraction))
@@ -224,20 +303,14 @@ def compute_features(
         densities,
         travelled,
         *(partial(ranks, values, brain) for values in (arrival, -near, -wide)),
-        partial(level, middle, medians[1]),
-        partial(level, widest, medians[3]),
     ]
     tube, density, travel, *levels = run_all(pieces, threads)
-    usual = tube[brain].median().clamp_min(1e-3)
-    floor = _VESSEL_FLOOR * usual
-    tube = tube + floor
+    enhanced = _enhancement_features(middle, widest, tube, brain, mirror, threads)
     out = {
         'arrival': levels[0] - 0.5,
         'near': levels[1] - 0.5,
         'wide': levels[2] - 0.5,
-        'level': levels[3],
-        'level_wide': levels[4],
-        'vessels': (tube / usual).log().clamp(-_VESSEL_SPAN, _VESSEL_SPAN),
+        **{name: enhanced[name] for name in ('level', 'level_wide', 'vessels')},
         'density': ((density - density[brain].median()) / _DENSITY_HU).clamp(-2, 2),
     }
     if white is not None:
@@ -245,15 +318,7 @@ def compute_features(
     if grey is not None:
         out['grey'] = grey - 0.5
     if mirror is not None:
-
-        def against(values: Tensor, span: float) -> Tensor:
-            least = values.clamp_min(_LEAST_HU)
-            return (mirror(values).clamp_min(_LEAST_HU) / least).log().clamp(-span, span)
-
         mirrored: dict[str, Callable[[], Tensor]] = {
-            'asymmetry': partial(against, middle, _MIRROR_SPAN),
-            'asymmetry_wide': partial(against, widest, _MIRROR_SPAN),
-            'vessel_asymmetry': lambda: ((mirror(tube - floor) + floor) / tube).log().clamp(-2, 2),
             'arrival_asymmetry': lambda: (travel - mirror(travel)).clamp(
                 -_MIRROR_SPAN, _MIRROR_SPAN
             ),
@@ -261,12 +326,13 @@ def compute_features(
                 -2, 2
             ),
         }
+        out |= {name: values for name, values in enhanced.items() if name not in out}
         out |= dict(zip(mirrored, run_all(mirrored.values(), threads), strict=True))
     artery = subtraction[start].float().quantile(0.8).clamp_min(1.0)
     if veins is not None and bool((sinus := veins > 0.8).any()):
         share = subtraction[sinus].float().quantile(0.9) / artery
         out['venous'] = share.clamp_min(0.03).log().clamp(-3, 1)
-    out['tissue'] = (medians[2] / artery).clamp_min(0.003).log()
+    out['tissue'] = (_usual(wide, brain) / artery).clamp_min(0.003).log()
     return out
 
 

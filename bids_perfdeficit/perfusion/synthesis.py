@@ -15,8 +15,15 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from bids_perfdeficit.perfusion.combination import Mirror, combine, compute_features, unusual
+from bids_perfdeficit.perfusion.combination import (
+    Mirror,
+    combine,
+    compute_features,
+    enhancement_features,
+    unusual,
+)
 from bids_perfdeficit.perfusion.eikonal import bounding_box, solve_eikonal
+from bids_perfdeficit.perfusion.phases import changes, fuse
 from bids_perfdeficit.perfusion.settings import PerfusionSettings
 from bids_perfdeficit.perfusion.sources import Sources
 from bids_perfdeficit.perfusion.vessels import orientation_metric, vesselness
@@ -50,8 +57,9 @@ class PerfusionMaps:
     distance : Tensor, optional
         Arrival at speed 1 everywhere, in mm: the control that every correlation stands beside.
     features : dict of str to Tensor
-        What was joined; numbers of the whole patient have no dimension. Empty without
-        `diagnostics`.
+        What was joined; numbers of the whole patient have no dimension. With later phases also
+        the changes to them (``level_2`` and so on), and the map of the first phase,
+        ``first_late``. Empty without `diagnostics`.
     """
 
     subtraction: Tensor
@@ -266,6 +274,7 @@ def synthesize(
     grey: Tensor | None = None,
     mirror: Mirror | None = None,
     enhancement: Enhancement | None = None,
+    later: Sequence[Enhancement] = (),
     settings: PerfusionSettings | None = None,
     fitted: Mapping[str, Any] | None = None,
     diagnostics: bool = True,
@@ -291,6 +300,9 @@ def synthesize(
         Without it, or the tissues, the default recipe goes by the features that are left.
     enhancement : Enhancement, optional
         From `enhance`, of the same images and settings; computed when it is missing.
+    later : sequence of Enhancement
+        The same of later phases of the CTA, one or two in the order of acquisition, on the same
+        grid. They change the perfusion map, by `phases.fuse`, and not the probability.
     settings : PerfusionSettings, optional
     fitted : mapping, optional
         The network that joins the features; the shipped one by default.
@@ -330,6 +342,13 @@ def synthesize(
     def whole(values: Tensor, fill: float = 0.0) -> Tensor:
         return _whole(values, box, shape, fill)
 
+    across: Mirror | None = None
+    if mirror is not None:
+        reflect = mirror
+
+        def across(values: Tensor) -> Tensor:
+            return reflect(whole(values))[box]
+
     found = compute_features(
         ncct,
         difference,
@@ -341,10 +360,21 @@ def synthesize(
         veins=within,
         white=None if white is None else white[box],
         grey=None if grey is None else grey[box],
-        mirror=None if mirror is None else lambda values: mirror(whole(values))[box],
+        mirror=across,
         threads=threads,
     )
     late, hypoperfused = combine(found, brain, fitted, threads=threads)
+    if later:
+        moved = []
+        for number, phase in enumerate(later, 2):
+            own = enhancement_features(
+                ncct, phase.subtraction[box], phase.vesselness[box], brain, spacing, veins=within,
+                mirror=across, threads=threads,
+            )  # fmt: skip
+            moved.append(changes(found, own))
+            found |= {f'{name}_{number}': values for name, values in moved[-1].items()}
+        found['first_late'] = late
+        late = fuse(late, moved, brain)
     if settings.recipe == 'published':
         late = arrival
     distance, kept = None, {}

@@ -7,6 +7,7 @@ leaves them, so that the group level can be run on it alone. Must not compute a 
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,8 @@ _CASES = (
     Occlusion(site='A2', side='R', collaterals=0.2),
     Occlusion(site='BA', collaterals=0.4),
 )
+#: s between the phases of a CTA (Menon et al., Radiology 2015); s of the first after midnight.
+PHASE_S, _FIRST_S = 8, 10 * 3600
 #: Slice thickness of the NCCT that the patients have in turn, mm; None for the voxel size.
 _SLICES = (None, 2.5, 5.0)
 _MEANINGS = {
@@ -85,6 +88,7 @@ def write_dataset(
     cohort: int,
     seed: int,
     spacing: float = 1.0,
+    phases: int = 1,
     report: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Write the phantom.
@@ -99,6 +103,8 @@ def write_dataset(
         One seed gives the same bytes on one machine.
     spacing : float
         In-plane voxel size of the scans, mm.
+    phases : int
+        Of the CTA, 8 s apart.
     report : callable
         Is given lines of progress.
     """
@@ -118,7 +124,11 @@ def write_dataset(
             1000 * seed + number,
             occlusion,
             spacing=spacing,
-            scanner=ScannerSettings(ncct_thickness=thickness, tilt=12.0 if number == 2 else 0.0),
+            scanner=ScannerSettings(
+                ncct_thickness=thickness,
+                tilt=12.0 if number == 2 else 0.0,
+                later=tuple(float(PHASE_S * k) for k in range(1, phases)),
+            ),
         )
         _write_scans(out, label, patient)
         _write_truth(out / TRUTH, label, patient)
@@ -149,10 +159,17 @@ def _describe(folder: Path, name: str, kind: str, readme: str) -> None:
 
 def _write_scans(out: Path, label: str, patient: Patient) -> None:
     folder = out / f'sub-{label}' / 'ct'
-    for suffix, image, facts in (
-        ('ct', patient.ncct, {'ContrastBolusIngredient': 'none'}),
-        ('cta', patient.cta, {'ContrastBolusIngredient': 'IODINE'}),
-    ):
+    phases = [(f'acq-phase{k}_cta', image) for k, image in enumerate(patient.later, 2)]
+    scans: list[tuple[str, nib.Nifti1Image, dict[str, str]]] = [
+        ('ct', patient.ncct, {'ContrastBolusIngredient': 'none'})
+    ]
+    for number, (suffix, image) in enumerate([('cta', patient.cta), *phases]):
+        facts = {'ContrastBolusIngredient': 'IODINE'}
+        if phases:
+            moment = datetime.timedelta(seconds=_FIRST_S + PHASE_S * number)
+            facts['AcquisitionTime'] = str(moment)
+        scans.append((suffix, image, facts))
+    for suffix, image, facts in scans:
         path = folder / f'sub-{label}_{suffix}.nii.gz'
         write_nifti(image, path)
         write_json(
@@ -177,6 +194,11 @@ def _write_truth(out: Path, label: str, patient: Patient) -> None:
             'scan': patient.scan,
             'volumes_ml': truth.volumes,
             'ncct_to_cta': truth.ncct_to_cta.tolist(),
+            **(
+                {'ncct_to_later': [matrix.tolist() for matrix in truth.ncct_to_later]}
+                if truth.ncct_to_later
+                else {}
+            ),
         },
         folder / f'sub-{label}_truth.json',
     )

@@ -5,7 +5,7 @@ Joins anatomy, arteries, flow, bolus and scanner. Knows nothing of files or scor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -30,6 +30,8 @@ Floats = NDArray[np.floating]
 #: Delay that defines hypoperfusion, s (Albers et al., N Engl J Med 2018), and the relative flow
 #: that defines the core.
 HYPOPERFUSED, CORE_FLOW = 6.0, 0.3
+#: Standard deviations of the movement between the phases of a CTA, degrees and mm.
+PHASE_TURN, PHASE_SHIFT = 0.5, 0.7
 #: Fall of attenuation in the core, HU per hour, and its limit in the first hours: net water
 #: uptake of some 1 % per hour (Minnerup et al., Ann Neurol 2016) at 2.6 HU per percent, damped
 #: by what reperfuses.
@@ -59,6 +61,8 @@ class Truth:
         On the 2 mm grid of MNI152NLin2009aSym, before deformation.
     ncct_to_cta : (4, 4) array
         Rigid; mm of the NCCT to mm of the CTA.
+    ncct_to_later : tuple of (4, 4) array
+        The same to each later phase.
     warp : Warp
         Template mm to NCCT mm, and back.
     tree : Tree
@@ -88,6 +92,7 @@ class Truth:
     points: Floats
     circulation: Flow
     volumes: dict[str, float]
+    ncct_to_later: tuple[NDArray[np.float64], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,8 @@ class Patient:
     ncct, cta : nibabel images
         int16 HU in their own scanner's mm.
     truth : Truth
+    later : tuple of nibabel images
+        Later phases of the CTA, as `ScannerSettings.later` asks for them.
     """
 
     seed: int
@@ -114,6 +121,7 @@ class Patient:
     ncct: nib.Nifti1Image
     cta: nib.Nifti1Image
     truth: Truth
+    later: tuple[nib.Nifti1Image, ...] = ()
 
 
 @lru_cache(maxsize=1)
@@ -209,10 +217,14 @@ def make_patient(
     relative = _spread(state.flow, coarse)
     infarct = _old_infarct(coarse, streams[1]) if old else np.zeros(coarse.brain.shape, np.float32)
     attenuation = _attenuation(head, coarse, relative, infarct, occlusion, decline, streams[2])
-    gain = _tissue_enhancement(state, bolus, coarse, infarct)
-    if head is not coarse:
-        gain = _finer(gain, coarse, head) * np.clip(head.grey + head.white, 0, 1)
 
+    def enhancement(moment: Bolus) -> NDArray[np.float32]:
+        rise = _tissue_enhancement(state, moment, coarse, infarct)
+        if head is coarse:
+            return rise
+        return np.asarray(_finer(rise, coarse, head) * np.clip(head.grey + head.white, 0, 1))
+
+    gain = enhancement(bolus)
     arteries_plain, arteries_filled = artery_tubes(tree, circulation, points, bolus)
     veins_plain, veins_filled = vein_tubes(coarse, seed, warp, where, state, bolus)
     plaques = _plaques(tree, points, float(age), streams[3])
@@ -226,26 +238,52 @@ def make_patient(
     cta_spacing = spacing * 0.92
     cta_corners = scan_corners(warp, lowest=-109.0) @ motion[:3, :3].T + motion[:3, 3]
     cta_grid = make_grid(cta_corners, cta_spacing, scanner.cta_thickness or cta_spacing)
-    back = np.linalg.inv(motion)
 
-    def cta_to_template(p: Floats) -> Floats:
-        moved = p @ back[:3, :3].T.astype(p.dtype) + back[:3, 3].astype(p.dtype)
-        return warp.inverse(moved)
+    def scan_cta(
+        moved: NDArray[np.float64], tissue: NDArray[np.float32], filled: Tubes,
+        noise: np.random.Generator,
+    ) -> nib.Nifti1Image:  # fmt: skip
+        back = np.linalg.inv(moved)
+
+        def to_head(p: Floats) -> Floats:
+            still = p @ back[:3, :3].T.astype(p.dtype) + back[:3, 3].astype(p.dtype)
+            return warp.inverse(still)
+
+        return to_image(
+            expose(
+                cta_grid, to_head, head, attenuation + tissue, _move(filled, moved),
+                noise=scanner.cta_noise, psf=scanner.psf, rng=noise,
+            ),
+            cta_grid,
+        )  # fmt: skip
 
     ncct = expose(
         ncct_grid, warp.inverse, head, attenuation, _join(arteries_plain, veins_plain, plaques),
         noise=scanner.ncct_noise, psf=scanner.psf, rng=streams[5],
     )  # fmt: skip
-    cta = expose(
-        cta_grid, cta_to_template, head, attenuation + gain,
-        _move(_join(arteries_filled, veins_filled, plaques), motion),
-        noise=scanner.cta_noise, psf=scanner.psf, rng=streams[5],
-    )  # fmt: skip
+    cta = scan_cta(motion, gain, _join(arteries_filled, veins_filled, plaques), streams[5])
+    later, motions = [], []
+    for number, after in enumerate(scanner.later):
+        # A stream of its own, so that the other scans do not depend on how many phases follow.
+        stream = np.random.default_rng([seed, 405, number])
+        moved = motion
+        if scanner.motion:
+            moved = motion @ rigid(
+                stream.normal(0, PHASE_TURN, 3), stream.normal(0, PHASE_SHIFT, 3), corners.mean(0)
+            )
+        moment = replace(bolus, phase=bolus.phase + after)
+        tubes = (
+            artery_tubes(tree, circulation, points, moment)[1],
+            vein_tubes(coarse, seed, warp, where, state, moment)[1],
+        )
+        tissue = enhancement(moment)
+        later.append(scan_cta(moved, tissue, _join(*tubes, plaques), stream))
+        motions.append(moved)
 
     truth = _truth(
         ncct_grid, warp, head, coarse, delay, relative, labels, infarct, gain,
         arteries_filled, veins_filled, arteries_plain, veins_plain, motion, tree, points,
-        circulation,
+        circulation, tuple(motions),
     )  # fmt: skip
     return Patient(
         seed=seed,
@@ -263,10 +301,12 @@ def make_patient(
             'ncct_thickness': float(thickness),
             'cta_thickness': float(cta_grid.spacing[2]),
             'tilt': scanner.tilt,
+            **({'later': list(scanner.later)} if scanner.later else {}),
         },
         ncct=to_image(ncct, ncct_grid),
-        cta=to_image(cta, cta_grid),
+        cta=cta,
         truth=truth,
+        later=tuple(later),
     )
 
 
@@ -491,6 +531,7 @@ def _truth(
     tree: Tree,
     points: Floats,
     circulation: Flow,
+    motions: tuple[NDArray[np.float64], ...],
 ) -> Truth:
     territory = np.zeros(coarse.brain.shape, np.int16)
     territory[coarse.brain] = labels
@@ -538,4 +579,5 @@ def _truth(
             'hypoperfused': float(hypoperfused.sum() * ml),
             'core': float(core.sum() * ml),
         },
+        ncct_to_later=motions,
     )

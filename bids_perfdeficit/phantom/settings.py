@@ -5,6 +5,7 @@ Must not know how any of it is computed.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 #: Segments that can be occluded, and 'none' for a person whose arteries are all open.
@@ -77,6 +78,9 @@ class ScannerSettings:
         Whether the head moves between the scans.
     peak : float or None
         Enhancement of the carotid at its peak, HU. None draws one.
+    later : tuple of float
+        Further phases of the CTA, s after the first: multi-phase CTA takes two, 8 s apart (Menon
+        et al., Radiology 2015).
     """
 
     ncct_thickness: float | None = None
@@ -88,8 +92,11 @@ class ScannerSettings:
     phase: float | None = None
     motion: bool = True
     peak: float | None = None
+    later: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        if any(b <= a for a, b in itertools.pairwise((0.0, *self.later))):
+            raise ValueError(f'later is {self.later}; it must rise from more than 0 s')
         for name in ('ncct_thickness', 'cta_thickness'):
             value = getattr(self, name)
             if value is not None and not 0.3 <= value <= 10.0:

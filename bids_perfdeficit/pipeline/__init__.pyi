@@ -128,6 +128,9 @@ from .patient import (
     TEMPLATE_MM as TEMPLATE_MM,
 )
 from .patient import (
+    AlignedPhase as AlignedPhase,
+)
+from .patient import (
     Inflow as Inflow,
 )
 from .patient import (
@@ -147,6 +150,9 @@ from .patient import (
 )
 from .patient import (
     align_cta as align_cta,
+)
+from .patient import (
+    align_phases as align_phases,
 )
 from .patient import (
     align_template as align_template,
@@ -184,6 +190,7 @@ __all__ = [
     'RECIPE',
     'SAMPLED',
     'TEMPLATE_MM',
+    'AlignedPhase',
     'CohortData',
     'Evaluation',
     'GroupOutput',
@@ -198,6 +205,7 @@ __all__ = [
     'Trust',
     'add_territories',
     'align_cta',
+    'align_phases',
     'align_template',
     'applied_outputs',
     'apply_model',

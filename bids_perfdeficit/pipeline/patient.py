@@ -36,6 +36,12 @@ TEMPLATE_MM = 2.0
 #: Errors under which the site of an occlusion must hold: HU of shading at the edge of the brain
 #: from side to side, and mm of movement between the scans. Half of what was seen to invent one.
 SHADING_HU, SHIFT_MM = 1.0, 1.0
+#: Share of the brain that a later phase of the CTA must show, and its least correlation with the
+#: NCCT in and around the brain: it is an extra, so that a poor one is left out.
+PHASE_COVERAGE, PHASE_CORRELATION = 0.95, 0.75
+#: HU of the CTA that mean that there is no data; HU by which two phases differ at least: the
+#: noise of two scans is ten times that.
+_NO_DATA, _SAME_HU = -1000.0, 0.5
 #: Note on a number of the patient that lies outside those that the calibration was fitted on.
 _UNUSUAL = {
     name: f'the contrast of the {what} over that of the arteries is unlike any that the perfusion '
@@ -66,6 +72,8 @@ class Prepared:
         What makes the preparation doubtful, a sentence each.
     provenance : tuple of two mappings
         How NCCT and CTA were read: `ct.CTVolume.provenance`.
+    later : mapping of str to Nifti1Image
+        Later phases of the CTA by name, as `cta`, in the order of acquisition; one or two.
     """
 
     ncct: nib.Nifti1Image
@@ -78,6 +86,33 @@ class Prepared:
     quality: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     provenance: tuple[Mapping[str, Any], Mapping[str, Any]] = field(default=({}, {}))
+    later: Mapping[str, nib.Nifti1Image] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AlignedPhase:
+    """A later phase of the CTA, or why it is not used.
+
+    Parameters
+    ----------
+    name : str
+        Of the file.
+    image : Nifti1Image or None
+        HU on the grid of the NCCT; None when it is left out.
+    reason : str
+        Why it is left out, in one clause; empty otherwise.
+    quality, provenance : mapping
+        As in `ct.RigidResult`.
+    notes : tuple of str
+        What makes it doubtful, a sentence each.
+    """
+
+    name: str
+    image: nib.Nifti1Image | None = None
+    reason: str = ''
+    quality: Mapping[str, float] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,6 +180,8 @@ class Maps:
         of `perfusion.PerfusionMaps.features`, by name. Empty otherwise.
     numbers : mapping of str to float
         Likewise those of the features that are one number of the whole patient.
+    later : tuple of str
+        The later phases of the CTA that were used, by name.
     """
 
     subtraction: nib.Nifti1Image
@@ -157,6 +194,7 @@ class Maps:
     trust: Trust = field(default_factory=Trust)
     controls: Mapping[str, nib.Nifti1Image] = field(default_factory=dict)
     numbers: Mapping[str, float] = field(default_factory=dict)
+    later: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -207,6 +245,7 @@ def prepare(
     cta: Path,
     *,
     work_dir: Path,
+    later: Sequence[Path] = (),
     spacing: float = 1.0,
     space: str = DEFAULT_SPACE,
     seed: int = 1,
@@ -220,6 +259,9 @@ def prepare(
         The scans as they came, NIfTI in HU.
     work_dir : Path
         Where the transforms are written.
+    later : sequence of Path
+        Later phases of the CTA, one or two in the order of acquisition; one that cannot be used
+        is left out with a note.
     spacing : float
         mm of the grid.
     space : str
@@ -245,6 +287,7 @@ def prepare(
     warp = align_template(
         conformed.image, brain.mask, work_dir=work_dir, space=space, seed=seed, sloppy=sloppy
     )
+    phases = align_phases(later, conformed.image, brain.mask, seed=seed, work_dir=work_dir)
     return Prepared(
         conformed.image,
         rigid.image,
@@ -254,9 +297,13 @@ def prepare(
         space,
         conformed.coverage.missing,
         {'cta': rigid.quality, 'template': warp.quality},
-        (*conformed.notes, *brain.notes, *rigid.notes, *warp.notes),
+        (
+            *conformed.notes, *brain.notes, *rigid.notes, *warp.notes,
+            *(note for phase in phases for note in phase.notes),
+        ),
         (conformed.provenance, rigid.provenance),
-    )
+        {phase.name: phase.image for phase in phases if phase.image is not None},
+    )  # fmt: skip
 
 
 def conform_ncct(path: Path, *, spacing: float = 1.0) -> ct.Conformed:
@@ -294,6 +341,61 @@ def align_cta(
     except InputError as error:
         raise InputError(error.reason, fix=error.fix, path=path) from None
     return replace(result, notes=(*volume.notes, *result.notes), provenance=volume.provenance())
+
+
+def align_phases(
+    paths: Sequence[Path],
+    ncct: nib.Nifti1Image,
+    brain: nib.Nifti1Image,
+    *,
+    seed: int = 1,
+    work_dir: Path | None = None,
+) -> tuple[AlignedPhase, ...]:
+    """Align later phases of a CTA with a conformed NCCT, as `align_cta` aligns the first.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        In the order of acquisition.
+    ncct, brain : Nifti1Image
+        As in `Prepared`.
+    seed, work_dir
+        As for `align_cta`.
+
+    Returns
+    -------
+    tuple of AlignedPhase
+        In the same order. One that cannot be read, does not show the brain, or cannot be aligned
+        has no image: the patient is computed without it.
+    """
+    return tuple(_align_phase(path, ncct, brain, seed, work_dir) for path in paths)
+
+
+def _align_phase(
+    path: Path, ncct: nib.Nifti1Image, brain: nib.Nifti1Image, seed: int, work_dir: Path | None
+) -> AlignedPhase:
+    try:
+        found = align_cta(path, ncct, brain, seed=seed, work_dir=work_dir)
+    except InputError as error:
+        return _left_out(path.name, error.reason)
+    except RuntimeError as error:  # of ANTs
+        return _left_out(path.name, f'cannot be aligned ({str(error).splitlines()[0]})')
+    covered = ct.measure_pair(ncct, found.image, brain)['cta_coverage']
+    correlation = found.quality['Correlation']
+    reason = ''
+    if covered < PHASE_COVERAGE:
+        reason = f'shows {100 * covered:.0f} % of the brain'
+    elif correlation < PHASE_CORRELATION:
+        reason = f'could not be aligned (correlation with the NCCT {correlation:.2f})'
+    if reason:
+        return replace(_left_out(path.name, reason), quality=found.quality)
+    notes = tuple(f'{path.name}: {note}' for note in found.notes)
+    return AlignedPhase(path.name, found.image, '', found.quality, found.provenance, notes)
+
+
+def _left_out(name: str, reason: str) -> AlignedPhase:
+    note = f'the later phase {name} of the CTA is left out: {reason}'
+    return AlignedPhase(name, reason=reason, notes=(note,))
 
 
 def align_template(
@@ -376,6 +478,7 @@ class _Frame:
     white: torch.Tensor
     grey: torch.Tensor
     mirror: perfusion.Mirror
+    later: Mapping[str, torch.Tensor]
 
 
 def _compute_maps(
@@ -399,18 +502,12 @@ def _compute_maps(
         return nib.Nifti1Image(finite.numpy().T, affine)
 
     frame = _frame(patient, settings, device, threads)
-    enhancement = perfusion.enhance(
-        frame.ncct, frame.cta, frame.brain, frame.spacing, inside=frame.inside, settings=settings,
-        threads=pieces,
-    )  # fmt: skip
-    reference = None
-    if settings.reference_field == 'fitted':
-        reference = perfusion.fit_reference(
-            frame.ncct, enhancement.subtraction, frame.brain, frame.spacing,
-            veins=frame.veins, white=frame.white, grey=frame.grey,
-        )  # fmt: skip
-        enhancement = reference.correct(enhancement)
-    sources, maps = _synthesize(frame, enhancement, settings, pieces, fitted, diagnostics)
+    enhancement, reference = _enhance(frame, frame.cta, settings, pieces)
+    sources = _find_sources(frame, enhancement, settings)
+    later, notes = _enhance_later(frame, settings, pieces)
+    maps = _synthesize(
+        frame, enhancement, sources, list(later.values()), settings, pieces, fitted, diagnostics
+    )
     controls = {name: values for name, values in maps.features.items() if values.ndim}
     if maps.distance is not None:
         controls['distance'] = maps.distance
@@ -424,7 +521,7 @@ def _compute_maps(
         image(maps.perfusion),
         image(maps.hypoperfused),
         Inflow(sources.method, points, maps.unusual),
-        (*sources.notes, *(_UNUSUAL[name] for name in maps.unusual)),
+        (*sources.notes, *(_UNUSUAL[name] for name in maps.unusual), *notes),
         Trust(
             {} if reference is None else _shading(reference),
             _read_again(patient, applied, settings, fitted, device, threads)
@@ -433,6 +530,7 @@ def _compute_maps(
         ),
         {name: image(values) for name, values in controls.items()},
         {name: float(values) for name, values in maps.features.items() if not values.ndim},
+        tuple(later),
     )
 
 
@@ -486,22 +584,67 @@ def _frame(patient: Prepared, settings: PerfusionSettings, device: str, threads:
         out[inside] = found
         return tensor(out)
 
-    return _Frame(ncct, cta, brain, grown, spacing, veins, inflow, white, grey, mirror)
+    later = {}
+    for name, scan in patient.later.items():
+        values = tensor(np.asarray(scan.dataobj, dtype=np.float32))
+        # Where a phase ends there is no change.
+        later[name] = values.where(values > _NO_DATA, cta)
+    return _Frame(ncct, cta, brain, grown, spacing, veins, inflow, white, grey, mirror, later)
+
+
+def _enhance(
+    frame: _Frame, cta: torch.Tensor, settings: PerfusionSettings, threads: int
+) -> tuple[perfusion.Enhancement, perfusion.ReferenceField | None]:
+    """Subtract one phase, and take the shading away from it."""
+    enhancement = perfusion.enhance(
+        frame.ncct, cta, frame.brain, frame.spacing, inside=frame.inside, settings=settings,
+        threads=threads,
+    )  # fmt: skip
+    if settings.reference_field != 'fitted':
+        return enhancement, None
+    reference = perfusion.fit_reference(
+        frame.ncct, enhancement.subtraction, frame.brain, frame.spacing,
+        veins=frame.veins, white=frame.white, grey=frame.grey,
+    )  # fmt: skip
+    return reference.correct(enhancement), reference
+
+
+def _enhance_later(
+    frame: _Frame,
+    settings: PerfusionSettings,
+    threads: int,
+) -> tuple[dict[str, perfusion.Enhancement], list[str]]:
+    """Return the later phases that can be used, without their shading, and notes."""
+    used: dict[str, perfusion.Enhancement] = {}
+    notes = []
+    for name, cta in frame.later.items():
+        if float((cta - frame.cta)[frame.brain].abs().mean()) < _SAME_HU:
+            notes.append(_left_out(name, 'holds the same data as the first phase').notes[0])
+            continue
+        used[name], _ = _enhance(frame, cta, settings, threads)
+    return used, notes
+
+
+def _find_sources(
+    frame: _Frame, enhancement: perfusion.Enhancement, settings: PerfusionSettings
+) -> perfusion.Sources:
+    return perfusion.find_sources(
+        enhancement.subtraction, enhancement.vesselness, frame.inflow, frame.brain, frame.spacing,
+        settings=settings,
+    )  # fmt: skip
 
 
 def _synthesize(
     frame: _Frame,
     enhancement: perfusion.Enhancement,
+    sources: perfusion.Sources,
+    later: Sequence[perfusion.Enhancement],
     settings: PerfusionSettings,
     threads: int,
     fitted: Mapping[str, Any] | None = None,
     diagnostics: bool = False,
-) -> tuple[perfusion.Sources, perfusion.PerfusionMaps]:
-    sources = perfusion.find_sources(
-        enhancement.subtraction, enhancement.vesselness, frame.inflow, frame.brain, frame.spacing,
-        settings=settings,
-    )  # fmt: skip
-    maps = perfusion.synthesize(
+) -> perfusion.PerfusionMaps:
+    return perfusion.synthesize(
         frame.ncct,
         frame.cta,
         frame.brain,
@@ -512,12 +655,12 @@ def _synthesize(
         grey=frame.grey,
         mirror=frame.mirror,
         enhancement=enhancement,
+        later=later,
         settings=settings,
         fitted=fitted,
         diagnostics=diagnostics,
         threads=threads,
     )
-    return sources, maps
 
 
 def _read_again(
@@ -531,7 +674,8 @@ def _read_again(
     """Find the likely occlusion again on a coarse grid, with errors added to the CTA.
 
     Ends with the first read-out that disagrees with that of the scans as they are: one is enough.
-    The first is of the scans as they are, since the coarse grid is a change too.
+    The first is of the scans as they are, since the coarse grid is a change too. Later phases have
+    no part in it.
     """
     coarse = _coarse(patient)
     frame = _frame(coarse, settings, device, threads)
@@ -556,7 +700,8 @@ def _read_again(
             frame.ncct, cta, frame.brain, frame.spacing, inside=frame.inside, settings=settings,
             threads=pieces,
         )  # fmt: skip
-        maps = _synthesize(frame, enhancement, settings, pieces, fitted)[1]
+        sources = _find_sources(frame, enhancement, settings)
+        maps = _synthesize(frame, enhancement, sources, [], settings, pieces, fitted)
         images = [
             nib.Nifti1Image(values.cpu().numpy().T, coarse.ncct.affine)
             for values in (maps.hypoperfused, maps.subtraction)
@@ -609,6 +754,7 @@ def _coarse(patient: Prepared) -> Prepared:
         ncct=nib.Nifti1Image(ncct, affine),
         cta=nib.Nifti1Image(cta, affine),
         brain=nib.Nifti1Image((brain >= 0.5).astype(np.uint8), affine),
+        later={},
     )
 
 

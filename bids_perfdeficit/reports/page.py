@@ -114,6 +114,7 @@ def build_page(
         'NCCT': _describe_scan(pair.ncct, read_facts(path('preproc_ct_json'))),
         'CTA': _describe_scan(pair.cta, read_facts(path('preproc_cta_json'))),
         'Phase of the CTA': _describe_phase({str(k): v for k, v in first.items()}),
+        **_describe_later(read_facts(path('perfusion_json'))),
         'Template': space,
     }
     return build_participant_report(
@@ -136,6 +137,16 @@ def build_page(
         fingerprints=fingerprints,
         self_contained=self_contained,
     )
+
+
+def _describe_later(facts: Mapping[str, Any]) -> dict[str, object]:
+    """Say how many phases of the CTA were used, where there was more than one."""
+    phases = facts.get('LaterPhases')
+    if not isinstance(phases, list):
+        return {}
+    used = [str(phase['File']) for phase in phases if phase.get('Used')]
+    count = f'{facts.get("PhasesUsed", 1)}'
+    return {'Phases used': f'{count} (the CTA, {", ".join(used)})' if used else count}
 
 
 def describe_findings(regions: Sequence[Mapping[str, Any]]) -> dict[str, object]:

@@ -140,8 +140,9 @@ def estimate_memory(pair: ScanPair, spacing: float) -> dict[str, float]:
     return {
         'conform': BASE_GB + 3 * raw_gb(pair.ncct) + 10 * head,
         'cta': BASE_GB + 3 * raw_gb(pair.cta) + 10 * head,
+        'phases': BASE_GB + 3 * max(map(raw_gb, pair.later), default=0.0) + 12 * head,
         'template': BASE_GB + 12 * head,
-        'perfusion': BASE_GB + 30 * head,
+        'perfusion': BASE_GB + (30 + 6 * len(pair.later)) * head,
         'standard': BASE_GB + 6 * head,
         'figures': BASE_GB + 10 * head,
     }

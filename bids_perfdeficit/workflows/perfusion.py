@@ -6,7 +6,7 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow
 
-from bids_perfdeficit.interfaces.ct import ToTemplate
+from bids_perfdeficit.interfaces.ct import AlignPhases, ToTemplate
 from bids_perfdeficit.interfaces.perfusion import ComputePerfusion
 from bids_perfdeficit.interfaces.quality import MeasureResults
 from bids_perfdeficit.perfusion import calibration
@@ -14,7 +14,7 @@ from bids_perfdeficit.settings import Settings
 from bids_perfdeficit.stages.record import sha256
 from bids_perfdeficit.workflows.normalization import FIT_KEYS
 from bids_perfdeficit.workflows.outputs import connect_stage
-from bids_perfdeficit.workflows.plan import STAGES, Plan, read_calibration, uri
+from bids_perfdeficit.workflows.plan import STAGES, Plan, file_uri, read_calibration, uri
 
 NATIVE_KEYS = next(s.keys for s in STAGES if s.name == 'perfusion')
 STANDARD_KEYS = next(s.keys for s in STAGES if s.name == 'standard')
@@ -40,7 +40,7 @@ def init_perfusion_wf(
     device : str
         Where tensors are computed: ``cpu`` or ``cuda:N``.
     mem_gb : dict
-        GB of the steps ``perfusion`` and ``standard``.
+        GB of the steps ``perfusion``, ``standard`` and, with later phases of the CTA, ``phases``.
 
     Inputs
     ------
@@ -80,6 +80,15 @@ came the probability of hypoperfusion, a delay of more than 6 s, and from it and
 arterial trunks the likely site of an occlusion, which was reported where it held under a shading
 of 1 HU and a shift of 1 mm.
 """
+    later = plan.pair.later
+    if later:
+        workflow.__desc__ += (
+            'Where later phases of the CTA were given, each was aligned with the NCCT and '
+            'subtracted like the first, and the changes of the enhancement of tissue and vessels '
+            'from the first phase to the later ones were added to the perfusion map with weights '
+            'fitted on digital patients [after @multiphase]. Arrival, probability and likely '
+            'occlusion are those of the first phase.\n'
+        )
     fitted = read_calibration(settings)
     facts = {
         'Recipe': how.recipe,
@@ -118,7 +127,8 @@ of 1 HU and a shift of 1 mm.
         workflow, compute, stage='perfusion', outputs={key: key for key in NATIVE_KEYS},
         plan=plan, settings=settings, facts=facts,
         sources=[
-            uri(plan.pair, key, settings) for key in ('preproc_ct', 'preproc_cta', 'brain_mask')
+            uri(plan.pair, 'preproc_ct', settings), uri(plan.pair, 'preproc_cta', settings),
+            uri(plan.pair, 'brain_mask', settings), *(file_uri(p, settings) for p in later),
         ],
     )  # fmt: skip
     to_template = pe.Node(
@@ -154,6 +164,23 @@ of 1 HU and a shift of 1 mm.
                 ('brain_mask', 'brain'),
                 ('template_xfm', 'xfm'),
                 ('template_inverse_xfm', 'inverse_xfm'),
+            ]),
+        ])  # fmt: skip
+    if later and not plan.has('perfusion'):
+        align_phases = pe.Node(
+            AlignPhases(
+                phases=[str(path.absolute()) for path in later],
+                seed=settings.processing.random_seed,
+            ),
+            name='align_phases',
+            mem_gb=mem_gb['phases'],
+        )
+        workflow.connect([
+            (inputnode, align_phases, [('preproc_ct', 'ncct'), ('brain_mask', 'brain')]),
+            (align_phases, compute, [
+                ('out_files', 'later'),
+                ('names', 'later_names'),
+                ('meta', 'later_meta'),
             ]),
         ])  # fmt: skip
     if not plan.has('standard'):

@@ -18,6 +18,7 @@ from bids_perfdeficit.bids import ScanPair, output_path, sidecar_path
 from bids_perfdeficit.bids.jsonfile import read_facts, read_json
 from bids_perfdeficit.bids.outputs import has_sidecar
 from bids_perfdeficit.errors import InputError, printable
+from bids_perfdeficit.perfusion.phase_weights import fusion_sha256
 from bids_perfdeficit.perfusion.recalibration import join_calibration
 from bids_perfdeficit.settings import DEFAULT_SPACE, Level, Settings
 from bids_perfdeficit.stages.record import Stamp, sha256
@@ -44,6 +45,9 @@ class Stage:
         The least `--level` that runs it.
     version : int
         Raised whenever results change, so that older ones are not mixed with newer ones.
+    phases : bool
+        Whether it reads the later phases of the CTA. For a pair without them nothing else is
+        recorded, so that its results hold.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Stage:
     scans: tuple[str, ...] = ()
     level: Level = Level.MINIMAL
     version: int = 1
+    phases: bool = False
 
 
 def _seeded(settings: Settings) -> dict[str, Any]:
@@ -143,6 +148,7 @@ STAGES: tuple[Stage, ...] = (
         requires=_PREPARED,
         level=Level.FULL,
         version=2,
+        phases=True,
     ),
     Stage(
         'standard',
@@ -322,10 +328,18 @@ def _task(
 ) -> Task:
     root, space = settings.inputs.output_dir.absolute(), _space(settings)['space']
     inputs = {uri(pair, scan, settings): getattr(pair, scan).absolute() for scan in stage.scans}
+    options = dict(stage.options(settings))
+    if stage.phases and pair.later:
+        inputs |= {file_uri(path, settings): path.absolute() for path in pair.later}
+        # In the order in which they are joined; the registration of each has the run's seed.
+        options |= _seeded(settings) | {
+            'phases': [file_uri(path, settings) for path in pair.later],
+            'fusion': fusion_sha256(),
+        }
     for name in stage.requires:
         for path in borrowed.get(name, {}).values():
             inputs[path.absolute().as_uri()] = path.absolute()
-    if 'space' in stage.options(settings):
+    if 'space' in options:
         inputs |= template_inputs(space)
     outputs = []
     for key in stage.keys:
@@ -336,7 +350,7 @@ def _task(
         stage.version,
         root,
         record_path(root, pair, stage.name),
-        stage.options(settings),
+        options,
         inputs,
         tuple(tasks[name] for name in stage.requires if name in tasks),
         tuple(path.relative_to(root).as_posix() for path in outputs),
@@ -471,6 +485,7 @@ def describe(plans: Sequence[Plan]) -> str:
             f'{plan.pair.prefix}: {what or "complete, nothing to do"}',
             f'    NCCT {plan.pair.ncct}',
             f'    CTA  {plan.pair.cta}',
+            *(f'    CTA, phase {k} {path}' for k, path in enumerate(plan.pair.later, 2)),
             *(f'    doubtful: {doubt}' for doubt in plan.pair.doubts),
             *(f'    note: {note}' for note in (*plan.pair.notes, *plan.notes)),
         ]

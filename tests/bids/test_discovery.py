@@ -157,7 +157,7 @@ def test_of_two_ctas_one_is_taken_and_told_why(make, better, worse, why):
     found = discover(root)
     assert names(found) == [('sub-01_ct.nii.gz', f'sub-01_{better}.nii.gz')]
     assert not found.problems
-    (note,) = found.pairs[0].notes
+    note = found.pairs[0].notes[0]
     assert why in note
     assert worse in note
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bids_perfdeficit.bids import output_path
+from bids_perfdeficit.bids import discover, output_path
 from bids_perfdeficit.bids.cohort import find_cohort
 from bids_perfdeficit.bids.scores import read_scores
 from bids_perfdeficit.cli.phantom import main
@@ -55,6 +55,31 @@ def test_raw_data_have_both_scans_and_scores(written):
     delay = nib.load(written / TRUTH / 'sub-01' / 'sub-01_desc-delay.nii.gz')
     assert delay.shape == ncct.shape
     assert np.allclose(delay.affine, ncct.affine)
+
+
+def test_later_phases_are_written_beside_the_same_first_scans(written, tmp_path):
+    out = tmp_path / 'phases'
+    options = ['--participants', '1', '--seed', '2', '--spacing', '4', '--phases', '2']
+    assert main([str(out), *options]) == 0
+    folder = Path('sub-01', 'ct')
+    for name in ('sub-01_ct.nii.gz', 'sub-01_cta.nii.gz', 'sub-01_ct.json'):
+        assert (out / folder / name).read_bytes() == (written / folder / name).read_bytes()
+    (pair,) = discover(out).pairs
+    assert [path.name for path in pair.later] == ['sub-01_acq-phase2_cta.nii.gz']
+    assert '8 s later' in ' '.join(pair.notes)
+    truth = json.loads((out / TRUTH / 'sub-01' / 'sub-01_truth.json').read_text())
+    assert truth['scan']['later'] == [8.0]
+    # Veins have more contrast 8 s later, each phase read where the head then was.
+    vein = nib.load(out / TRUTH / 'sub-01' / 'sub-01_desc-vein.nii.gz')
+    points = nib.affines.apply_affine(vein.affine, np.argwhere(vein.get_fdata() > 0))
+    levels = []
+    for path, motion in zip(
+        (pair.cta, *pair.later), (truth['ncct_to_cta'], *truth['ncct_to_later']), strict=True
+    ):
+        scan = nib.load(path)
+        there = nib.affines.apply_affine(np.linalg.inv(scan.affine) @ motion, points)
+        levels.append(scan.get_fdata()[tuple(np.rint(there).astype(int).T)].mean())
+    assert levels[1] > levels[0] + 10
 
 
 def test_the_truth_has_the_substrates(written):

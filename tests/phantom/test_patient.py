@@ -166,3 +166,9 @@ def test_a_bolus_peaks_when_it_should_and_washes_out():
     # Dispersion lowers a peak.
     spread = Bolus(peak=300, phase=0.0).blood(np.zeros(3), np.array([0.05, 2.0, 9.0]))
     assert (np.diff(spread) < 0).all()
+
+
+@pytest.mark.parametrize('later', [(0.0,), (8.0, 8.0), (16.0, 8.0)])
+def test_later_phases_must_come_later(later):
+    with pytest.raises(ValueError, match='later is'):
+        ScannerSettings(later=later)

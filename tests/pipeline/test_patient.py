@@ -109,6 +109,81 @@ def test_maps_have_their_units_and_end_at_the_brain(patient, maps):
     assert (np.array(maps.inflow.points)[:, 2] < low[2] + 60).all()  # at the base
 
 
+@pytest.fixture(scope='module')
+def brighter(patient):
+    """Return a later phase in which the left of the brain has caught up by 8 HU."""
+    inside = values(patient.brain) > 0
+    left = np.zeros(inside.shape, bool)
+    left[: inside.shape[0] // 2] = True
+    cta = values(patient.cta) + np.where(inside & left, np.float32(8), np.float32(0))
+    return nib.Nifti1Image(cta, patient.cta.affine)
+
+
+def test_a_later_phase_changes_the_map_and_nothing_else(patient, maps, brighter):
+    found = pipeline.compute_maps(replace(patient, later={'two': brighter}), check=False)
+    assert found.later == ('two',)
+    for name in ('subtraction', 'vessel', 'toa', 'hypoperfused'):
+        assert values(getattr(found, name)).tobytes() == values(getattr(maps, name)).tobytes()
+    assert not np.array_equal(values(found.perfusion), values(maps.perfusion))
+    assert values(found.perfusion).min() == 0
+    assert values(found.perfusion).max() == 1
+    assert (values(found.perfusion)[values(patient.brain) == 0] == 0).all()
+    assert found.notes == maps.notes
+
+
+def test_a_phase_that_is_the_same_scan_leaves_the_bytes_of_one_phase(patient, maps):
+    found = pipeline.compute_maps(replace(patient, later={'copy': patient.cta}), check=False)
+    assert found.later == ()
+    for name in ('subtraction', 'vessel', 'toa', 'perfusion', 'hypoperfused'):
+        assert values(getattr(found, name)).tobytes() == values(getattr(maps, name)).tobytes()
+    assert 'copy of the CTA is left out: holds the same data' in found.notes[-1]
+
+
+def test_where_a_later_phase_ends_nothing_changes(patient, maps, brighter):
+    cut = values(brighter).copy()
+    cut[: cut.shape[0] // 2] = -1024.0  # of all that is brighter nothing was scanned
+    found = pipeline.compute_maps(
+        replace(patient, later={'cut': nib.Nifti1Image(cut, patient.cta.affine)}), check=False
+    )
+    assert found.later == ()  # nothing differs where it shows anything
+    assert values(found.perfusion).tobytes() == values(maps.perfusion).tobytes()
+
+
+def test_later_phases_that_cannot_be_used_are_left_out_with_a_note(
+    patient, stroke_dataset, tmp_path, monkeypatch
+):
+    damaged = tmp_path / 'damaged.nii.gz'
+    damaged.write_bytes((stroke_dataset / 'sub-01/ct/sub-01_cta.nii.gz').read_bytes()[:20_000])
+    (found,) = pipeline.align_phases([damaged], patient.ncct, patient.brain)
+    assert found.image is None
+    assert found.notes == (
+        f'the later phase damaged.nii.gz of the CTA is left out: {found.reason}',
+    )
+
+    part = values(patient.cta).copy()
+    part[..., : part.shape[2] // 2] = -1024.0
+    given = {
+        'good': (patient.cta, 0.95, ('a note.',)),
+        'part': (nib.Nifti1Image(part, patient.cta.affine), 0.95, ()),
+        'apart': (patient.cta, 0.5, ()),
+    }
+
+    def align(path, *arguments, **options):
+        if path.name not in given:
+            raise RuntimeError('ANTs failed\nat length')
+        image, correlation, notes = given[path.name]
+        return ct.RigidResult(np.eye(4), image, {'Correlation': correlation}, notes)
+
+    monkeypatch.setattr('bids_perfdeficit.pipeline.patient.align_cta', align)
+    paths = [Path(name) for name in (*given, 'failed')]
+    aligned = {p.name: p for p in pipeline.align_phases(paths, patient.ncct, patient.brain)}
+    assert [name for name, phase in aligned.items() if phase.image is not None] == ['good']
+    assert aligned['good'].notes == ('good: a note.',)
+    assert '% of the brain' in aligned['part'].reason
+    assert 'correlation with the NCCT 0.50' in aligned['apart'].reason
+    assert aligned['failed'].reason == 'cannot be aligned (ANTs failed)'
+
+
 def test_maps_are_the_same_on_any_number_of_threads(patient, maps):
     before = torch.get_num_threads()
     other = pipeline.compute_maps(patient, threads=3)

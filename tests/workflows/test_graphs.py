@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -154,6 +154,79 @@ def test_a_scan_of_another_name_redoes_what_it_was_read_for(pair, tmp_path):
     other.write_bytes(pair.cta.read_bytes())
     plan = make_plan(replace(pair, cta=other), settings)
     assert plan.to_run == ('cta', 'perfusion', 'standard', 'metrics', 'figures')
+
+
+@pytest.fixture
+def phased(pair) -> ScanPair:
+    """Return the pair with two later phases of its CTA."""
+    later = []
+    for number in (2, 3):
+        path = pair.cta.with_name(f'sub-01_ses-a_acq-phase{number}_cta.nii.gz')
+        path.write_bytes(pair.cta.read_bytes() + bytes([number]))
+        later.append(path)
+    return replace(pair, later=tuple(later))
+
+
+def test_one_phase_is_planned_as_before_there_were_more(pair, tmp_path):
+    """Results of one phase must hold: nothing of the plan may change for them."""
+    task = make_plan(pair, settings_for(tmp_path)).tasks['perfusion']
+    names = {field.name for field in fields(PerfusionSettings)}
+    assert set(task.options) == names | {'space'}
+    assert (task.version, dict(task.inputs)) == (2, {})
+    assert 'align_phases' not in nodes_of(
+        make_plan(pair, settings_for(tmp_path)), settings_for(tmp_path)
+    )
+    assert (
+        '@multiphase'
+        not in init_bids_perfdeficit_wf(
+            plans=[make_plan(pair, settings_for(tmp_path))], settings=settings_for(tmp_path)
+        ).visit_desc()
+    )
+
+
+def test_later_phases_are_aligned_and_recorded_by_the_stage_of_the_map(phased, tmp_path):
+    settings = settings_for(tmp_path)
+    plan = make_plan(phased, settings)
+    names = [f'bids:raw:sub-01/ses-a/ct/{path.name}' for path in phased.later]
+    assert list(plan.tasks['perfusion'].inputs) == names
+    assert plan.tasks['perfusion'].options['phases'] == names
+    others = [task for name, task in plan.tasks.items() if name != 'perfusion']
+    assert not any(set(names) & set(task.inputs) for task in others)
+    workflow = init_bids_perfdeficit_wf(plans=[plan], settings=settings)
+    assert '@multiphase' in workflow.visit_desc()
+    workflow._generate_flatgraph()
+    nodes = {node.name: node for node in workflow._graph.nodes()}
+    assert nodes['align_phases'].interface.inputs.phases == [str(p) for p in phased.later]
+    assert set(names) <= set(nodes['ds_perfusion'].interface.inputs.sources)
+    told = describe([plan])
+    assert f'CTA, phase 2 {phased.later[0]}' in told
+    assert f'CTA, phase 3 {phased.later[1]}' in told
+
+
+@pytest.mark.parametrize('change', ['replaced', 'gone', 'new', 'order'])
+def test_another_later_phase_redoes_the_maps_alone(pair, phased, tmp_path, change):
+    settings = settings_for(tmp_path)
+    finish_all(pair if change == 'new' else phased, settings)
+    other = phased
+    if change == 'replaced':
+        phased.later[1].write_bytes(phased.later[0].read_bytes())
+    elif change == 'gone':
+        other = replace(phased, later=phased.later[:1])
+    elif change == 'order':
+        other = replace(phased, later=phased.later[::-1])
+    plan = make_plan(other, settings)
+    assert plan.to_run == ('perfusion', 'standard', 'metrics', 'figures')
+    finish_all(other, settings)
+    assert make_plan(other, settings).to_run == ()
+
+
+def test_other_weights_redo_patients_with_later_phases_only(pair, phased, tmp_path, monkeypatch):
+    settings = settings_for(tmp_path)
+    for one, redone in ((pair, ()), (phased, ('perfusion', 'standard', 'metrics', 'figures'))):
+        finish_all(one, settings)
+        with monkeypatch.context() as patched:
+            patched.setattr('bids_perfdeficit.workflows.plan.fusion_sha256', lambda: 'other')
+            assert make_plan(one, settings).to_run == redone
 
 
 @pytest.mark.parametrize('scan', ['ncct', 'cta'])
