@@ -370,14 +370,14 @@ def time_limit(level: str, data: Path, aside: Path) -> tuple[int, str, int]:
     """End the run as SLURM does: SIGTERM to all processes, SIGKILL 30 s later."""
     out = aside / f'limit-{level}'
     words = command(level, data, out)
-    begun = time.monotonic()
-    attempt(command(level, data, aside / f'limit-whole-{level}'))
-    took = time.monotonic() - begun
     with tempfile.TemporaryFile('w+') as errors:
         run = subprocess.Popen(
             words, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
         )
-        time.sleep(0.6 * took)
+        while (
+            run.poll() is None and ' done in ' not in os.pread(errors.fileno(), 10**6, 0).decode()
+        ):
+            time.sleep(0.2)
         sent = time.monotonic()
         os.killpg(run.pid, signal.SIGTERM)
         try:
