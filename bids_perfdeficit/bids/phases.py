@@ -30,6 +30,8 @@ from bids_perfdeficit.bids.series import (
 )
 from bids_perfdeficit.errors import InputError, printable
 
+#: How the note on phases that were taken begins; a run that cannot use them replaces it.
+TAKEN = 'taken as later phase'
 #: Later phases that are used at most.
 MOST = 2
 #: s. Series that begin closer together are reconstructions of one scan. The weights were fitted on
@@ -144,8 +146,8 @@ def find_phases(first: ImageFile, files: Sequence[ImageFile]) -> Phases:
         taken.append(choice.file)
         said.append(choice.file.path.name + _after(group[0], start))
     if taken:
-        plural = 'phases' if len(taken) > 1 else 'phase'
-        notes.insert(0, f'taken as later {plural} of the CTA, {how}: {", ".join(said)}')
+        plural = 's' if len(taken) > 1 else ''
+        notes.insert(0, f'{TAKEN}{plural} of the CTA, {how}: {", ".join(said)}')
     return Phases(tuple(taken), _printable(notes))
 
 

@@ -23,6 +23,7 @@ from bids_perfdeficit.bids import (
 from bids_perfdeficit.bids.files import remove_leftovers
 from bids_perfdeficit.bids.jsonfile import read_facts, read_json
 from bids_perfdeficit.bids.people import read_people
+from bids_perfdeficit.bids.phases import TAKEN
 from bids_perfdeficit.cli.logbook import LOGGER, Logbook, Outcome, read_crashes
 from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_SOME_FAILED
 from bids_perfdeficit.cli.resources import available_memory_gb, estimate_job
@@ -212,13 +213,13 @@ class ParticipantLevel(Level):
         how = self.settings.perfusion.recipe
         if self.settings.processing.calibration is not None or how == 'published':
             why = (
-                '--calibration was refitted to first phases'
-                if self.settings.processing.calibration is not None
-                else f'the recipe {how} uses one phase'
+                f'the recipe {how} uses one phase'
+                if how == 'published'
+                else '--calibration was refitted to first phases'
             )
             names = ', '.join(path.name for path in pair.later)
             note = f'later phases of the CTA are not used ({names}): {why}'
-            kept = [n for n in pair.notes if not n.startswith('taken as later phase')]
+            kept = [n for n in pair.notes if not n.startswith(TAKEN)]
             return replace(pair, later=(), notes=(*kept, note))
         limit = self.settings.resources.mem or available_memory_gb()
         reasons = {path: _check_header(path, limit) for path in pair.later}

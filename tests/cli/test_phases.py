@@ -16,7 +16,8 @@ from bids_perfdeficit.bids import ScanPair, participant_outputs
 from bids_perfdeficit.cli.participant import ParticipantLevel
 from bids_perfdeficit.cli.phantom import main as phantom
 from bids_perfdeficit.perfusion.settings import PerfusionSettings
-from bids_perfdeficit.settings import DEFAULT_SPACE, InputSettings, Settings
+from bids_perfdeficit.settings import DEFAULT_SPACE, InputSettings, ProcessingSettings, Settings
+from tests.test_docs import site_calibration
 
 SCRIPT = Path(sys.executable).with_name('bids_perfdeficit')
 
@@ -75,10 +76,19 @@ def test_a_dry_run_shows_the_phases_and_an_option_leaves_them_out(small):
     assert 'CTA, phase' not in run(*command, '--phases', 'first')
 
 
-def test_the_published_recipe_uses_one_phase_and_says_so(small):
-    pair = found(small, perfusion=PerfusionSettings(recipe='published'))
+@pytest.mark.parametrize('why', ['published', '--calibration'])
+def test_what_was_made_for_one_phase_uses_one_and_says_so(small, why):
+    path = small / 'site.json'
+    path.write_text(json.dumps(site_calibration()))
+    more = (
+        {'perfusion': PerfusionSettings(recipe='published')}
+        if why == 'published'
+        else {'processing': ProcessingSettings(calibration=path)}
+    )
+    pair = found(small, **more)
     assert pair.later == ()
     assert 'are not used' in pair.notes[-1]
+    assert why in pair.notes[-1]
     assert not any(note.startswith('taken as later') for note in pair.notes)
 
 
