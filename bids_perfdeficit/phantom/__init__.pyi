@@ -13,6 +13,9 @@ from .settings import (
     PersonSettings as PersonSettings,
 )
 from .settings import (
+    ScanErrors as ScanErrors,
+)
+from .settings import (
     ScannerSettings as ScannerSettings,
 )
 
@@ -22,6 +25,7 @@ __all__ = [
     'Occlusion',
     'Patient',
     'PersonSettings',
+    'ScanErrors',
     'ScannerSettings',
     'draw_scores',
     'make_cohort',

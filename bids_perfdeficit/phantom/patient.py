@@ -18,10 +18,17 @@ from scipy.spatial import cKDTree
 from bids_perfdeficit.phantom.anatomy import HU, Head, load_head
 from bids_perfdeficit.phantom.arteries import Tree, grow
 from bids_perfdeficit.phantom.bolus import Bolus
-from bids_perfdeficit.phantom.flow import Flow, TissueState, feed, simulate, tissue_state
+from bids_perfdeficit.phantom.disturbance import disturb
+from bids_perfdeficit.phantom.flow import Flow, TissueState, feed
+from bids_perfdeficit.phantom.physics import circulate
 from bids_perfdeficit.phantom.render import Tubes, draw_tubes
 from bids_perfdeficit.phantom.scanner import Grid, expose, make_grid, sample
-from bids_perfdeficit.phantom.settings import Occlusion, PersonSettings, ScannerSettings
+from bids_perfdeficit.phantom.settings import (
+    Occlusion,
+    PersonSettings,
+    ScanErrors,
+    ScannerSettings,
+)
 from bids_perfdeficit.phantom.veins import make_veins
 from bids_perfdeficit.phantom.warp import Warp, make_warp, rigid
 
@@ -193,7 +200,7 @@ def make_patient(
     old = draws['old'] if person.old_infarct is None else person.old_infarct
     phase = draws['phase'] if scanner.phase is None else scanner.phase
     peak = draws['peak'] if scanner.peak is None else scanner.peak
-    bolus = Bolus(peak=float(peak), phase=float(phase))
+    bolus = Bolus(peak=float(peak) * scanner.errors.gain, phase=float(phase))
 
     # The arteries are grown at 2 mm whatever the scan, so that one seed is one person.
     coarse = load_head(2.0)
@@ -204,12 +211,11 @@ def make_patient(
         streams[0], size=float(size), sd=person.warp_mm, ventricle_growth=2.2 * decline
     )
     points = warp.forward(tree.points)
-    circulation = simulate(tree, points, occlusion, seed=seed)
     voxels = np.argwhere(coarse.brain)
     where = coarse.affine[:3, 3] + voxels * coarse.affine[0, 0]
     feeding = feed(tree, where)
-    state = tissue_state(
-        circulation, feeding, coarse.grey[coarse.brain], coarse.white[coarse.brain]
+    circulation, state = circulate(
+        tree, points, occlusion, feeding, coarse, seed=seed, physics=person.physics
     )
     labels = tree.territory[feeding.terminals[:, 0]].astype(np.int16)
 
@@ -249,13 +255,16 @@ def make_patient(
             still = p @ back[:3, :3].T.astype(p.dtype) + back[:3, 3].astype(p.dtype)
             return warp.inverse(still)
 
-        return to_image(
-            expose(
-                cta_grid, to_head, head, attenuation + tissue, _move(filled, moved),
-                noise=scanner.cta_noise, psf=scanner.psf, rng=noise,
-            ),
-            cta_grid,
+        scan = expose(
+            cta_grid, to_head, head, attenuation + tissue, _move(filled, moved),
+            noise=scanner.cta_noise, psf=scanner.psf, rng=noise,
         )  # fmt: skip
+        if scanner.errors != ScanErrors():
+            edges = np.stack([cta_corners.min(0), cta_corners.max(0)])
+            scan = np.rint(disturb(scan, cta_grid.affine, edges, scanner.errors, noise)).astype(
+                np.int16
+            )
+        return to_image(scan, cta_grid)
 
     ncct = expose(
         ncct_grid, warp.inverse, head, attenuation, _join(arteries_plain, veins_plain, plaques),
@@ -294,6 +303,7 @@ def make_patient(
             'head_size': float(size),
             'variants': tree.variants,
             'old_infarct': bool(old),
+            'physics': person.physics,
         },
         scan={
             'phase': float(phase),

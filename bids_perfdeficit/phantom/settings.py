@@ -12,6 +12,8 @@ from dataclasses import dataclass
 OCCLUSION_SITES = ('none', 'ICA', 'M1', 'M2sup', 'M2inf', 'A2', 'P1', 'P2', 'BA')
 #: Sites without a side.
 MIDLINE_SITES = ('none', 'BA')
+#: How contrast reaches the tissue; see `phantom.physics`.
+PHYSICS = ('network', 'dispersion', 'filling')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,48 @@ class Occlusion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScanErrors:
+    """What makes a CTA differ from the NCCT beside contrast. All 0 by default.
+
+    Parameters
+    ----------
+    offset : float
+        HU on all of the head: scanners are calibrated to some 4 HU of water (American College of
+        Radiology, CT accreditation: 0 +- 5 HU).
+    shading : tuple of three float
+        HU at the edges of the head to the right, front and top, its middle being 0; the other
+        edges have the opposite.
+    cupping : float
+        HU by which the rim of the head is brighter than its middle.
+    patches, patches_mm : float
+        Standard deviation, HU, of noise that is correlated over so many mm (Gaussian).
+    noise : float
+        Standard deviation, HU, of white noise that is added in voxels of 1 mm.
+    gain : float
+        What the contrast of the scan is multiplied by: another voltage or concentration.
+    movement : float
+        mm by which the head has moved sideways when the scanner reaches its top; half of it to
+        either side.
+    """
+
+    offset: float = 0.0
+    shading: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    cupping: float = 0.0
+    patches: float = 0.0
+    patches_mm: float = 10.0
+    noise: float = 0.0
+    gain: float = 1.0
+    movement: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ('patches', 'noise', 'gain'):
+            if getattr(self, name) < 0:
+                raise ValueError(f'{name} is {getattr(self, name)}; it cannot be negative')
+        if self.patches_mm <= 0:
+            raise ValueError(f'patches_mm is {self.patches_mm}; it must be above 0')
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScannerSettings:
     """How the two scans are taken.
 
@@ -81,6 +125,8 @@ class ScannerSettings:
     later : tuple of float
         Further phases of the CTA, s after the first: multi-phase CTA takes two, 8 s apart (Menon
         et al., Radiology 2015).
+    errors : ScanErrors
+        Of the CTA.
     """
 
     ncct_thickness: float | None = None
@@ -93,6 +139,7 @@ class ScannerSettings:
     motion: bool = True
     peak: float | None = None
     later: tuple[float, ...] = ()
+    errors: ScanErrors = ScanErrors()
 
     def __post_init__(self) -> None:
         if any(b <= a for a, b in itertools.pairwise((0.0, *self.later))):
@@ -119,9 +166,16 @@ class PersonSettings:
         Standard deviation of the smooth deformation of the template, mm.
     old_infarct : bool or None
         Whether there is an old infarct.
+    physics : str
+        One of `PHYSICS`.
     """
 
     age: float | None = None
     head_size: float | None = None
     warp_mm: float = 3.0
     old_infarct: bool | None = None
+    physics: str = 'network'
+
+    def __post_init__(self) -> None:
+        if self.physics not in PHYSICS:
+            raise ValueError(f'physics is {self.physics!r}; it must be one of {PHYSICS}')
