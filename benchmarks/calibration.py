@@ -4,7 +4,7 @@ Digital patients are drawn as in `perfusion.py`, with constants of the phantom c
 `PHYSICS`. `shipped` changes nothing, `development` was used to choose the strength of the priors,
 `test` was not looked at before. The calibration is fitted to some patients, whose references are
 the true delay with noise of 1 s and ends at 0 and 12 s, and measured on others against their true
-delay, before and after. The registrations are given, as in `scripts/calibrate_perfusion.py`, whose
+delay, before and after. The registrations are given, as in `scripts/training_patients.py`, whose
 functions measure the features; sources, brain and veins are the app's own.
 
 Run: python benchmarks/calibration.py FOLDER [--physics test] [--pairs 10] [--others 20]
@@ -42,7 +42,8 @@ from bids_perfdeficit.phantom.patient import Patient
 from bids_perfdeficit.settings import DEFAULT_SPACE as SPACE
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'scripts'))
-import calibrate_perfusion as fit
+import calibrate_perfusion
+import training_patients as fit
 
 #: Constants of `phantom.flow`, of the injection (`width`, s), and what is added to the CTA: noise
 #: (HU) of a grain (mm).
@@ -104,7 +105,7 @@ def sample(seed: int, name: str, folder: Path) -> None:
         return replace(made, cta=grainy(made.cta, *noise, seed))
 
     with tempfile.TemporaryDirectory() as cache, mock.patch.object(fit, 'draw', draw_other):
-        found = fit.measure(seed, Path(cache))
+        found = fit.recall(fit.measure(seed, Path(cache)))
     rng = np.random.default_rng([seed, 6])
     chosen = np.sort(rng.permutation(len(found['delay']))[: pipeline.SAMPLED])
     order = [found['names'].index(k) for k in perfusion.calibration()['features']]
@@ -121,9 +122,9 @@ def sample(seed: int, name: str, folder: Path) -> None:
         found['features'][chosen][:, order].astype(np.float32),
         found['delay'][chosen].astype(np.float32),
         places,
-        trunk_evidence(found['subtraction'], affine),
+        trunk_evidence(found['subtraction'].astype(float), affine),
         volume / len(chosen),
-        fit.outcome(found),
+        calibrate_perfusion.outcome(found['site'], found['side']),
     ).save(target)
 
 

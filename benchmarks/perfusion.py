@@ -37,7 +37,7 @@ from scipy import ndimage
 
 from bids_perfdeficit import ct, perfusion
 from bids_perfdeficit.perfusion import PerfusionSettings
-from bids_perfdeficit.perfusion.agreement import concordance, dice, measure_agreement
+from bids_perfdeficit.perfusion.agreement import concordance, dice, measure_agreement, spearman
 from bids_perfdeficit.perfusion.combination import Mirror
 from bids_perfdeficit.phantom.patient import HYPOPERFUSED, Patient, make_patient
 from bids_perfdeficit.phantom.settings import Occlusion, ScannerSettings
@@ -163,16 +163,19 @@ def compute(
     step = tuple(float(s) for s in scan.ncct.header.get_zooms()[2::-1])
     ncct, cta, brain = tensor(array(scan.ncct)), tensor(array(scan.cta)), tensor(scan.brain)
     priors = {name: tensor(values) for name, values in scan.priors.items()}
-    level = perfusion.subtract(ncct, cta, brain, step, settings=settings)
-    vessels = perfusion.vesselness(level, step)
+    enhancement = perfusion.enhance(ncct, cta, brain, step, settings=settings)
+    tissues = {k: priors[k] for k in ('veins', 'white', 'grey')}
+    reference = perfusion.fit_reference(ncct, enhancement.subtraction, brain, step, **tissues)
+    enhancement = reference.correct(enhancement)
     sources: perfusion.Sources | torch.Tensor = perfusion.find_sources(
-        level, vessels, priors['inflow'], brain, step, settings=settings
-    )
+        enhancement.subtraction, enhancement.vesselness, priors['inflow'], brain, step,
+        settings=settings,
+    )  # fmt: skip
     if scan.sources is not None:
         sources = tensor(scan.sources)
     return sources, perfusion.synthesize(
-        ncct, cta, brain, sources, step, veins=priors['veins'], white=priors['white'],
-        grey=priors['grey'], mirror=scan.mirror, settings=settings,
+        ncct, cta, brain, sources, step, mirror=scan.mirror, enhancement=enhancement,
+        shading=reference.left, residual=reference.residual, settings=settings, **tissues,
     )  # fmt: skip
 
 
@@ -259,6 +262,9 @@ def measure(
         'wrong sources': wrong_sources(sources, patient, scan.ncct),
         **reported,
     }
+    late = inside & (delay > HYPOPERFUSED)
+    if late.sum() > 50:
+        row['within'] = spearman(maps.perfusion.numpy().T[late], delay[late])
     graded = score(maps.hypoperfused, maps.distance, delay, inside)
     row['probability.auc'] = graded['auc']
     for name, found in results.items():
@@ -299,6 +305,7 @@ def summary(rows: pd.DataFrame) -> str:
     for what, value in (
         ('AUC of the probability', f'{rows["probability.auc"].mean():.3f}'),
         ('AUC of the probability, deficits over 20 mL', f'{large["probability.auc"].mean():.3f}'),
+        ('Spearman of the map inside the deficit', f'{rows["within"].mean():.3f}'),
         ('AUC of the map, deficits over 20 mL', f'{large["default.auc"].mean():.3f}'),
         ("Lin's concordance of volumes", f'{agreement:.3f}'),
         (f'median Dice over 20 mL ({len(large)})', f'{large.dice.median():.3f}'),
@@ -324,6 +331,13 @@ def main() -> None:
     parser.add_argument('--rows', type=Path, help='JSON lines to which patients are added')
     parser.add_argument(
         '--nuisances', action='store_true', help='errors of scanners and movement instead'
+    )
+    parser.add_argument(
+        '--variants',
+        nargs='+',
+        choices=('without', 'now'),
+        default=['without', 'now'],
+        help='of the nuisances',
     )
     options = parser.parse_args()
     if options.nuisances:

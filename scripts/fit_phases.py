@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from calibrate_perfusion import LATEST, SECONDS, SPACING, mirrored, patient_images
-from scipy.stats import rankdata
+from calibrate_perfusion import target
+from training_patients import SPACING, Across, patient_images
 
 from bids_perfdeficit import perfusion
 from bids_perfdeficit.data import load
@@ -76,7 +76,7 @@ def _measure(seed: int, cache: Path) -> dict[str, Any]:
     names = ('ncct', 'cta', 'cta_2', 'cta_3', 'brain', 'inflow', 'veins', 'white', 'grey')
     data = {k: torch.from_numpy(np.ascontiguousarray(images[k].T)) for k in names}
     step = (SPACING,) * 3
-    phases = []
+    phases, references = [], []
     for name in ('cta', 'cta_2', 'cta_3'):
         enhancement = perfusion.enhance(
             data['ncct'], data[name], data['brain'], step,
@@ -86,20 +86,18 @@ def _measure(seed: int, cache: Path) -> dict[str, Any]:
             data['ncct'], enhancement.subtraction, data['brain'], step,
             veins=data['veins'], white=data['white'], grey=data['grey'],
         )  # fmt: skip
+        references.append(reference)
         phases.append(reference.correct(enhancement))
     first = phases[0]
     sources = perfusion.find_sources(
         first.subtraction, first.vesselness, data['inflow'], data['brain'], step
     )
 
-    def mirror(values: torch.Tensor) -> torch.Tensor:
-        there = mirrored(values.numpy().T, images['brain'], images['mni'])
-        return torch.from_numpy(np.ascontiguousarray(there.T.astype(np.float32)))
-
     maps = perfusion.synthesize(
         data['ncct'], data['cta'], data['brain'], sources, step, veins=data['veins'],
-        white=data['white'], grey=data['grey'], mirror=mirror, enhancement=first,
-        later=phases[1:],
+        white=data['white'], grey=data['grey'],
+        mirror=Across.of(images['brain'], images['mni']).mirror, enhancement=first,
+        later=phases[1:], shading=references[0].left, residual=references[0].residual,
     )  # fmt: skip
     inside = images['brain'] & images['tbrain']
     kept = {k: v.numpy().T[inside] for k, v in maps.features.items() if v.ndim}
@@ -122,17 +120,12 @@ def changed(patient: dict[str, Any], phases: int) -> np.ndarray:
     return stack_changes(later, brain).numpy().astype(float)
 
 
-def target(delay: np.ndarray) -> np.ndarray:
-    delay = delay.astype(float)
-    return rankdata(delay) / len(delay) + np.clip(delay, 0, LATEST) / SECONDS
-
-
 def fit(patients: list[dict[str, Any]], phases: int) -> np.ndarray:
     """Return the weights for so many phases, (F,)."""
     rows = [np.random.default_rng(k).permutation(len(p['delay']))[:VOXELS]
             for k, p in enumerate(patients)]  # fmt: skip
     x = np.concatenate([changed(p, phases)[r] for p, r in zip(patients, rows, strict=True)])
-    missed = [target(p['delay']) - p['first_late'] for p in patients]
+    missed = [target(p['delay'].astype(float)) - p['first_late'] for p in patients]
     y = np.concatenate([m[r] for m, r in zip(missed, rows, strict=True)])
     centre, scale = x.mean(0), x.std(0) + 1e-6
     z = (x - centre) / scale

@@ -12,6 +12,7 @@ layers of tens of units; it was fitted on digital patients and lies, with its pr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -38,8 +39,11 @@ _VESSEL_HU = 35.0
 _VEIN = 0.2
 #: Smoothing in mm before those are asked: single voxels are too noisy.
 _DENOISE = 2.0
-#: Enhancement in HU below which its logarithm is noise.
-_LEAST_HU = 0.5
+#: Enhancement, as a share of the brain's median, below which its logarithm is noise; HU below
+#: which that median is.
+_LEAST_SHARE, _LEAST_HU = 0.12, 0.5
+#: Shading over the brain's median enhancement at which its feature ends.
+_SHADING_SPAN = 1.0
 #: Where logarithms end: of the tissue, of vessels, of either against its mirrored position.
 _TISSUE_SPAN, _VESSEL_SPAN, _MIRROR_SPAN = 2.0, 3.0, 1.5
 #: Share of the brain's median contrast of vessels that is added before a logarithm: none is 0.
@@ -184,8 +188,8 @@ def _enhancement_features(
     tube = tube + floor
 
     def level(values: Tensor) -> Tensor:
-        span = _TISSUE_SPAN
-        return (values.clamp_min(_LEAST_HU) / _usual(values, brain)).log().clamp(-span, span)
+        share = values / _usual(values, brain)
+        return share.clamp_min(_LEAST_SHARE).log().clamp(-_TISSUE_SPAN, _TISSUE_SPAN)
 
     pieces: dict[str, Callable[[], Tensor]] = {
         'level': partial(level, middle),
@@ -195,8 +199,8 @@ def _enhancement_features(
     if mirror is not None:
 
         def against(values: Tensor) -> Tensor:
-            least = values.clamp_min(_LEAST_HU)
-            ratio = mirror(values).clamp_min(_LEAST_HU) / least
+            least = _LEAST_SHARE * _usual(values, brain)
+            ratio = torch.maximum(mirror(values), least) / torch.maximum(values, least)
             return ratio.log().clamp(-_MIRROR_SPAN, _MIRROR_SPAN)
 
         pieces |= {
@@ -260,6 +264,8 @@ def compute_features(
     white: Tensor | None = None,
     grey: Tensor | None = None,
     mirror: Mirror | None = None,
+    shading: Tensor | None = None,
+    residual: float | None = None,
     threads: int = 1,
 ) -> dict[str, Tensor]:
     """Return the features of late contrast.
@@ -276,14 +282,19 @@ def compute_features(
         Prior of the veins, probabilities of the tissues.
     mirror : callable, optional
         Carries a map to its mirrored position.
+    shading : Tensor, (Z, Y, X), optional
+        HU of the reference field that were estimated and left in place: the network learns how
+        far to believe them.
+    residual : float, optional
+        HU: what the reference field does not explain, which is noise of a centimetre and delay.
     threads : int
         Maps that are computed at once; the result is the same.
 
     Returns
     -------
     dict of str to Tensor
-        Maps, and numbers of the whole patient (``venous``, ``tissue``) as tensors without a
-        dimension. Those are missing whose inputs are.
+        Maps, and numbers of the whole patient (``venous``, ``tissue``, ``residual``,
+        ``sharpness``) as tensors without a dimension. Those are missing whose inputs are.
     """
     tissue = tissue_enhancement(
         ncct, subtraction, brain, spacing, veins=veins, sigmas=TISSUE_MM, threads=threads
@@ -333,6 +344,12 @@ def compute_features(
         share = subtraction[sinus].float().quantile(0.9) / artery
         out['venous'] = share.clamp_min(0.03).log().clamp(-3, 1)
     out['tissue'] = (_usual(wide, brain) / artery).clamp_min(0.003).log()
+    out['sharpness'] = (tube[brain].median() / artery).clamp_min(1e-4).log()
+    if shading is not None:
+        share = shading / _usual(wide, brain)
+        out['shading'] = share.clamp(-_SHADING_SPAN, _SHADING_SPAN)
+    if residual is not None and math.isfinite(residual):
+        out['residual'] = (residual / _usual(wide, brain)).clamp_min(0.01).log()
     return out
 
 

@@ -79,6 +79,8 @@ class ReferenceField:
         HU: robust standard deviation of the blocks about the fit.
     field : Tensor, float32, (Z, Y, X)
         HU that are taken away.
+    left : Tensor, float32, (Z, Y, X)
+        HU that were estimated and left in place.
     """
 
     offset: float
@@ -88,12 +90,21 @@ class ReferenceField:
     applied: tuple[float, float, float]
     residual: float
     field: Tensor
+    left: Tensor
 
     def correct(self, enhancement: Enhancement) -> Enhancement:
         """Take the field away from a subtraction; a plane has no curvature, so vessels stay."""
         level = enhancement.subtraction
         known = enhancement.inside & (level != 0)
         return replace(enhancement, subtraction=torch.where(known, level - self.field, level))
+
+    def on(self, brain: Tensor) -> ReferenceField:
+        """Return the same field on another grid, by its brain."""
+        return replace(self, field=plane(brain, self.applied), left=plane(brain, self._left()))
+
+    def _left(self) -> list[float]:
+        known = all(math.isfinite(v) for v in self.slopes)
+        return [a - b if known else 0.0 for a, b in zip(self.slopes, self.applied, strict=True)]
 
 
 def plane(brain: Tensor, slopes: Sequence[float]) -> Tensor:
@@ -151,7 +162,7 @@ def fit_reference(
         unknown = (math.nan,) * 3
         nothing = torch.zeros(brain.shape, dtype=torch.float32, device=brain.device)
         return ReferenceField(
-            math.nan, math.nan, unknown, unknown, (0.0, 0.0, 0.0), math.nan, nothing
+            math.nan, math.nan, unknown, unknown, (0.0, 0.0, 0.0), math.nan, nothing, nothing
         )
     found, errors, residual = _fit(blocks)
     slopes = tuple(float(v) for v in found[1:])
@@ -159,6 +170,7 @@ def fit_reference(
     return ReferenceField(
         float(found[0]), float(errors[0]), slopes, tuple(float(v) for v in errors[1:]),  # type: ignore[arg-type]
         applied, residual, plane(brain, applied),  # type: ignore[arg-type]
+        plane(brain, [a - b for a, b in zip(slopes, applied, strict=True)]),
     )  # fmt: skip
 
 

@@ -275,6 +275,8 @@ def synthesize(
     mirror: Mirror | None = None,
     enhancement: Enhancement | None = None,
     later: Sequence[Enhancement] = (),
+    shading: Tensor | None = None,
+    residual: float | None = None,
     settings: PerfusionSettings | None = None,
     fitted: Mapping[str, Any] | None = None,
     diagnostics: bool = True,
@@ -303,6 +305,9 @@ def synthesize(
     later : sequence of Enhancement
         The same of later phases of the CTA, one or two in the order of acquisition, on the same
         grid. They change the perfusion map, by `phases.fuse`, and not the probability.
+    shading : Tensor, (Z, Y, X), optional
+    residual : float, optional
+        `ReferenceField.left` and `ReferenceField.residual`.
     settings : PerfusionSettings, optional
     fitted : mapping, optional
         The network that joins the features; the shipped one by default.
@@ -361,6 +366,8 @@ def synthesize(
         white=None if white is None else white[box],
         grey=None if grey is None else grey[box],
         mirror=across,
+        shading=None if shading is None else shading[box],
+        residual=residual,
         threads=threads,
     )
     late, hypoperfused = combine(found, brain, fitted, threads=threads)

@@ -506,14 +506,14 @@ def _compute_maps(
     sources = _find_sources(frame, enhancement, settings)
     later, notes = _enhance_later(frame, settings, pieces)
     maps = _synthesize(
-        frame, enhancement, sources, list(later.values()), settings, pieces, fitted, diagnostics
-    )
+        frame, enhancement, sources, list(later.values()), settings, pieces, fitted, diagnostics,
+        reference,
+    )  # fmt: skip
     controls = {name: values for name, values in maps.features.items() if values.ndim}
     if maps.distance is not None:
         controls['distance'] = maps.distance
     points = torch.nonzero(sources.mask).flip(1).cpu().numpy()
     points = np.round(nib.affines.apply_affine(affine, points), 1).tolist()
-    applied = (0.0, 0.0, 0.0) if reference is None else reference.applied
     return Maps(
         image(maps.subtraction),
         image(maps.vesselness),
@@ -524,7 +524,7 @@ def _compute_maps(
         (*sources.notes, *(_UNUSUAL[name] for name in maps.unusual), *notes),
         Trust(
             {} if reference is None else _shading(reference),
-            _read_again(patient, applied, settings, fitted, device, threads)
+            _read_again(patient, reference, settings, fitted, device, threads)
             if check and not maps.unusual
             else (),
         ),
@@ -643,6 +643,7 @@ def _synthesize(
     threads: int,
     fitted: Mapping[str, Any] | None = None,
     diagnostics: bool = False,
+    reference: perfusion.ReferenceField | None = None,
 ) -> perfusion.PerfusionMaps:
     return perfusion.synthesize(
         frame.ncct,
@@ -656,6 +657,8 @@ def _synthesize(
         mirror=frame.mirror,
         enhancement=enhancement,
         later=later,
+        shading=None if reference is None else reference.left,
+        residual=None if reference is None else reference.residual,
         settings=settings,
         fitted=fitted,
         diagnostics=diagnostics,
@@ -665,7 +668,7 @@ def _synthesize(
 
 def _read_again(
     patient: Prepared,
-    applied: Sequence[float],
+    reference: perfusion.ReferenceField | None,
     settings: PerfusionSettings,
     fitted: Mapping[str, Any] | None,
     device: str,
@@ -680,6 +683,9 @@ def _read_again(
     coarse = _coarse(patient)
     frame = _frame(coarse, settings, device, threads)
     pieces = threads if device == 'cpu' else 1
+    x, y, z = (0.0, 0.0, 0.0) if reference is None else reference.applied
+    if reference is not None:
+        reference = reference.on(frame.brain)
     template = ct.load_template(patient.space, spacing=TEMPLATE_MM)
     there = ct.carry(
         ct.read_transform(patient.forward), ct.all_points(template.brain_mask), threads=threads
@@ -701,7 +707,9 @@ def _read_again(
             threads=pieces,
         )  # fmt: skip
         sources = _find_sources(frame, enhancement, settings)
-        maps = _synthesize(frame, enhancement, sources, [], settings, pieces, fitted)
+        maps = _synthesize(
+            frame, enhancement, sources, [], settings, pieces, fitted, reference=reference
+        )
         images = [
             nib.Nifti1Image(values.cpu().numpy().T, coarse.ncct.affine)
             for values in (maps.hypoperfused, maps.subtraction)
@@ -716,7 +724,6 @@ def _read_again(
             fitted,
         )
 
-    x, y, z = applied
     found: list[perfusion.ReadOut] = []
     for name, slopes, shift in (
         (f'a grid of {TEMPLATE_MM:g} mm', (x, y, z), (0.0, 0.0, 0.0)),
