@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -50,8 +50,7 @@ class PerfusionMaps:
         In [0, 1] inside the brain, higher is later; 0 outside. By the default recipe all
         `combination.compute_features` joined, else the arrival alone.
     hypoperfused : Tensor
-        Probability of a delay of more than 6 s, from the same features by either recipe; 0
-        outside.
+        Probability of a delay of more than 6 s, the same by either recipe; 0 outside.
     unusual : tuple of str
         From `combination.unusual`.
     distance : Tensor, optional
@@ -334,9 +333,14 @@ def synthesize(
     within = None if veins is None else veins[box]
     speed = speed_map(vessels, veins=within, settings=settings)
     metric = None
-    if settings.arrival == 'anisotropic':
+    if settings.metric == 'anisotropic':
         metric = orientation_metric(difference, vessels, spacing, mask=inside)
     arrival = solve_eikonal(speed, start, spacing, mask=inside, metric=metric)
+    seen = arrival
+    if settings.recipe == 'published':
+        # The network was fitted with the default's arrival, and so must see it by either recipe.
+        usual = speed_map(vessels, veins=within, settings=replace(settings, recipe='default'))
+        seen = solve_eikonal(usual, start, spacing, mask=inside)
     never = torch.full_like(arrival, torch.inf)
 
     def whole(values: Tensor, fill: float = 0.0) -> Tensor:
@@ -353,7 +357,7 @@ def synthesize(
         ncct,
         difference,
         vessels,
-        arrival,
+        seen,
         brain,
         start,
         spacing,

@@ -71,7 +71,7 @@ def init_perfusion_wf(
     workflow = LiterateWorkflow(name=name)
     workflow.__desc__ = f"""\
 The NCCT was subtracted from the CTA. {shading}The contrast arrival time was computed by solving
-the {'isotropic' if how.arrival == 'isotropic' else 'anisotropic (Riemannian)'} eikonal equation
+the {'isotropic' if how.metric == 'isotropic' else 'anisotropic (Riemannian)'} eikonal equation
 from the arterial inflow at the skull base [after @vtrails; @perfusion], with a speed given by the
 vesselness of the subtraction to the power {how.exponent:g} plus {how.floor:g}. {blend}It was
 rescaled to [0, 1] between its 2nd and 98th percentile in the brain; higher values are later. Its
@@ -93,7 +93,7 @@ of 1 HU and a shift of 1 mm.
     facts = {
         'Recipe': how.recipe,
         'ReferenceField': how.reference_field,
-        'Arrival': how.arrival,
+        'Arrival': how.metric,
         'HypoperfusionThreshold': (fitted or calibration())['threshold'],
     }
     own = {} if fitted is None else {'fitted': fitted}

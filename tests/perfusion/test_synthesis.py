@@ -156,6 +156,30 @@ def test_the_published_perfusion_is_a_rescaled_arrival_in_the_brain(arrival):
     assert (inside[order].diff() >= 0).all()
 
 
+def test_the_recipe_decides_the_metric_where_nobody_else_does():
+    ncct, cta, brain, prior = head(noise=5)
+
+    def arrival(**options):
+        return run(ncct, cta, brain, prior, **options)[1].arrival
+
+    published = {
+        how: arrival(recipe='published', arrival=how)
+        for how in ('auto', 'anisotropic', 'isotropic')
+    }
+    assert torch.equal(published['auto'], published['anisotropic'])
+    assert not torch.equal(published['auto'], published['isotropic'])
+    assert torch.equal(arrival(), arrival(arrival='isotropic'))
+
+
+def test_the_probability_does_not_depend_on_the_recipe():
+    ncct, cta, brain, prior = head(noise=5)
+    plain, published = (
+        run(ncct, cta, brain, prior, recipe=recipe)[1] for recipe in ('default', 'published')
+    )
+    assert torch.equal(plain.hypoperfused, published.hypoperfused)
+    assert not torch.equal(plain.perfusion, published.perfusion)
+
+
 def test_tissue_that_enhances_less_counts_as_later():
     ncct, cta, brain, prior = head(noise=5)
     pale = brain & (torch.arange(SHAPE[2])[None, None] < SHAPE[2] // 2 - 6)

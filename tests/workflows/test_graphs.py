@@ -113,6 +113,13 @@ def test_every_combination_of_options_has_a_graph(pair, tmp_path, level, sloppy,
         assert ('anisotropic' in text) == (arrival == 'anisotropic')
 
 
+def test_the_methods_name_the_metric_that_the_recipe_has(pair, tmp_path):
+    for recipe, named in (('default', False), ('published', True)):
+        settings = replace(settings_for(tmp_path), perfusion=PerfusionSettings(recipe=recipe))
+        workflow = init_bids_perfdeficit_wf(plans=[make_plan(pair, settings)], settings=settings)
+        assert ('anisotropic' in workflow.visit_desc()) == named
+
+
 def test_a_stage_that_is_done_stays_out_of_the_graph(pair, tmp_path):
     settings = settings_for(tmp_path)
     names = [stage.name for stage in stages_of(settings)]
