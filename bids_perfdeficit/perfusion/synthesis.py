@@ -20,6 +20,7 @@ from bids_perfdeficit.perfusion.combination import (
     combine,
     compute_features,
     enhancement_features,
+    is_late,
     unusual,
 )
 from bids_perfdeficit.perfusion.eikonal import bounding_box, solve_eikonal
@@ -51,8 +52,16 @@ class PerfusionMaps:
         `combination.compute_features` joined, else the arrival alone.
     hypoperfused : Tensor
         Probability of a delay of more than 6 s, the same by either recipe; 0 outside.
+    delay, delay_sd : Tensor
+        Expected delay in s, from 0 to 12 or more, and its standard deviation, the same by either
+        recipe; 0 outside. See `combination.Combined`.
+    member_voxels : Tensor of int64, (K, 2)
+        Voxels above the threshold of hypoperfusion by each network alone, on the left and on the
+        right.
     unusual : tuple of str
         From `combination.unusual`.
+    is_late : bool
+        From `combination.is_late`.
     distance : Tensor, optional
         Arrival at speed 1 everywhere, in mm: the control that every correlation stands beside.
     features : dict of str to Tensor
@@ -66,7 +75,11 @@ class PerfusionMaps:
     arrival: Tensor
     perfusion: Tensor
     hypoperfused: Tensor
+    delay: Tensor
+    delay_sd: Tensor
+    member_voxels: Tensor
     unusual: tuple[str, ...]
+    is_late: bool = False
     distance: Tensor | None = None
     features: dict[str, Tensor] = field(default_factory=dict)
 
@@ -272,6 +285,7 @@ def synthesize(
     white: Tensor | None = None,
     grey: Tensor | None = None,
     mirror: Mirror | None = None,
+    right: Tensor | None = None,
     enhancement: Enhancement | None = None,
     later: Sequence[Enhancement] = (),
     settings: PerfusionSettings | None = None,
@@ -297,14 +311,18 @@ def synthesize(
     mirror : callable, optional
         Carries a map on this grid to its left-right mirror, for what one side lacks of the other.
         Without it, or the tissues, the default recipe goes by the features that are left.
+    right : Tensor, bool, (Z, Y, X), optional
+        Where the right half of the brain is, for `PerfusionMaps.member_voxels`; without it all
+        counts as left.
     enhancement : Enhancement, optional
         From `enhance`, of the same images and settings; computed when it is missing.
     later : sequence of Enhancement
         The same of later phases of the CTA, one or two in the order of acquisition, on the same
-        grid. They change the perfusion map, by `phases.fuse`, and not the probability.
+        grid. They change the perfusion map, by `phases.fuse`, and neither the probability nor
+        the delay.
     settings : PerfusionSettings, optional
     fitted : mapping, optional
-        The network that joins the features; the shipped one by default.
+        The networks that join the features; the shipped ones by default.
     diagnostics : bool
         Return also `distance` and `features`, which the maps themselves do not need.
     threads : int
@@ -367,7 +385,10 @@ def synthesize(
         mirror=across,
         threads=threads,
     )
-    late, hypoperfused = combine(found, brain, fitted, threads=threads)
+    joined = combine(
+        found, brain, fitted, half=None if right is None else right[box], threads=threads
+    )
+    late = joined.late
     if later:
         moved = []
         for number, phase in enumerate(later, 2):
@@ -392,8 +413,12 @@ def synthesize(
         vesselness=enhancement.vesselness,
         arrival=whole(torch.where(brain, arrival, never), torch.inf),
         perfusion=whole(_rescale(late, brain)),
-        hypoperfused=whole(hypoperfused),
+        hypoperfused=whole(joined.hypoperfused),
+        delay=whole(joined.delay),
+        delay_sd=whole(joined.delay_sd),
+        member_voxels=joined.member_voxels,
         unusual=unusual(found, fitted),
+        is_late=is_late(found, fitted),
         distance=distance,
         features=kept,
     )

@@ -108,6 +108,7 @@ MINIMAL_FIGURES = (
 )
 FULL_FIGURES = (
     'figure_hypoperfused',
+    'figure_delay',
     'figure_thumbnail',
     'figure_arrival',
     'figure_perfusion',
@@ -143,11 +144,11 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         'perfusion',
-        ('perfusion', 'toa', 'hypoperfused', 'subtraction', 'vessel'),
+        ('perfusion', 'toa', 'hypoperfused', 'delay', 'delay_sd', 'subtraction', 'vessel'),
         lambda s: dataclasses.asdict(s.perfusion) | _space(s) | _calibrated(s),
         requires=_PREPARED,
         level=Level.FULL,
-        version=2,
+        version=3,
         phases=True,
     ),
     Stage(
@@ -157,6 +158,8 @@ STAGES: tuple[Stage, ...] = (
             'std_toa',
             'std_asymmetry',
             'std_hypoperfused',
+            'std_delay',
+            'std_delay_sd',
             'std_preproc_ct',
             'std_preproc_cta',
             'std_brain_mask',
@@ -164,6 +167,7 @@ STAGES: tuple[Stage, ...] = (
         _space,
         requires=(*_PREPARED, 'perfusion'),
         level=Level.FULL,
+        version=2,
     ),
     Stage(
         'metrics',
@@ -171,10 +175,10 @@ STAGES: tuple[Stage, ...] = (
         lambda s: _space(s) | _calibrated(s),
         requires=(*_PREPARED, 'perfusion', 'standard'),
         level=Level.FULL,
-        version=4,
+        version=5,
     ),
 )
-FIGURES = Stage('figures', (), lambda s: _space(s) | {'level': str(s.processing.level)}, version=2)
+FIGURES = Stage('figures', (), lambda s: _space(s) | {'level': str(s.processing.level)}, version=3)
 
 
 @dataclass(frozen=True)
