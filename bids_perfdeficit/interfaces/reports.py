@@ -151,7 +151,7 @@ class DrawFigures(SimpleInterface):
                 contour=late,
                 outlined='white line: hypoperfused',
                 cmap='inferno',
-                clear=0.25,
+                clear=0.5,
             ),
             'figure_thumbnail': figures.draw_thumbnail(
                 probability, brain, ncct, late, target('thumbnail')

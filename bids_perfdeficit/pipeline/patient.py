@@ -36,6 +36,8 @@ TEMPLATE_MM = 2.0
 #: Errors under which the site of an occlusion must hold: HU of shading at the edge of the brain
 #: from side to side, and mm of movement between the scans. Half of what was seen to invent one.
 SHADING_HU, SHIFT_MM = 1.0, 1.0
+#: Step in s in which delays are stored: exact in float32, and half the size when compressed.
+DELAY_STEP = 1 / 128
 #: Share of the brain that a later phase of the CTA must show, and its least correlation with the
 #: NCCT in and around the brain: it is an extra, so that a poor one is left out.
 PHASE_COVERAGE, PHASE_CORRELATION = 0.95, 0.75
@@ -519,6 +521,9 @@ def _compute_maps(
         finite = torch.nan_to_num(values.to('cpu', torch.float32), posinf=0.0)
         return nib.Nifti1Image(finite.numpy().T, affine)
 
+    def seconds(values: torch.Tensor) -> nib.Nifti1Image:
+        return image((values / DELAY_STEP).round() * DELAY_STEP)
+
     frame = _frame(patient, settings, device, threads)
     enhancement, reference = _enhance(frame, frame.cta, settings, pieces)
     sources = _find_sources(frame, enhancement, settings)
@@ -539,8 +544,8 @@ def _compute_maps(
         image(maps.arrival),
         image(maps.perfusion),
         image(maps.hypoperfused),
-        image(maps.delay),
-        image(maps.delay_sd),
+        seconds(maps.delay),
+        seconds(maps.delay_sd),
         Inflow(sources.method, points, maps.unusual, maps.is_late),
         (
             *sources.notes,
