@@ -447,7 +447,7 @@ class Combined:
     hypoperfused : Tensor
         Probability of a delay of more than 6 s: that of the mean of the members' log odds.
     delay : Tensor
-        Expected delay in s, from 0 to `LONGEST_S`, which stands for any longer one: mean of the
+        Expected delay in s, from 0 to `LONGEST_S`, which represents any longer one: mean of the
         members.
     delay_sd : Tensor
         Its standard deviation in s: that of the errors in digital patients with such a computed

@@ -68,6 +68,11 @@ def _space(settings: Settings) -> dict[str, Any]:
     return {'space': settings.processing.output_spaces[0]}
 
 
+def _computed(settings: Settings) -> dict[str, Any]:
+    """Return how maps are computed; with the metric that the arrival has."""
+    return dataclasses.asdict(settings.perfusion) | {'arrival': settings.perfusion.metric}
+
+
 def _calibrated(settings: Settings) -> dict[str, Any]:
     """Return the calibration of a site by its content; nothing for the shipped one."""
     path = settings.processing.calibration
@@ -145,7 +150,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         'perfusion',
         ('perfusion', 'toa', 'hypoperfused', 'delay', 'delay_sd', 'subtraction', 'vessel'),
-        lambda s: dataclasses.asdict(s.perfusion) | _space(s) | _calibrated(s),
+        lambda s: _computed(s) | _space(s) | _calibrated(s),
         requires=_PREPARED,
         level=Level.FULL,
         version=3,
