@@ -46,9 +46,14 @@ PHASE_COVERAGE, PHASE_CORRELATION = 0.95, 0.75
 _NO_DATA, _SAME_HU = -1000.0, 0.5
 #: Note on a number of the patient that lies outside those that the calibration was fitted on.
 _UNUSUAL = {
-    name: f'the contrast of the {what} over that of the arteries is unlike any that the perfusion '
-    'map was calibrated on: do not use the map; no occlusion is reported'
-    for name, what in (('tissue', 'brain tissue'), ('venous', 'sinuses'))
+    name: f'{what} is unlike any that the perfusion map was calibrated on: do not use the map; no '
+    'occlusion is reported'
+    for name, what in (
+        ('tissue', 'the contrast of the brain tissue over that of the arteries'),
+        ('venous', 'the contrast of the sinuses over that of the arteries'),
+        ('sharpness', 'the contrast of small vessels over that of the arteries'),
+        ('residual', 'the noise of the subtraction over the contrast of the brain tissue'),
+    )
 }
 #: Note on a scan that was taken too late after the arterial peak.
 _LATE = (
