@@ -211,9 +211,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     science.add_argument(
         '--arrival',
-        metavar='{anisotropic,isotropic}',
+        metavar='{auto,anisotropic,isotropic}',
         help='how contrast travels: at one speed in all directions, or faster along vessels '
-        '(default: isotropic)',
+        '(default: auto, which is isotropic for the recipe "default" and anisotropic for '
+        '"published")',
     )
     science.add_argument(
         '--calibration',

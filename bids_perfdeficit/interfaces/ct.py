@@ -208,6 +208,8 @@ class _ToTemplateInput(BaseInterfaceInputSpec):
     toa = File(exists=True, mandatory=True)
     perfusion = File(exists=True, mandatory=True)
     hypoperfused = File(exists=True, mandatory=True)
+    delay = File(exists=True, mandatory=True)
+    delay_sd = File(exists=True, mandatory=True)
     xfm = File(exists=True, mandatory=True, desc='NCCT to template')
     space = traits.Str(mandatory=True)
     num_threads = traits.Int(1, usedefault=True, nohash=True, desc='on which no image depends')
@@ -221,6 +223,8 @@ class _ToTemplateOutput(TraitedSpec):
     std_perfusion = File(exists=True)
     std_asymmetry = File(exists=True)
     std_hypoperfused = File(exists=True)
+    std_delay = File(exists=True)
+    std_delay_sd = File(exists=True)
 
 
 class ToTemplate(SimpleInterface):
@@ -230,7 +234,9 @@ class ToTemplate(SimpleInterface):
     output_spec = _ToTemplateOutput
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        names = ('ncct', 'cta', 'brain', 'toa', 'perfusion', 'hypoperfused')
+        names = (
+            'ncct', 'cta', 'brain', 'toa', 'perfusion', 'hypoperfused', 'delay', 'delay_sd',
+        )  # fmt: skip
         maps = pipeline.carry_images(
             *(load_image(getattr(self.inputs, name)) for name in names),
             forward=Path(self.inputs.xfm),
@@ -245,6 +251,8 @@ class ToTemplate(SimpleInterface):
             ('std_perfusion', maps.perfusion),
             ('std_asymmetry', maps.asymmetry),
             ('std_hypoperfused', maps.hypoperfused),
+            ('std_delay', maps.delay),
+            ('std_delay_sd', maps.delay_sd),
         ):
             self._results[key] = save_image(image, runtime.cwd, f'{key}.nii')
         return runtime

@@ -45,11 +45,13 @@ class _ComputeOutput(TraitedSpec):
     toa = File(exists=True)
     perfusion = File(exists=True)
     hypoperfused = File(exists=True)
+    delay = File(exists=True)
+    delay_sd = File(exists=True)
     meta = traits.Dict(desc='for the sidecars')
 
 
 class ComputePerfusion(SimpleInterface):
-    """Compute arrival and perfusion from NCCT and CTA."""
+    """Compute arrival, perfusion, hypoperfusion and delay from NCCT and CTA."""
 
     input_spec = _ComputeInput
     output_spec = _ComputeOutput
@@ -76,14 +78,18 @@ class ComputePerfusion(SimpleInterface):
             device=self.inputs.device,
             threads=self.inputs.num_threads,
         )
-        for key in ('subtraction', 'vessel', 'toa', 'perfusion', 'hypoperfused'):
+        for key in (
+            'subtraction', 'vessel', 'toa', 'perfusion', 'hypoperfused', 'delay', 'delay_sd',
+        ):  # fmt: skip
             self._results[key] = save_image(getattr(maps, key), runtime.cwd, f'{key}.nii')
         self._results['meta'] = {
             'InflowMethod': maps.inflow.method,
             'InflowPoints': maps.inflow.points,
             'Unusual': list(maps.inflow.unusual),
+            'LateScan': maps.inflow.is_late,
             'Shading': known_numbers(maps.trust.shading),
             'OtherReadOuts': [dataclasses.asdict(other) for other in maps.trust.others],
+            'VolumesOfMembers': [list(sides) for sides in maps.trust.member_ml],
             'Notes': [*maps.notes, *(note for phase in phases for note in phase['Notes'])],
             'Device': self.inputs.device,
         }

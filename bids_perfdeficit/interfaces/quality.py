@@ -64,12 +64,14 @@ class MeasureResults(SimpleInterface):
                 inflow.get('InflowMethod', 'n/a'),
                 inflow.get('InflowPoints', []),
                 tuple(inflow.get('Unusual', ())),
+                bool(inflow.get('LateScan', False)),
             ),
             missing=ncct.get('CoverageMissing', ()),
             found=ct.sidecar_metrics(ncct, cta),
             trust=pipeline.Trust(
                 inflow.get('Shading', {}),
                 tuple(perfusion.ReadOut(**other) for other in inflow.get('OtherReadOuts', ())),
+                tuple((left, right) for left, right in inflow.get('VolumesOfMembers', ())),
             ),
             fitted=dict(self.inputs.fitted) if isdefined(self.inputs.fitted) else None,
         )

@@ -22,6 +22,9 @@ from bids_perfdeficit import ct, perfusion
 from bids_perfdeficit.bids import sidecar_path
 from bids_perfdeficit.interfaces.files import load_image
 
+#: s at the ends of the scale of the delay, in all patients.
+DELAY_RANGE = (0.0, 12.0)
+
 
 class _DrawInput(DynamicTraitedSpec):
     space = traits.Str(mandatory=True)
@@ -110,6 +113,7 @@ class DrawFigures(SimpleInterface):
         subtraction = load_image(files['subtraction'])
         probability = load_image(files['hypoperfused'])
         arrival, rescaled = load_image(files['toa']), load_image(files['perfusion'])
+        delay = load_image(files['delay'])
         # 0.5 where the volumes of the regional table end.
         stated = json.loads(sidecar_path(files['hypoperfused']).read_text(encoding='utf-8'))
         shipped = perfusion.calibration()['threshold']
@@ -135,6 +139,20 @@ class DrawFigures(SimpleInterface):
                 cmap='inferno',
                 clear=0.25,
             ),
+            'figure_delay': figures.draw_map_mosaic(
+                delay,
+                brain,
+                ncct,
+                target('delay'),
+                label='Computed delay',
+                units='s',
+                ends=('early', 'late (12 s or more)'),
+                limits=DELAY_RANGE,
+                contour=late,
+                outlined='white line: hypoperfused',
+                cmap='inferno',
+                clear=0.5,
+            ),
             'figure_thumbnail': figures.draw_thumbnail(
                 probability, brain, ncct, late, target('thumbnail')
             ),
@@ -148,6 +166,7 @@ class DrawFigures(SimpleInterface):
                 brain,
                 [
                     ('hypoperfused', 'Probability of hypoperfusion', probability, 1.0),
+                    ('delay', 'Delay, s', delay, DELAY_RANGE[1]),
                     ('perfusion', 'Perfusion, rescaled within this brain', rescaled, 1.0),
                     ('arrival', 'Arrival (no unit)', arrival, longest),
                 ],

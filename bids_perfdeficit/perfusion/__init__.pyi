@@ -75,6 +75,7 @@ from .synthesis import (
 )
 from .vessels import orientation_metric as orientation_metric
 from .vessels import vesselness as vesselness
+from .volumes import volume_interval as volume_interval
 
 __all__ = [
     'Agreement',

@@ -1,12 +1,14 @@
-"""Many features of late contrast, joined by a small calibrated network into two maps.
+"""Many features of late contrast, joined by small calibrated networks into maps of delay.
 
 No single feature suffices: arrival follows the arteries but not the tissue, and the tissue's own
 enhancement is confounded by its kind, for white matter holds half the blood. Each becomes a rank
 in the brain or a logarithm against the brain's median or the mirrored position, so that scanners
 and doses do not matter. Positions are not features, so that the network does not learn the anatomy
 of those it was fitted on. Two numbers of the whole patient describe the phase of the scan: the
-contrast of the sinuses and of the tissue over that of the arteries. The network has two hidden
-layers of tens of units; it was fitted on digital patients and lies, with its provenance, in
+contrast of the sinuses and of the tissue over that of the arteries. Each network has two hidden
+layers of tens of units and three outputs: lateness, the log odds of hypoperfusion, and the delay
+in seconds. The outputs of several networks are averaged, and their differences are part of the
+uncertainty. They were fitted on digital patients and lie, with their provenance, in
 ``perfusion_calibration.json``. Must not know files of patients, or templates.
 """
 
@@ -14,12 +16,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool3d, interpolate, pad
+from torch.nn.functional import avg_pool3d, interpolate, pad, softplus
 
 from bids_perfdeficit.perfusion.recalibration import calibration
 from bids_perfdeficit.perfusion.threads import run_all
@@ -57,8 +60,10 @@ _DENSITY_HU, _DENSITY_MIRROR_HU = 10.0, 5.0
 _UNUSUAL = 4.0
 #: Features of enhancement, whose change from phase to phase of a CTA is used.
 CHANGING = ('level', 'level_wide', 'vessels', 'asymmetry', 'asymmetry_wide', 'vessel_asymmetry')
-#: Voxels that the network sees at once.
-_CHUNK = 1 << 18
+#: Voxels that the networks see at once: as many as the cache of a core holds.
+_CHUNK = 1 << 12
+#: s of delay at which the third output ends: it was fitted to delays clipped there.
+LONGEST_S = 12.0
 
 
 def ranks(values: Tensor, brain: Tensor) -> Tensor:
@@ -382,38 +387,97 @@ def unusual(
     )
 
 
-def _layers(fitted: Mapping[str, Any], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+def is_late(found: Mapping[str, Tensor], fitted: Mapping[str, Any] | None = None) -> bool:
+    """Return whether the CTA was scanned too late for the maps to be believed.
+
+    Parameters
+    ----------
+    found : mapping of str to Tensor
+        From `compute_features`.
+    fitted : mapping, optional
+        The networks; those of `calibration` by default. ``late_venous`` is the logarithm of the
+        contrast of the sinuses over that of the arteries from which a scan is late. Without it, as
+        without sinuses in the scan, none is.
+    """
+    fitted = calibration() if fitted is None else fitted
+    limit = fitted.get('late_venous')
+    return limit is not None and 'venous' in found and float(found['venous']) >= float(limit)
+
+
+def _stack(fitted: Mapping[str, Any], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """Return weights (K, out, in) and biases (K, out, 1) of each layer of all members."""
+    members = [member['layers'] for member in fitted['members']]
     return [
-        (torch.tensor(layer['weight'], device=device), torch.tensor(layer['bias'], device=device))
-        for layer in fitted['layers']
+        (
+            torch.stack([torch.tensor(layer['weight'], device=device) for layer in same]),
+            torch.stack([torch.tensor(layer['bias'], device=device) for layer in same])[..., None],
+        )
+        for same in zip(*members, strict=True)
     ]
 
 
 def _pass(x: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    for weight, bias in layers:
-        x = torch.addmm(bias, x, weight.T).tanh()
+    """Return the last hidden layers (K, H, V) of standardised features (F, V)."""
+    (weight, bias), *others = layers
+    members, units, wide = weight.shape
+    # The members share their input: their first layers are one matrix.
+    x = torch.addmm(bias.reshape(-1, 1), weight.reshape(-1, wide), x).tanh_()
+    x = x.reshape(members, units, -1)
+    for weight, bias in others:
+        x = torch.baddbmm(bias, weight, x).tanh_()
     return x
 
 
 def hidden_units(values: Tensor, fitted: Mapping[str, Any] | None = None) -> Tensor:
-    """Return the last hidden layer of the network, which its two outputs are linear in.
+    """Return the last hidden layers of the networks, which their outputs are linear in.
 
     Parameters
     ----------
     values : Tensor, (V, F)
         Features in the order of ``fitted['features']``; one that is not a number counts as its
-        mean in those the network was fitted on.
+        mean in those the networks were fitted on.
     fitted : mapping, optional
-        The network; that of `calibration` by default.
+        The networks; those of `calibration` by default.
 
     Returns
     -------
-    Tensor, (V, H)
-        In (-1, 1).
+    Tensor, (V, K H)
+        In (-1, 1): of one member after the other.
     """
     fitted = calibration() if fitted is None else fitted
     centre, scale = (torch.tensor(fitted[k], device=values.device) for k in ('centre', 'scale'))
-    return _pass(((values - centre) / scale).nan_to_num(0.0), _layers(fitted, values.device)[:-1])
+    x = ((values - centre) / scale).nan_to_num(0.0)
+    units = _pass(x.T.contiguous(), _stack(fitted, values.device)[:-1])
+    return units.reshape(-1, len(values)).T.contiguous()
+
+
+@dataclass(frozen=True)
+class Combined:
+    """What the networks make of the features; maps are (Z, Y, X), float32 and 0 outside the brain.
+
+    Attributes
+    ----------
+    late : Tensor
+        Rank of the delay in the brain, from 0 to 1, plus its seconds (to 12) over 12: mean of the
+        members.
+    hypoperfused : Tensor
+        Probability of a delay of more than 6 s: that of the mean of the members' log odds.
+    delay : Tensor
+        Expected delay in s, from 0 to `LONGEST_S`, which represents any longer one: mean of the
+        members.
+    delay_sd : Tensor
+        Its standard deviation in s: that of the errors in digital patients with such a computed
+        delay, and that between the members, added in quadrature.
+    member_voxels : Tensor of int64, (K, 2)
+        Voxels of the brain that are above the threshold by each member alone, outside of `half`
+        and in it.
+    """
+
+    late: Tensor
+    hypoperfused: Tensor
+    delay: Tensor
+    delay_sd: Tensor
+    member_voxels: Tensor
 
 
 def combine(
@@ -421,44 +485,74 @@ def combine(
     brain: Tensor,
     fitted: Mapping[str, Any] | None = None,
     *,
+    half: Tensor | None = None,
     threads: int = 1,
-) -> tuple[Tensor, Tensor]:
+) -> Combined:
     """Join the features.
 
     Parameters
     ----------
     found : mapping of str to Tensor
-        From `compute_features`. One that is missing counts as its mean in those the network was
+        From `compute_features`. One that is missing counts as its mean in those the networks were
         fitted on.
     brain : Tensor, bool, (Z, Y, X)
     fitted : mapping, optional
-        The network; that of `calibration` by default.
+        The networks, with the threshold and the errors of the delay; those of `calibration` by
+        default. Without the latter two the threshold is .5, and `Combined.delay_sd` that between
+        the members.
+    half : Tensor, bool, (Z, Y, X), optional
+        Which voxels are counted apart from the others, such as those on the right.
     threads : int
         Parts of the brain that are computed at once; the result is the same.
 
     Returns
     -------
-    late : Tensor, (Z, Y, X)
-        Rank of the delay in the brain, from 0 to 1, plus its seconds (to 12) over 12.
-    hypoperfused : Tensor, (Z, Y, X)
-        Probability of a delay of more than 6 s. Both are 0 outside the brain.
+    Combined
     """
     fitted = calibration() if fitted is None else fitted
     inside = torch.nonzero(brain.flatten()).squeeze(1)
-    centre, scale = (torch.tensor(fitted[k], device=brain.device) for k in ('centre', 'scale'))
-    *inner, (weight, bias) = _layers(fitted, brain.device)
-    out = torch.zeros(2, brain.numel(), device=brain.device)
+    device = brain.device
+    centre, scale = (torch.tensor(fitted[k], device=device) for k in ('centre', 'scale'))
+    *inner, (weight, bias) = _stack(fitted, device)
+    threshold = float(fitted.get('threshold', 0.5))
+    border = math.log(threshold / (1 - threshold))
+    out = torch.zeros(4, brain.numel(), device=device)
+    apart = torch.zeros_like(brain) if half is None else half
+    flat = {name: values.flatten() for name, values in found.items() if values.ndim}
 
-    def join(part: Tensor) -> None:
-        x = torch.zeros(len(part), len(fitted['features']), device=brain.device)
+    def join(part: Tensor) -> Tensor:
+        x = torch.zeros(len(fitted['features']), len(part), device=device)
         for k, name in enumerate(fitted['features']):
             if name in found:
-                values = found[name]
-                x[:, k] = values.flatten()[part] if values.ndim else values
-                x[:, k] = (x[:, k] - centre[k]) / scale[k]
-        x = torch.addmm(bias, _pass(x, inner), weight.T)
-        out[0, part], out[1, part] = x[:, 0], x[:, 1].sigmoid()
+                x[k] = flat[name][part] if name in flat else found[name]
+                x[k] = (x[k] - centre[k]) / scale[k]
+        late, logit, delay = torch.baddbmm(bias, weight, _pass(x, inner)).unbind(1)
+        delay = softplus(delay)
+        mean = delay.mean(0)
+        between = (delay - mean).square().mean(0)
+        seconds = mean.clamp_max(LONGEST_S)
+        out[0, part], out[1, part], out[2, part] = late.mean(0), logit.mean(0).sigmoid(), seconds
+        out[3, part] = (between + _error_of_delay(seconds, fitted).square()).sqrt()
+        above, there = logit > border, apart.flatten()[part]
+        return torch.stack([(above & ~there).sum(1), (above & there).sum(1)], 1)
 
-    run_all([partial(join, part) for part in inside.split(_CHUNK)], threads)
-    late, probability = out.reshape(2, *brain.shape)
-    return late, probability
+    counts = run_all([partial(join, part) for part in inside.split(_CHUNK)], threads)
+    empty = torch.zeros(len(weight), 2, dtype=torch.int64, device=device)
+    late, probability, delay, spread = out.reshape(4, *brain.shape)
+    return Combined(late, probability, delay, spread, sum(counts, empty))
+
+
+def _error_of_delay(delay: Tensor, fitted: Mapping[str, Any]) -> Tensor:
+    """Return the standard deviation in s of true minus computed delay: linear between bins."""
+    if 'delay_spread' not in fitted:
+        return torch.zeros_like(delay)
+    edges, spread = (
+        torch.tensor(fitted['delay_spread'][k], dtype=delay.dtype, device=delay.device)
+        for k in ('edges', 'sd')
+    )
+    middle = (edges[1:] + edges[:-1]) / 2
+    # Constant beyond the bins' centres, the first of which is repeated.
+    middle, spread = torch.cat([middle[:1] - 1, middle]), torch.cat([spread[:1], spread])
+    upper = torch.searchsorted(middle, delay.contiguous()).clamp(1, len(middle) - 1)
+    share = ((delay - middle[upper - 1]) / (middle[upper] - middle[upper - 1])).clamp(0, 1)
+    return spread[upper - 1] + share * (spread[upper] - spread[upper - 1])

@@ -1,8 +1,9 @@
 """When the likely site of an occlusion may be reported.
 
-A site is only worth its name if it is still the answer after errors that scans have and nothing
-shows: a shading that the reference field leaves, a millimetre of movement. And a side is only
-worth its name if that side is the later one. Must not know how a finding came about.
+A site is reported only if the regions and trunks look as they do in digital patients with that
+site; if its side is the later one; and if it is still the answer after errors that scans have and
+nothing shows: a shading that the reference field leaves, a millimetre of movement. Must not know
+how a finding came about.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def withhold(
     Parameters
     ----------
     finding : OcclusionFinding
+        Also one of open arteries, which must look like open arteries.
     volumes : sequence of two float
         Hypoperfused mL on the left and on the right.
     others : sequence of ReadOut
@@ -63,6 +65,7 @@ def withhold(
 
     Examples
     --------
+    >>> from dataclasses import replace
     >>> found = OcclusionFinding('M2', 'left', 0.9, 0.95, 'none', 'n/a', 0.05)
     >>> withhold(found, (3.0, 564.0))
     'left M2 was found, but the right side is the later one (564 against 3 mL)'
@@ -70,10 +73,17 @@ def withhold(
     'left M2 does not hold under a shading of +1 HU (no occlusion then)'
     >>> withhold(found, (60.0, 2.0), [ReadOut('a shading of +1 HU', 'M2', 'left')])
     ''
+    >>> withhold(replace(found, distance=90.0, distance_limit=70.0), (60.0, 2.0))
+    'left M2 was found, but the regions and trunks are unlike those of digital patients with it'
     """
+    name = _name(finding.site, finding.side)
+    if finding.distance > finding.distance_limit:
+        return (
+            f'{name} was found, but the regions and trunks are unlike those of digital patients '
+            'with it'
+        )
     if finding.site == 'none':
         return ''
-    name = _name(finding.site, finding.side)
     if finding.side in ('left', 'right'):
         here, there = volumes if finding.side == 'left' else tuple(volumes)[::-1]
         if there > here + TOLERANCE_ML:

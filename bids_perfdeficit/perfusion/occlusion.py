@@ -64,6 +64,11 @@ class OcclusionFinding:
         Probability of an occlusion, whichever.
     next_site, next_side, next_confidence
         What comes second, likewise.
+    distance : float
+        Squared Mahalanobis distance of what was seen from what is seen in digital patients with
+        that site and side. Not a number where the calibration has no such statistics.
+    distance_limit : float
+        Above it the finding is unlike any that the finder was fitted on.
     """
 
     site: str
@@ -73,6 +78,8 @@ class OcclusionFinding:
     next_site: str
     next_side: str
     next_confidence: float
+    distance: float = np.nan
+    distance_limit: float = np.inf
 
 
 def evidence(
@@ -203,6 +210,34 @@ def log_odds(measured: np.ndarray, fitted: dict[str, object]) -> np.ndarray:
     )
 
 
+def squared_distance(measured: np.ndarray, outcome: int, fitted: Mapping[str, Any]) -> float:
+    """Return how far the evidence is from that of digital patients with an outcome.
+
+    Parameters
+    ----------
+    measured : ndarray, (2, F)
+        From `evidence`.
+    outcome : int
+        Place in `OUTCOMES`.
+    fitted : mapping
+        ``centre`` and ``scale`` (F,); ``class_mean`` (12, 2 F), the mean of the evidence of each
+        of `OUTCOMES`, less the centre and over the scale, left side first; and
+        ``class_precision`` (2 F, 2 F), the inverse of its covariance within outcomes.
+
+    Returns
+    -------
+    float
+        Squared Mahalanobis distance; not a number without ``class_mean`` or ``class_precision``.
+    """
+    if not {'class_mean', 'class_precision'} <= set(fitted):
+        return np.nan
+    centre, scale, mean, precision = (
+        np.asarray(fitted[k], float) for k in ('centre', 'scale', 'class_mean', 'class_precision')
+    )
+    away = ((measured - centre) / scale).ravel() - mean[outcome]
+    return float(away @ precision @ away)
+
+
 def find_occlusion(
     measured: np.ndarray, fitted: Mapping[str, Any] | None = None
 ) -> OcclusionFinding:
@@ -219,7 +254,8 @@ def find_occlusion(
     -------
     OcclusionFinding
     """
-    odds = log_odds(measured, (calibration() if fitted is None else fitted)['occlusion'])
+    finder = (calibration() if fitted is None else fitted)['occlusion']
+    odds = log_odds(measured, finder)
     probability = np.exp(odds - odds.max())
     probability /= probability.sum()
     first, second = (int(n) for n in np.argsort(-probability)[:2])
@@ -229,6 +265,8 @@ def find_occlusion(
         1 - float(probability[OPEN]),
         *OUTCOMES[second],
         float(probability[second]),
+        squared_distance(measured, first, finder),
+        float(finder.get('distance_limit', np.inf)),
     )
 
 

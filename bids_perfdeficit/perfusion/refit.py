@@ -1,10 +1,10 @@
-"""Refit the last layer of the network, the threshold and the finder's bias to a site's own pairs.
+"""Refit the last layer of the networks, the threshold and the finder's bias to a site's own pairs.
 
-A dozen pairs are too few to fit a network. What is fitted is linear in the last hidden layer and
-held near the shipped values by a Gaussian prior: the map's output by ridge regression, that of the
-probability by logistic regression, then the threshold, then the bias of the likely occlusion. Each
-pair is left out in turn, and each of these parts is taken only where the pairs that were left out
-get better by more than the standard error of the difference.
+A dozen pairs are too few to fit a network. What is fitted is linear in the last hidden layers of
+all networks and held near the shipped values by a Gaussian prior: the map's output by ridge
+regression, that of the probability by logistic regression, then the threshold, then the bias of
+the likely occlusion. Each pair is left out in turn, and each of these parts is taken only where
+the pairs that were left out get better by more than the standard error of the difference.
 Must not know where pairs come from.
 """
 
@@ -25,7 +25,7 @@ from bids_perfdeficit.perfusion import agreement
 from bids_perfdeficit.perfusion.agreement import DEFICIT_S
 from bids_perfdeficit.perfusion.combination import hidden_units
 from bids_perfdeficit.perfusion.occlusion import OUTCOMES, log_odds, region_evidence
-from bids_perfdeficit.perfusion.recalibration import calibration
+from bids_perfdeficit.perfusion.recalibration import calibration, last_layer
 
 Floats = NDArray[np.floating[Any]]
 
@@ -36,7 +36,8 @@ LEAST_PAIRS = 5
 _LATEST, _SECONDS, _STEEP = 12.0, 12.0, 1.5
 #: Precision of the prior of a weight: of the map, where a pair adds its mean squared error, and of
 #: the probability, where it adds its mean log loss. So a pair counts as one observation: its
-#: voxels are not independent. Chosen on the development patients of `benchmarks/calibration.py`.
+#: voxels are not independent. Chosen on the development patients of `benchmarks/calibration.py`
+#: with one network; with K it is K times as high, so that K equal ones fit what one would.
 _MAP_PRIOR, _PROBABILITY_PRIOR = 0.5, 0.005
 #: Thresholds that are tried, and the penalty of a step of .1 away from the shipped one, in units
 #: of the relative error of one pair's volume.
@@ -90,9 +91,9 @@ class Weights:
 
     Parameters
     ----------
-    weight : ndarray, (2, H)
+    weight : ndarray, (2, K H)
     bias : ndarray, (2,)
-        Of the last layer: the map, and the logit of the probability.
+        Of the last layer, on the units of all networks: the map, and the logit of the probability.
     threshold : float
     occlusion_bias : ndarray, (7,)
     """
@@ -154,7 +155,7 @@ class Refit:
 
 @dataclass(frozen=True)
 class _Seen:
-    """A pair with the last hidden layer and a column of ones, (V, H + 1)."""
+    """A pair with the last hidden layers and a column of ones, (V, K H + 1)."""
 
     pair: Pair
     hidden: Floats
@@ -165,7 +166,7 @@ class _Seen:
 def shipped_weights() -> Weights:
     """Return the values that are shipped."""
     fitted = calibration()
-    last = fitted['layers'][-1]
+    last = last_layer()
     return Weights(
         np.asarray(last['weight'], float),
         np.asarray(last['bias'], float),
@@ -202,13 +203,13 @@ def refit(pairs: Sequence[Pair]) -> Refit:
             rows.append({'name': one.pair.name, 'calibration': name, **_measure(one, weights)})
     taken, reasons = _decide(rows)
     every = _fit(seen, shipped)
-    weight, bias = every.weight.copy(), every.bias.copy()
+    weight, bias = np.round(every.weight, 5), np.round(every.bias, 5)
     for part, row in (('map', 0), ('probability', 1)):
         if not taken[part]:
             weight[row], bias[row] = shipped.weight[row], shipped.bias[row]
     weights = Weights(
-        np.round(weight, 5),
-        np.round(bias, 5),
+        weight,
+        bias,
         every.threshold if taken['probability'] else shipped.threshold,
         np.round(every.occlusion_bias, 4) if taken['occlusion'] else shipped.occlusion_bias,
     )
@@ -241,6 +242,10 @@ def _fit(seen: Sequence[_Seen], shipped: Weights) -> Weights:
     return _fit_occlusion(seen, shipped, Weights(weight, bias, threshold, shipped.occlusion_bias))
 
 
+def _members() -> int:
+    return len(calibration()['members'])
+
+
 def _fit_map(seen: Sequence[_Seen], start: Floats) -> Floats:
     """Ridge regression about the shipped weights; the constant, which no map has, is free."""
     gram = np.zeros((len(start), len(start)))
@@ -248,16 +253,18 @@ def _fit_map(seen: Sequence[_Seen], start: Floats) -> Floats:
     for one in seen:
         gram += one.hidden.T @ one.hidden / len(one.late)
         right += one.hidden.T @ (one.late - one.hidden @ start) / len(one.late)
-    penalty = np.full(len(start), _MAP_PRIOR)
+    penalty = np.full(len(start), _MAP_PRIOR * _members())
     penalty[-1] = 1e-6
     return np.asarray(start + np.linalg.solve(gram + np.diag(penalty), right))
 
 
 def _fit_probability(seen: Sequence[_Seen], start: Floats) -> Floats:
     """Logistic regression about the shipped weights, by Newton's method with halved steps."""
+    prior = np.full(len(start), _PROBABILITY_PRIOR * _members())
+    prior[-1] = _PROBABILITY_PRIOR  # of the constant, which all networks share
 
     def loss(theta: Floats) -> float:
-        total = 0.5 * _PROBABILITY_PRIOR * float(np.square(theta - start).sum())
+        total = 0.5 * float((prior * np.square(theta - start)).sum())
         for one in seen:
             eta = one.hidden @ theta
             total += float((np.logaddexp(0, eta) - one.target * eta).mean())
@@ -265,8 +272,8 @@ def _fit_probability(seen: Sequence[_Seen], start: Floats) -> Floats:
 
     theta, value = start.copy(), loss(start)
     for _ in range(30):
-        slope = _PROBABILITY_PRIOR * (theta - start)
-        curve = _PROBABILITY_PRIOR * np.eye(len(start))
+        slope = prior * (theta - start)
+        curve = np.diag(prior)
         for one in seen:
             share = expit(one.hidden @ theta)
             slope += one.hidden.T @ (share - one.target) / len(share)

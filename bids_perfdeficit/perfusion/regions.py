@@ -27,9 +27,6 @@ _DEEP = {
     'lentiform': ((25, 1, 1), (8, 14, 8)),
     'caudate': ((13, 14, 9), (6, 10, 10)),
 }
-#: Probabilities of hypoperfusion between which the threshold of the volumes may reasonably lie: a
-#: volume is given at both, so that readers see how much it depends on the threshold.
-THRESHOLD_RANGE = (0.3, 0.6)
 #: HU of contrast from which a voxel of 2 mm counts as a filled vessel: tissue enhances by at most
 #: 10 HU, and the noise of the subtraction is below 15 HU at this size.
 VESSEL_HU = 50.0
@@ -192,22 +189,16 @@ def measure_regions(
         A row per region: ``region``, ``voxels_left``, ``voxels_right``, mean ``arrival_left``,
         ``arrival_right``, mean ``perfusion_left``, ``perfusion_right``, ``asymmetry`` (left
         minus right perfusion: positive means that the left is later), the hypoperfused volume
-        in mL, ``hypoperfused_left`` and ``hypoperfused_right``, the same at the higher and the
-        lower of `THRESHOLD_RANGE`, ``hypoperfused_low_left`` to ``hypoperfused_high_right``, and
-        the mL of filled vessels, ``vessels_left`` and ``vessels_right``; those within `MIDLINE_MM`
-        of the midline count half for each side.
+        in mL, ``hypoperfused_left`` and ``hypoperfused_right``, and the mL of filled vessels,
+        ``vessels_left`` and ``vessels_right``; those within `MIDLINE_MM` of the midline count half
+        for each side.
     """
     parts = both_sides(brain.shape, affine)
     left, right = (
         np.logical_or.reduce([parts[name][side] for name in TERRITORY_LABELS]) for side in (0, 1)
     )
     voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
-    low, high = THRESHOLD_RANGE
-    volumes = {
-        'hypoperfused': hypoperfused > threshold,
-        'hypoperfused_low': hypoperfused > max(high, threshold),
-        'hypoperfused_high': hypoperfused > min(low, threshold),
-    }
+    late = hypoperfused > threshold
     vessels = None if contrast is None else _find_vessels(contrast, brain, affine)
     middle = np.abs(_positions(brain.shape, affine)[0]) < MIDLINE_MM
     rows = []
@@ -218,8 +209,7 @@ def measure_regions(
             row[f'voxels_{side}'] = int(inside.sum())
             for measure, values in (('arrival', arrival), ('perfusion', perfusion)):
                 row[f'{measure}_{side}'] = float(values[inside].mean()) if inside.any() else np.nan
-            for measure, late in volumes.items():
-                row[f'{measure}_{side}'] = scale * voxel_ml * int((late & inside).sum())
+            row[f'hypoperfused_{side}'] = scale * voxel_ml * int((late & inside).sum())
             if vessels is not None:
                 shared = vessels & middle & (halves[0] | halves[1])
                 own = int((vessels & ~middle & half).sum()) + int(shared.sum()) / 2
@@ -228,7 +218,7 @@ def measure_regions(
         rows.append(row)
     columns = ['region', 'voxels_left', 'voxels_right', 'arrival_left', 'arrival_right']
     columns += ['perfusion_left', 'perfusion_right', 'asymmetry']
-    columns += [f'{measure}_{side}' for measure in volumes for side in ('left', 'right')]
+    columns += ['hypoperfused_left', 'hypoperfused_right']
     columns += [] if vessels is None else ['vessels_left', 'vessels_right']
     return pd.DataFrame(rows, columns=columns)
 

@@ -17,12 +17,13 @@ class PerfusionSettings:
 
     Parameters
     ----------
-    arrival : {'isotropic', 'anisotropic'}
-        Whether fronts run faster along a vessel than across it.
+    arrival : {'auto', 'isotropic', 'anisotropic'}
+        Whether fronts run faster along a vessel than across it. `auto`: as the recipe has it,
+        which is anisotropic for `published` and isotropic for `default`.
     recipe : {'default', 'published'}
         `published`: the arrival of VTrails (Moriconi et al., TMI 2018), as in Tangwiriyasakul et
-        al. 2026. `default`: that arrival without veins, joined with the tissue's own
-        enhancement and other features by a network that was fitted on digital patients.
+        al. 2026. `default`: arrival without veins, joined with the tissue's own enhancement and
+        other features by a network that was fitted on digital patients.
     reference_field : {'fitted', 'none'}
         `fitted`: shading between the scans is estimated together with the enhancement and taken
         away from the subtraction. `none`: it stays.
@@ -40,7 +41,7 @@ class PerfusionSettings:
         HU of the NCCT from which a voxel outside the brain is bone, where no front runs.
     """
 
-    arrival: Literal['isotropic', 'anisotropic'] = 'isotropic'
+    arrival: Literal['auto', 'isotropic', 'anisotropic'] = 'auto'
     recipe: Literal['default', 'published'] = 'default'
     reference_field: Literal['fitted', 'none'] = 'fitted'
     window: tuple[float, float] = ranged((0.0, 300.0), -1000, 3000, unit='HU')
@@ -59,3 +60,10 @@ class PerfusionSettings:
             problems['window'] = f'{list(self.window)}: the second value must be the larger one'
         if problems:
             raise RangeError(problems)
+
+    @property
+    def metric(self) -> Literal['isotropic', 'anisotropic']:
+        """The metric of the arrival: `arrival`, or that of the recipe where it is ``'auto'``."""
+        if self.arrival != 'auto':
+            return self.arrival
+        return 'anisotropic' if self.recipe == 'published' else 'isotropic'

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from bids_perfdeficit.perfusion.combination import (
     combine,
     compute_features,
     enhancement_features,
+    is_late,
     unusual,
 )
 from bids_perfdeficit.perfusion.eikonal import bounding_box, solve_eikonal
@@ -50,10 +51,17 @@ class PerfusionMaps:
         In [0, 1] inside the brain, higher is later; 0 outside. By the default recipe all
         `combination.compute_features` joined, else the arrival alone.
     hypoperfused : Tensor
-        Probability of a delay of more than 6 s, from the same features by either recipe; 0
-        outside.
+        Probability of a delay of more than 6 s, the same by either recipe; 0 outside.
+    delay, delay_sd : Tensor
+        Expected delay in s, from 0 to 12 or more, and its standard deviation, the same by either
+        recipe; 0 outside. See `combination.Combined`.
+    member_voxels : Tensor of int64, (K, 2)
+        Voxels above the threshold of hypoperfusion by each network alone, on the left and on the
+        right.
     unusual : tuple of str
         From `combination.unusual`.
+    is_late : bool
+        From `combination.is_late`.
     distance : Tensor, optional
         Arrival at speed 1 everywhere, in mm: the control that every correlation stands beside.
     features : dict of str to Tensor
@@ -67,7 +75,11 @@ class PerfusionMaps:
     arrival: Tensor
     perfusion: Tensor
     hypoperfused: Tensor
+    delay: Tensor
+    delay_sd: Tensor
+    member_voxels: Tensor
     unusual: tuple[str, ...]
+    is_late: bool = False
     distance: Tensor | None = None
     features: dict[str, Tensor] = field(default_factory=dict)
 
@@ -273,6 +285,7 @@ def synthesize(
     white: Tensor | None = None,
     grey: Tensor | None = None,
     mirror: Mirror | None = None,
+    right: Tensor | None = None,
     enhancement: Enhancement | None = None,
     later: Sequence[Enhancement] = (),
     shading: Tensor | None = None,
@@ -300,17 +313,21 @@ def synthesize(
     mirror : callable, optional
         Carries a map on this grid to its left-right mirror, for what one side lacks of the other.
         Without it, or the tissues, the default recipe goes by the features that are left.
+    right : Tensor, bool, (Z, Y, X), optional
+        Where the right half of the brain is, for `PerfusionMaps.member_voxels`; without it all
+        counts as left.
     enhancement : Enhancement, optional
         From `enhance`, of the same images and settings; computed when it is missing.
     later : sequence of Enhancement
         The same of later phases of the CTA, one or two in the order of acquisition, on the same
-        grid. They change the perfusion map, by `phases.fuse`, and not the probability.
+        grid. They change the perfusion map, by `phases.fuse`, and neither the probability nor
+        the delay.
     shading : Tensor, (Z, Y, X), optional
     residual : float, optional
         `ReferenceField.left` and `ReferenceField.residual`.
     settings : PerfusionSettings, optional
     fitted : mapping, optional
-        The network that joins the features; the shipped one by default.
+        The networks that join the features; the shipped ones by default.
     diagnostics : bool
         Return also `distance` and `features`, which the maps themselves do not need.
     threads : int
@@ -339,9 +356,14 @@ def synthesize(
     within = None if veins is None else veins[box]
     speed = speed_map(vessels, veins=within, settings=settings)
     metric = None
-    if settings.arrival == 'anisotropic':
+    if settings.metric == 'anisotropic':
         metric = orientation_metric(difference, vessels, spacing, mask=inside)
     arrival = solve_eikonal(speed, start, spacing, mask=inside, metric=metric)
+    seen = arrival
+    if settings.recipe == 'published':
+        # The network was fitted with the default's arrival, and so must see it by either recipe.
+        usual = speed_map(vessels, veins=within, settings=replace(settings, recipe='default'))
+        seen = solve_eikonal(usual, start, spacing, mask=inside)
     never = torch.full_like(arrival, torch.inf)
 
     def whole(values: Tensor, fill: float = 0.0) -> Tensor:
@@ -358,7 +380,7 @@ def synthesize(
         ncct,
         difference,
         vessels,
-        arrival,
+        seen,
         brain,
         start,
         spacing,
@@ -370,7 +392,10 @@ def synthesize(
         residual=residual,
         threads=threads,
     )
-    late, hypoperfused = combine(found, brain, fitted, threads=threads)
+    joined = combine(
+        found, brain, fitted, half=None if right is None else right[box], threads=threads
+    )
+    late = joined.late
     if later:
         moved = []
         for number, phase in enumerate(later, 2):
@@ -395,8 +420,12 @@ def synthesize(
         vesselness=enhancement.vesselness,
         arrival=whole(torch.where(brain, arrival, never), torch.inf),
         perfusion=whole(_rescale(late, brain)),
-        hypoperfused=whole(hypoperfused),
+        hypoperfused=whole(joined.hypoperfused),
+        delay=whole(joined.delay),
+        delay_sd=whole(joined.delay_sd),
+        member_voxels=joined.member_voxels,
         unusual=unusual(found, fitted),
+        is_late=is_late(found, fitted),
         distance=distance,
         features=kept,
     )

@@ -36,6 +36,8 @@ TEMPLATE_MM = 2.0
 #: Errors under which the site of an occlusion must hold: HU of shading at the edge of the brain
 #: from side to side, and mm of movement between the scans. Half of what was seen to invent one.
 SHADING_HU, SHIFT_MM = 1.0, 1.0
+#: Step in s in which delays are stored: exact in float32, and half the size when compressed.
+DELAY_STEP = 1 / 128
 #: Share of the brain that a later phase of the CTA must show, and its least correlation with the
 #: NCCT in and around the brain: it is an extra, so that a poor one is left out.
 PHASE_COVERAGE, PHASE_CORRELATION = 0.95, 0.75
@@ -44,10 +46,20 @@ PHASE_COVERAGE, PHASE_CORRELATION = 0.95, 0.75
 _NO_DATA, _SAME_HU = -1000.0, 0.5
 #: Note on a number of the patient that lies outside those that the calibration was fitted on.
 _UNUSUAL = {
-    name: f'the contrast of the {what} over that of the arteries is unlike any that the perfusion '
-    'map was calibrated on: do not use the map; no occlusion is reported'
-    for name, what in (('tissue', 'brain tissue'), ('venous', 'sinuses'))
+    name: f'{what} is unlike any that the perfusion map was calibrated on: do not use the map; no '
+    'occlusion is reported'
+    for name, what in (
+        ('tissue', 'the contrast of the brain tissue over that of the arteries'),
+        ('venous', 'the contrast of the sinuses over that of the arteries'),
+        ('sharpness', 'the contrast of small vessels over that of the arteries'),
+        ('residual', 'the noise of the subtraction over the contrast of the brain tissue'),
+    )
 }
+#: Note on a scan that was taken too late after the arterial peak.
+_LATE = (
+    'the contrast of the sinuses over that of the arteries shows that the CTA was scanned late, '
+    'when delayed tissue is hardly visible: do not rely on the maps; no occlusion is reported'
+)
 
 
 @dataclass(frozen=True)
@@ -126,12 +138,14 @@ class Inflow:
     points : list of list of float
         RAS mm of the voxels.
     unusual : tuple of str
+    is_late : bool
         From `perfusion.PerfusionMaps`.
     """
 
     method: str = 'n/a'
     points: list[list[float]] = field(default_factory=list)
     unusual: tuple[str, ...] = ()
+    is_late: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,10 +161,13 @@ class Trust:
         largest that was taken away; ``shading_residual``. NaN where there was too little tissue.
     others : tuple of perfusion.ReadOut
         Likely occlusions of the scans with an error added, up to the first that disagrees.
+    member_ml : tuple of tuples of two float
+        Hypoperfused mL on the left and on the right by each network alone.
     """
 
     shading: dict[str, float] = field(default_factory=dict)
     others: tuple[perfusion.ReadOut, ...] = ()
+    member_ml: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -169,6 +186,8 @@ class Maps:
         In [0, 1], higher is later; 0 outside the brain.
     hypoperfused : Nifti1Image
         Probability of a delay of more than 6 s; 0 outside the brain.
+    delay, delay_sd : Nifti1Image
+        Expected delay in s, from 0 to 12 or more, and its standard deviation; 0 outside the brain.
     inflow : Inflow
         Where the front started.
     notes : tuple of str
@@ -189,6 +208,8 @@ class Maps:
     toa: nib.Nifti1Image
     perfusion: nib.Nifti1Image
     hypoperfused: nib.Nifti1Image
+    delay: nib.Nifti1Image
+    delay_sd: nib.Nifti1Image
     inflow: Inflow
     notes: tuple[str, ...] = ()
     trust: Trust = field(default_factory=Trust)
@@ -207,7 +228,7 @@ class StandardMaps:
         HU, float32; -1000 outside the scans.
     brain : Nifti1Image
         uint8: where both the patient and the template have brain. The maps are 0 elsewhere.
-    toa, perfusion, hypoperfused : Nifti1Image
+    toa, perfusion, hypoperfused, delay, delay_sd : Nifti1Image
         As in `Maps`, float32.
     asymmetry : Nifti1Image
         Perfusion minus its left-right mirror image, float32; 0 where the mirrored position is not
@@ -221,6 +242,8 @@ class StandardMaps:
     perfusion: nib.Nifti1Image
     hypoperfused: nib.Nifti1Image
     asymmetry: nib.Nifti1Image
+    delay: nib.Nifti1Image
+    delay_sd: nib.Nifti1Image
 
 
 @dataclass(frozen=True)
@@ -233,7 +256,8 @@ class Measurements:
         One row; columns of `ct.measure_quality`, and of coverage, inflow and arrival.
     regions : DataFrame
         A row per region; columns of `perfusion.measure_regions`. The first row also has the
-        likely occlusion, or why none is reported: the calibration does not hold, or a guard.
+        volume of the whole brain, intervals of volumes, and the likely occlusion, or why none is
+        reported: the calibration does not hold, or a guard.
     """
 
     quality: pd.DataFrame
@@ -478,6 +502,7 @@ class _Frame:
     white: torch.Tensor
     grey: torch.Tensor
     mirror: perfusion.Mirror
+    right: torch.Tensor
     later: Mapping[str, torch.Tensor]
 
 
@@ -501,6 +526,9 @@ def _compute_maps(
         finite = torch.nan_to_num(values.to('cpu', torch.float32), posinf=0.0)
         return nib.Nifti1Image(finite.numpy().T, affine)
 
+    def seconds(values: torch.Tensor) -> nib.Nifti1Image:
+        return image((values / DELAY_STEP).round() * DELAY_STEP)
+
     frame = _frame(patient, settings, device, threads)
     enhancement, reference = _enhance(frame, frame.cta, settings, pieces)
     sources = _find_sources(frame, enhancement, settings)
@@ -514,19 +542,28 @@ def _compute_maps(
         controls['distance'] = maps.distance
     points = torch.nonzero(sources.mask).flip(1).cpu().numpy()
     points = np.round(nib.affines.apply_affine(affine, points), 1).tolist()
+    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
     return Maps(
         image(maps.subtraction),
         image(maps.vesselness),
         image(maps.arrival),
         image(maps.perfusion),
         image(maps.hypoperfused),
-        Inflow(sources.method, points, maps.unusual),
-        (*sources.notes, *(_UNUSUAL[name] for name in maps.unusual), *notes),
+        seconds(maps.delay),
+        seconds(maps.delay_sd),
+        Inflow(sources.method, points, maps.unusual, maps.is_late),
+        (
+            *sources.notes,
+            *(_UNUSUAL[name] for name in maps.unusual),
+            *([_LATE] if maps.is_late else []),
+            *notes,
+        ),
         Trust(
             {} if reference is None else _shading(reference),
             _read_again(patient, reference, settings, fitted, device, threads)
-            if check and not maps.unusual
+            if check and not maps.unusual and not maps.is_late
             else (),
+            tuple((left, right) for left, right in (maps.member_voxels * voxel_ml).tolist()),
         ),
         {name: image(values) for name, values in controls.items()},
         {name: float(values) for name, values in maps.features.items() if not values.ndim},
@@ -564,8 +601,11 @@ def _frame(patient: Prepared, settings: PerfusionSettings, device: str, threads:
 
     box = _bounds(grown.cpu().numpy().T)
     here = _points(affine, box)
-    priors, mirrored = _anatomy(patient, here, inside[box], threads)
+    priors, mirrored, right = _anatomy(patient, here, inside[box], threads)
     veins, inflow, white, grey = (tensor(_filled(values, shape, box)) for values in priors)
+
+    there = np.zeros(shape, bool)
+    there[box] = right.reshape(there[box].shape)
 
     corner = affine.copy()
     corner[:3, 3] = here[:, 0]
@@ -589,7 +629,10 @@ def _frame(patient: Prepared, settings: PerfusionSettings, device: str, threads:
         values = tensor(np.asarray(scan.dataobj, dtype=np.float32))
         # Where a phase ends there is no change.
         later[name] = values.where(values > _NO_DATA, cta)
-    return _Frame(ncct, cta, brain, grown, spacing, veins, inflow, white, grey, mirror, later)
+    return _Frame(
+        ncct, cta, brain, grown, spacing, veins, inflow, white, grey, mirror,
+        tensor(there, torch.bool), later,
+    )  # fmt: skip
 
 
 def _enhance(
@@ -655,6 +698,7 @@ def _synthesize(
         white=frame.white,
         grey=frame.grey,
         mirror=frame.mirror,
+        right=frame.right,
         enhancement=enhancement,
         later=later,
         shading=None if reference is None else reference.left,
@@ -767,11 +811,12 @@ def _coarse(patient: Prepared) -> Prepared:
 
 def _anatomy(
     patient: Prepared, here: np.ndarray, inside: np.ndarray, threads: int
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Read the template's priors at points (3, N), and find the mirror points of the brain's.
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Read the template's priors at points (3, N), the mirror points of the brain's, and the side.
 
     The mirror is one map of coordinates: patient to template, over its mid-plane, and back, so
-    that a map is interpolated once, from the patient's own grid.
+    that a map is interpolated once, from the patient's own grid. The side is whether a point lies
+    on the right.
     """
     template = ct.load_template(patient.space, spacing=TEMPLATE_MM)
     shape, affine = template.brain_mask.shape, template.brain_mask.affine
@@ -783,7 +828,8 @@ def _anatomy(
         threads=threads,
     )
     over = there[:, inside.ravel()] * np.array([[-1.0], [1.0], [1.0]])
-    return priors, ct.carry(ct.read_transform(patient.forward), over, threads=threads)
+    mirrored = ct.carry(ct.read_transform(patient.forward), over, threads=threads)
+    return priors, mirrored, there[0] > 0
 
 
 def _bounds(mask: np.ndarray) -> tuple[slice, ...]:
@@ -809,7 +855,7 @@ def to_template(patient: Prepared, maps: Maps, *, threads: int = 1) -> StandardM
     """Carry a patient's images to the template; see `carry_images`."""
     return carry_images(
         patient.ncct, patient.cta, patient.brain, maps.toa, maps.perfusion, maps.hypoperfused,
-        forward=patient.forward, space=patient.space, threads=threads,
+        maps.delay, maps.delay_sd, forward=patient.forward, space=patient.space, threads=threads,
     )  # fmt: skip
 
 
@@ -820,6 +866,8 @@ def carry_images(
     toa: nib.Nifti1Image,
     perfusion_map: nib.Nifti1Image,
     hypoperfused: nib.Nifti1Image,
+    delay: nib.Nifti1Image,
+    delay_sd: nib.Nifti1Image,
     *,
     forward: Path,
     space: str = DEFAULT_SPACE,
@@ -829,7 +877,7 @@ def carry_images(
 
     Parameters
     ----------
-    ncct, cta, brain, toa, perfusion_map, hypoperfused : Nifti1Image
+    ncct, cta, brain, toa, perfusion_map, hypoperfused, delay, delay_sd : Nifti1Image
         As in `Prepared` and `Maps`.
     forward : Path
         ITK transform of images from the NCCT to the template.
@@ -856,9 +904,9 @@ def carry_images(
     scans = read([ncct, cta], fill=-1000.0)
     (mask,) = read([brain], order=0)
     inside = (mask > 0) & (np.asarray(grid.dataobj) > 0)
-    arrival, late, probability = (
+    arrival, late, probability, seconds, errors = (
         np.where(inside, values, np.float32(0))
-        for values in read([toa, perfusion_map, hypoperfused])
+        for values in read([toa, perfusion_map, hypoperfused, delay, delay_sd])
     )
     difference = late - late[::-1]
     return StandardMaps(
@@ -869,6 +917,8 @@ def carry_images(
         image(late),
         image(probability),
         image(np.where(inside & inside[::-1], difference, np.float32(0))),
+        image(seconds),
+        image(errors),
     )
 
 
@@ -982,6 +1032,8 @@ def measure_images(
     reason = (
         'the contrast is unlike any that the perfusion map was calibrated on'
         if inflow.unusual
+        else 'the CTA was scanned late'
+        if inflow.is_late
         else "the site's own calibration was not made for it"
         if site_withholds
         else perfusion.withhold(
@@ -1002,6 +1054,7 @@ def measure_images(
     ):
         known = None if reason else value
         regions[column] = pd.Series([known], dtype=object).reindex(regions.index)
+    _add_intervals(regions, trust.member_ml, fitted)
     regions['occlusion_withheld'] = pd.Series([reason or None], dtype=object).reindex(
         regions.index
     )
@@ -1013,10 +1066,37 @@ def measure_images(
         'inflow_method': inflow.method,
         'inflow_voxels': len(inflow.points),
         'unusual_contrast': ', '.join(inflow.unusual) or 'none',
+        'late_scan': 'yes' if inflow.is_late else 'no',
         'arrival_left': hemisphere['arrival_left'],
         'arrival_right': hemisphere['arrival_right'],
     }
     return Measurements(pd.DataFrame([quality]), regions)
+
+
+def _add_intervals(
+    regions: pd.DataFrame,
+    member_ml: Sequence[tuple[float, float]],
+    fitted: Mapping[str, Any] | None,
+) -> None:
+    """Add the volume of the whole brain, and the intervals of it and of each side, in mL.
+
+    Only the first row has them: how volumes of regions err has not been measured.
+    """
+    first = regions.index[0]
+    sides = {side: float(regions.loc[first, f'hypoperfused_{side}']) for side in ('left', 'right')}
+    parts = {
+        side: (volume, [member[k] for member in member_ml])
+        for k, (side, volume) in enumerate(sides.items())
+    }
+    whole = (sum(sides.values()), [sum(member) for member in member_ml])
+    added: dict[str, float] = {}
+    for side, (volume, each) in parts.items():
+        low, high = perfusion.volume_interval(volume, each, fitted)
+        added |= {f'hypoperfused_low_{side}': low, f'hypoperfused_high_{side}': high}
+    low, high = perfusion.volume_interval(*whole, fitted)
+    added |= {'volume_ml': whole[0], 'volume_low_ml': low, 'volume_high_ml': high}
+    for column, value in added.items():
+        regions[column] = pd.Series([value]).reindex(regions.index)
 
 
 def _scale(

@@ -181,7 +181,7 @@ def describe_findings(regions: Sequence[Mapping[str, Any]]) -> dict[str, object]
 
 
 def _with_range(whole: Mapping[str, Any], side: str, volume: float) -> object:
-    """Return a volume in mL, with those at a higher and a lower threshold where they differ."""
+    """Return a volume in mL, with its interval where that is known."""
     low, high = (number(whole.get(f'hypoperfused_{end}_{side}')) for end in ('low', 'high'))
     if low is None or high is None or round(low) == round(high):
         return round(volume)
@@ -209,7 +209,7 @@ def describe_volumes(whole: Mapping[str, Any]) -> str:
         shown[side] = _with_range(whole, side, volume)
     text = f'Hypoperfused: left {shown["left"]} mL, right {shown["right"]} mL'
     if any(isinstance(value, str) for value in shown.values()):
-        text += '; in brackets: at probability thresholds of 0.6 and 0.3'
+        text += '; in brackets: 90 % interval'
     return text
 
 

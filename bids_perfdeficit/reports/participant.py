@@ -37,6 +37,7 @@ from bids_perfdeficit.reports.words import (
 #: The figures of a page by their `desc-` entity; each file is one that `reports.figures` drew.
 FIGURES = (
     'hypoperfused',
+    'delay',
     'arrival',
     'perfusion',
     'asymmetry',

@@ -21,7 +21,7 @@ The computed perfusion map was calibrated to maps of Tmax from CT perfusion by *
 {__version__}, which is based on *Nipype* [@nipype].
 
 Of each participant up to {SAMPLED:,} voxels of the brain were drawn at random in which the
-reference has a value. The last layer of the network that joins the features was refitted to
+reference has a value. The last layer of the networks that join the features was refitted to
 them: the weights of the map by ridge regression on the rank of Tmax plus its seconds, and the
 weights of the probability by logistic regression on Tmax above {DEFICIT_S:g} s [@olivot], both
 with a Gaussian prior about the shipped weights, in which each participant counts as one

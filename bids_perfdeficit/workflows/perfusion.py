@@ -59,7 +59,7 @@ def init_perfusion_wf(
         blend = (
             'The perfusion map joins the arrival, the enhancement of tissue and vessels, the '
             'density and kind of the tissue, and their differences from the other hemisphere, '
-            'by a small neural network fitted on digital patients. '
+            'by small neural networks fitted on digital patients. '
         )
     shading = ''
     if how.reference_field == 'fitted':
@@ -71,14 +71,16 @@ def init_perfusion_wf(
     workflow = LiterateWorkflow(name=name)
     workflow.__desc__ = f"""\
 The NCCT was subtracted from the CTA. {shading}The contrast arrival time was computed by solving
-the {'isotropic' if how.arrival == 'isotropic' else 'anisotropic (Riemannian)'} eikonal equation
+the {'isotropic' if how.metric == 'isotropic' else 'anisotropic (Riemannian)'} eikonal equation
 from the arterial inflow at the skull base [after @vtrails; @perfusion], with a speed given by the
 vesselness of the subtraction to the power {how.exponent:g} plus {how.floor:g}. {blend}It was
 rescaled to [0, 1] between its 2nd and 98th percentile in the brain; higher values are later. Its
 asymmetry is its difference from its left-right mirror image in *{space}*. From the same features
-came the probability of hypoperfusion, a delay of more than 6 s, and from it and the filling of the
-arterial trunks the likely site of an occlusion, which was reported where it held under a shading
-of 1 HU and a shift of 1 mm.
+came the expected delay in seconds with its standard deviation, and the probability of
+hypoperfusion, a delay of more than 6 s. The 90 % interval of a hypoperfused volume joins the
+errors in digital patients and the disagreement of the networks. From the probability and the
+filling of the arterial trunks came the likely site of an occlusion, which was reported where it
+held under a shading of 1 HU and a shift of 1 mm.
 """
     later = plan.pair.later
     if later:
@@ -93,7 +95,7 @@ of 1 HU and a shift of 1 mm.
     facts = {
         'Recipe': how.recipe,
         'ReferenceField': how.reference_field,
-        'Arrival': how.arrival,
+        'Arrival': how.metric,
         'HypoperfusionThreshold': (fitted or calibration())['threshold'],
     }
     own = {} if fitted is None else {'fitted': fitted}
@@ -101,9 +103,10 @@ of 1 HU and a shift of 1 mm.
     if site is not None:
         facts['CalibrationSHA256'] = sha256(site)
         workflow.__desc__ += (
-            'The last layer of the network, the threshold of the probability and the bias of the '
+            'The last layer of the networks, the threshold of the probability and the bias of the '
             'likely occlusion were refitted to pairs of scans and maps of Tmax of this site '
-            f'(calibration file {site.name}, SHA-256 {facts["CalibrationSHA256"][:12]}).\n'
+            f'(calibration file {site.name}, SHA-256 {facts["CalibrationSHA256"][:12]}). The '
+            'delay in seconds and the errors of volumes are those of the shipped calibration.\n'
         )
     inputnode = pe.Node(niu.IdentityInterface(fields=list(FIT_KEYS)), name='inputnode')
     outputnode = pe.Node(
@@ -142,7 +145,8 @@ of 1 HU and a shift of 1 mm.
         sources=[
             uri(plan.pair, key, settings)
             for key in (
-                'preproc_ct', 'preproc_cta', 'perfusion', 'toa', 'hypoperfused', 'template_xfm',
+                'preproc_ct', 'preproc_cta', 'perfusion', 'toa', 'hypoperfused', 'delay',
+                'delay_sd', 'template_xfm',
             )
         ],
     )  # fmt: skip
@@ -195,6 +199,8 @@ of 1 HU and a shift of 1 mm.
                 ('toa', 'toa'),
                 ('perfusion', 'perfusion'),
                 ('hypoperfused', 'hypoperfused'),
+                ('delay', 'delay'),
+                ('delay_sd', 'delay_sd'),
             ]),
         ])  # fmt: skip
     if not plan.has('metrics'):

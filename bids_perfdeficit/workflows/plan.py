@@ -68,6 +68,11 @@ def _space(settings: Settings) -> dict[str, Any]:
     return {'space': settings.processing.output_spaces[0]}
 
 
+def _computed(settings: Settings) -> dict[str, Any]:
+    """Return how maps are computed; with the metric that the arrival has."""
+    return dataclasses.asdict(settings.perfusion) | {'arrival': settings.perfusion.metric}
+
+
 def _calibrated(settings: Settings) -> dict[str, Any]:
     """Return the calibration of a site by its content; nothing for the shipped one."""
     path = settings.processing.calibration
@@ -108,6 +113,7 @@ MINIMAL_FIGURES = (
 )
 FULL_FIGURES = (
     'figure_hypoperfused',
+    'figure_delay',
     'figure_thumbnail',
     'figure_arrival',
     'figure_perfusion',
@@ -143,11 +149,11 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         'perfusion',
-        ('perfusion', 'toa', 'hypoperfused', 'subtraction', 'vessel'),
-        lambda s: dataclasses.asdict(s.perfusion) | _space(s) | _calibrated(s),
+        ('perfusion', 'toa', 'hypoperfused', 'delay', 'delay_sd', 'subtraction', 'vessel'),
+        lambda s: _computed(s) | _space(s) | _calibrated(s),
         requires=_PREPARED,
         level=Level.FULL,
-        version=2,
+        version=3,
         phases=True,
     ),
     Stage(
@@ -157,6 +163,8 @@ STAGES: tuple[Stage, ...] = (
             'std_toa',
             'std_asymmetry',
             'std_hypoperfused',
+            'std_delay',
+            'std_delay_sd',
             'std_preproc_ct',
             'std_preproc_cta',
             'std_brain_mask',
@@ -164,6 +172,7 @@ STAGES: tuple[Stage, ...] = (
         _space,
         requires=(*_PREPARED, 'perfusion'),
         level=Level.FULL,
+        version=2,
     ),
     Stage(
         'metrics',
@@ -171,10 +180,10 @@ STAGES: tuple[Stage, ...] = (
         lambda s: _space(s) | _calibrated(s),
         requires=(*_PREPARED, 'perfusion', 'standard'),
         level=Level.FULL,
-        version=4,
+        version=5,
     ),
 )
-FIGURES = Stage('figures', (), lambda s: _space(s) | {'level': str(s.processing.level)}, version=2)
+FIGURES = Stage('figures', (), lambda s: _space(s) | {'level': str(s.processing.level)}, version=3)
 
 
 @dataclass(frozen=True)

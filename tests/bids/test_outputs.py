@@ -49,6 +49,8 @@ TREE = {
     'toa': 'sub-01_space-ct_desc-computed_toa.nii.gz',
     'perfusion': 'sub-01_space-ct_desc-computed_perfusion.nii.gz',
     'hypoperfused': 'sub-01_space-ct_label-hypoperfused_probseg.nii.gz',
+    'delay': 'sub-01_space-ct_desc-computed_delay.nii.gz',
+    'delay_sd': 'sub-01_space-ct_desc-computedsd_delay.nii.gz',
     'std_preproc_ct': f'{STD}_desc-preproc_ct.nii.gz',
     'std_preproc_cta': f'{STD}_desc-preproc_cta.nii.gz',
     'std_brain_mask': f'{STD}_desc-brain_mask.nii.gz',
@@ -56,6 +58,8 @@ TREE = {
     'std_perfusion': f'{STD}_desc-computed_perfusion.nii.gz',
     'std_asymmetry': f'{STD}_desc-asymmetry_perfusion.nii.gz',
     'std_hypoperfused': f'{STD}_label-hypoperfused_probseg.nii.gz',
+    'std_delay': f'{STD}_desc-computed_delay.nii.gz',
+    'std_delay_sd': f'{STD}_desc-computedsd_delay.nii.gz',
     'qc_metrics': 'sub-01_desc-qc_metrics.tsv',
     'regions_metrics': 'sub-01_desc-regions_metrics.tsv',
 }
@@ -124,7 +128,7 @@ def test_sidecar_says_what_and_whence(key):
     assert ('Resolution' in content) == ('_res-' in name)
     assert ('SpatialReference' in content) == ('_space-ct_' in name)
     if name.endswith('.nii.gz') and 'mask' not in name:
-        assert content['Units'] in ('HU', 'arbitrary')
+        assert content['Units'] in (('s',) if '_delay' in name else ('HU', 'arbitrary'))
 
 
 def test_dataset_files_follow_the_version_and_the_place_of_the_input(tmp_path):

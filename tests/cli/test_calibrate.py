@@ -20,7 +20,11 @@ import torch
 from bids_perfdeficit import pipeline
 from bids_perfdeficit.bids import output_path, sidecar_path, write_json
 from bids_perfdeficit.perfusion.combination import hidden_units
-from bids_perfdeficit.perfusion.recalibration import calibration, join_calibration
+from bids_perfdeficit.perfusion.recalibration import (
+    calibration,
+    join_calibration,
+    last_layer,
+)
 from bids_perfdeficit.settings import DEFAULT_SPACE, InputSettings, Settings
 from bids_perfdeficit.stages.record import sha256
 from bids_perfdeficit.stages.task import publish
@@ -42,7 +46,7 @@ def made_sample(seed: int, *, learnable: bool) -> pipeline.Sample:
         delay = 4 + 3 * hidden @ np.cos(np.arange(hidden.shape[1])) + rng.normal(0, 0.3, voxels)
     else:
         # as many voxels above 6 s as are found, but others
-        last = fitted['layers'][-1]
+        last = last_layer()
         logit = hidden @ np.asarray(last['weight'][1]) + last['bias'][1]
         found = 1 / (1 + np.exp(-logit)) > fitted['threshold']
         delay = np.where(rng.permutation(found), 8, 3) + rng.uniform(-1, 1, voxels)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bids_perfdeficit import ct
+from bids_perfdeficit import ct, perfusion
 from bids_perfdeficit.bids import output_path, sidecar_path
 from bids_perfdeficit.ct.quality import dice
 from bids_perfdeficit.ct.templates import DEFAULT_SPACE
@@ -63,6 +63,8 @@ def chain(stroke_dataset, tmp_path_factory):
             toa=maps.toa,
             perfusion=maps.perfusion,
             hypoperfused=maps.hypoperfused,
+            delay=maps.delay,
+            delay_sd=maps.delay_sd,
             xfm=template.out_xfm,
             space=DEFAULT_SPACE,
         )
@@ -77,10 +79,14 @@ def chain(stroke_dataset, tmp_path_factory):
         'toa': maps.toa,
         'perfusion': maps.perfusion,
         'hypoperfused': maps.hypoperfused,
+        'delay': maps.delay,
+        'delay_sd': maps.delay_sd,
         'std_brain_mask': standard.std_brain_mask,
         'std_toa': standard.std_toa,
         'std_perfusion': standard.std_perfusion,
         'std_hypoperfused': standard.std_hypoperfused,
+        'std_delay': standard.std_delay,
+        'std_delay_sd': standard.std_delay_sd,
     }
     out = cwd / 'out'
     sink = DerivativesSink(
@@ -129,7 +135,7 @@ def test_cta_lies_on_the_ncct(chain):
 
 def test_maps_are_made_in_the_brain(chain):
     mask = read(chain.brain.out_file) > 0
-    for name in ('toa', 'perfusion'):
+    for name in ('toa', 'perfusion', 'delay', 'delay_sd'):
         values = read(getattr(chain.maps, name))
         assert values.shape == mask.shape
         assert np.isfinite(values).all()
@@ -145,7 +151,7 @@ def test_template_maps_share_a_grid_and_a_mask(chain):
     template = ct.load_template(DEFAULT_SPACE, spacing=2.0)
     mask = read(chain.standard.std_brain_mask) > 0
     assert dice(mask, np.asarray(template.brain_mask.dataobj) > 0) > 0.9
-    for name in ('std_preproc_ct', 'std_preproc_cta', 'std_toa', 'std_perfusion'):
+    for name in ('std_preproc_ct', 'std_preproc_cta', 'std_toa', 'std_perfusion', 'std_delay'):
         image = nib.load(getattr(chain.standard, name))
         assert image.shape == template.brain_mask.shape
         assert np.array_equal(image.affine, template.brain_mask.affine)
@@ -193,6 +199,20 @@ def test_results_are_measured(chain):
     regions = pd.read_csv(found.outputs.regions_metrics, sep='\t')
     assert 'hemisphere' in set(regions.region)
     assert regions.occlusion_side.notna().sum() <= 1
+    first, *others = regions.to_dict('records')
+    both = first['hypoperfused_left'] + first['hypoperfused_right']
+    assert first['volume_ml'] == pytest.approx(both, rel=1e-3)
+    assert first['volume_low_ml'] < first['volume_ml'] < first['volume_high_ml']
+    assert all(np.isnan(row['volume_high_ml']) for row in others)
+    # by each network alone, as it was counted when the maps were made
+    each = np.array(chain.maps.meta['VolumesOfMembers'])
+    assert each.shape == (len(perfusion.calibration()['members']), 2)
+    low, high = perfusion.volume_interval(first['volume_ml'], each.sum(1))
+    assert (first['volume_low_ml'], first['volume_high_ml']) == pytest.approx(
+        (low, high), rel=1e-3
+    )
+    voxels = read(chain.maps.hypoperfused) > perfusion.calibration()['threshold']
+    assert each.sum(1).mean() == pytest.approx(voxels.sum() * SPACING**3 / 1000, rel=0.2)
 
 
 def test_input_error_reaches_the_caller(stroke_dataset, tmp_path):

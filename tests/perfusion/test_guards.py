@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bids_perfdeficit.perfusion import OcclusionFinding, ReadOut, holds, withhold
@@ -40,3 +42,22 @@ def test_neighbouring_sites_of_one_side_agree_and_others_do_not():
     assert holds('BA', 'n/a', ReadOut('', 'PCA', 'left'))
     assert not holds('M1', 'left', ReadOut('', 'none', 'n/a'))
     assert not holds('BA', 'n/a', ReadOut('', 'none', 'n/a'))
+
+
+@pytest.mark.parametrize(
+    ('site', 'side', 'name'), [('M1', 'left', 'left M1'), ('none', 'n/a', 'no occlusion')]
+)
+def test_what_looks_unlike_its_class_is_withheld_whatever_it_is(site, side, name):
+    usual = replace(finding(site, side), distance=59.9, distance_limit=60.0)
+    assert withhold(usual, (20.0, 0.0)) == ''
+    reason = withhold(replace(usual, distance=60.1), (20.0, 0.0))
+    assert reason == (
+        f'{name} was found, but the regions and trunks are unlike those of digital patients '
+        'with it'
+    )
+
+
+def test_without_statistics_of_the_classes_that_guard_is_off():
+    assert withhold(finding('M1', 'left'), (20.0, 0.0)) == ''
+    limited = replace(finding('M1', 'left'), distance_limit=60.0)
+    assert withhold(limited, (20.0, 0.0)) == ''

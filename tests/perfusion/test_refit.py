@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -17,11 +15,14 @@ from bids_perfdeficit.perfusion.recalibration import (
     base_sha256,
     calibration,
     join_calibration,
+    last_layer,
 )
 from bids_perfdeficit.perfusion.refit import Pair, refit, shipped_weights
 
 VOXELS = 600
 REGIONS = 14
+#: Units of the last hidden layers of all networks.
+WIDE = len(last_layer()['weight'][0])
 
 
 def made(seed: int, delay_of, outcome: int | None = None) -> Pair:
@@ -52,18 +53,18 @@ def other_delay(hidden: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(4 + 3 * hidden @ direction + rng.normal(0, 0.3, len(hidden)), 0, None)
 
 
-def test_hidden_units_are_those_that_the_network_joins():
+def test_hidden_units_are_those_that_the_networks_join():
     rng = np.random.default_rng(1)
     fitted = calibration()
     values = torch.from_numpy(rng.normal(size=(50, len(fitted['features']))).astype(np.float32))
-    late, probability = combine(
+    joined = combine(
         {name: values[:, k] for k, name in enumerate(fitted['features'])},
         torch.ones(50, dtype=torch.bool),
     )
-    last = fitted['layers'][-1]
+    last = last_layer()
     out = hidden_units(values) @ torch.tensor(last['weight']).T + torch.tensor(last['bias'])
-    torch.testing.assert_close(out[:, 0], late)
-    torch.testing.assert_close(out[:, 1].sigmoid(), probability)
+    torch.testing.assert_close(out[:, 0], joined.late)
+    torch.testing.assert_close(out[:, 1].sigmoid(), joined.hypoperfused)
     # a feature that is missing counts as its mean
     values[:, 3] = torch.nan
     usual = values.clone()
@@ -139,7 +140,7 @@ def content() -> dict:
         'Format': FORMAT,
         'FormatVersion': FORMAT_VERSION,
         'BaseSHA256': base_sha256(),
-        'LastLayer': json.loads(json.dumps(shipped['layers'][-1])),
+        'LastLayer': last_layer(),
         'Threshold': 0.5,
         'OcclusionBias': list(shipped['occlusion']['bias']),
         'OcclusionWithheld': False,
@@ -149,12 +150,17 @@ def content() -> dict:
 def test_a_file_replaces_the_last_layer_and_nothing_else():
     joined, shipped = join_calibration(content()), calibration()
     assert joined['threshold'] == 0.5
-    assert joined['layers'] == shipped['layers']
+    for one, other in zip(joined['members'], shipped['members'], strict=True):
+        assert one['layers'][:-1] == other['layers'][:-1]
+        for key in ('weight', 'bias'):
+            np.testing.assert_allclose(one['layers'][-1][key], other['layers'][-1][key])
     assert joined['occlusion'] == shipped['occlusion']
     assert joined['centre'] == shipped['centre']
     told = content()
     told['LastLayer']['bias'][1] += 1
-    assert join_calibration(told)['layers'][-1]['bias'][1] == shipped['layers'][-1]['bias'][1] + 1
+    for one, other in zip(join_calibration(told)['members'], shipped['members'], strict=True):
+        moved = np.subtract(one['layers'][-1]['bias'], other['layers'][-1]['bias'])
+        np.testing.assert_allclose(moved, [0, 1, 0], atol=1e-12)
     assert calibration()['threshold'] == shipped['threshold'] != 0.5
 
 
@@ -166,7 +172,10 @@ def test_a_file_replaces_the_last_layer_and_nothing_else():
         ({'BaseSHA256': 'x'}, 'weights of another version'),
         ({'LastLayer': []}, 'has no LastLayer'),
         ({'LastLayer': {'weight': [[1.0]], 'bias': [0, 0]}}, 'does not have 2 rows'),
-        ({'LastLayer': {'weight': [[1.0], [1.0]], 'bias': [0, 0]}}, 'does not have 12 numbers'),
+        (
+            {'LastLayer': {'weight': [[1.0], [1.0]], 'bias': [0, 0]}},
+            f'does not have {WIDE} numbers',
+        ),
         ({'Threshold': 1.5}, 'must lie between 0 and 1'),
         ({'Threshold': 'x'}, "holds 'x', which is not a finite number"),
         ({'OcclusionBias': [0.0] * 6}, 'does not have 7 numbers'),
@@ -177,3 +186,75 @@ def test_a_file_replaces_the_last_layer_and_nothing_else():
 def test_a_damaged_file_is_refused_in_one_clause(change, told):
     with pytest.raises(ValueError, match=told):
         join_calibration(content() | change)
+
+
+@pytest.fixture
+def members(monkeypatch):
+    """Ship several networks instead: copies of the first, each with noise of its own."""
+
+    def ship(count, noise=0.0):
+        rng = np.random.default_rng(7)
+        first = calibration()['members'][0]['layers']
+        fitted = calibration() | {
+            'members': [
+                {
+                    'layers': [
+                        {
+                            key: (
+                                np.asarray(layer[key])
+                                + noise * rng.normal(size=np.shape(layer[key]))
+                            ).tolist()
+                            for key in ('weight', 'bias')
+                        }
+                        for layer in first
+                    ]
+                }
+                for _ in range(count)
+            ]
+        }
+        for module in ('recalibration', 'refit', 'combination'):
+            name = f'bids_perfdeficit.perfusion.{module}.calibration'
+            monkeypatch.setattr(name, lambda: fitted)
+        return fitted
+
+    return ship
+
+
+def test_equal_networks_refit_as_one_does(members):
+    members(1)
+    pairs = [made(seed, other_delay) for seed in range(5)]
+    one = refit(pairs)
+    members(4)
+    four = refit(pairs)
+    assert four.taken == one.taken == {'map': True, 'probability': True, 'occlusion': False}
+    width = one.weights.weight.shape[1]
+    blocks = four.weights.weight.reshape(2, 4, width)
+    np.testing.assert_allclose(blocks.sum(1), one.weights.weight, atol=3e-3)
+    assert four.weights.threshold == one.weights.threshold
+
+
+def test_a_file_for_several_networks_gives_its_outputs_and_keeps_their_delay(members):
+    shipped = members(3, noise=0.1)
+    found = refit([made(seed, other_delay) for seed in range(5)])
+    layer = {'weight': found.weights.weight.tolist(), 'bias': found.weights.bias.tolist()}
+    joined = join_calibration(content() | {'LastLayer': layer})
+    new = made(99, other_delay).features.astype(np.float32)
+    features = {name: torch.from_numpy(new[:, k]) for k, name in enumerate(shipped['features'])}
+    brain = torch.ones(len(new), dtype=torch.bool)
+    before, after = (combine(features, brain, fitted) for fitted in (shipped, joined))
+    wanted = hidden_units(torch.from_numpy(new)).numpy() @ found.weights.weight.T
+    wanted += found.weights.bias
+    np.testing.assert_allclose(after.late, wanted[:, 0], atol=1e-4)
+    chance = 1 / (1 + np.exp(-wanted[:, 1]))
+    np.testing.assert_allclose(after.hypoperfused, chance, atol=1e-5)
+    assert not torch.allclose(before.late, after.late, atol=0.01)
+    assert torch.equal(before.delay, after.delay)
+
+
+def test_statistics_of_the_finder_are_dropped_with_the_probability_they_were_made_for(members):
+    seen = {'class_mean': [[0.0]], 'class_precision': [[1.0]], 'distance_limit': 1.0}
+    members(1)['occlusion'] = calibration()['occlusion'] | seen
+    assert seen.items() <= join_calibration(content())['occlusion'].items()
+    told = content()
+    told['LastLayer']['weight'][1][0] += 1
+    assert not seen.keys() & join_calibration(told)['occlusion'].keys()

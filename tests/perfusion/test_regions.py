@@ -14,7 +14,13 @@ from bids_perfdeficit.perfusion import (
     nearest_site,
     territories,
 )
-from bids_perfdeficit.perfusion.occlusion import MIDLINE, OUTCOMES, SIDED, log_odds
+from bids_perfdeficit.perfusion.occlusion import (
+    MIDLINE,
+    OUTCOMES,
+    SIDED,
+    log_odds,
+    squared_distance,
+)
 from bids_perfdeficit.perfusion.regions import ASPECTS_LABELS, TERRITORY_LABELS
 
 SHAPE = (99, 117, 95)
@@ -137,3 +143,51 @@ def test_a_clot_is_named_by_the_artery_that_it_lies_in(centre, site, side):
     points = np.asarray(centre) + np.random.default_rng(1).normal(0, 1.0, (40, 3))
     assert nearest_site(points)[:2] == (site, side)
     assert nearest_site(points)[2] < 4
+
+
+def test_the_distance_is_that_of_the_class_that_is_named():
+    rng = np.random.default_rng(0)
+    finder = calibration()['occlusion']
+    wide = 2 * len(finder['centre'])
+    root = rng.normal(size=(wide, wide))
+    made = finder | {
+        'class_mean': rng.normal(size=(len(OUTCOMES), wide)).tolist(),
+        'class_precision': (root @ root.T / wide).tolist(),
+    }
+    # at the mean of a class it is 0, and grows with the square of the way from it
+    for outcome in (0, len(SIDED), OUTCOMES.index(('none', 'n/a'))):
+        standard = np.array(made['class_mean'][outcome])
+        there = standard.reshape(2, -1) * made['scale'] + made['centre']
+        assert squared_distance(there, outcome, made) == pytest.approx(0, abs=1e-9)
+        step = rng.normal(size=there.shape)
+        one, two = (
+            squared_distance(there + k * step * made['scale'], outcome, made) for k in (1, 2)
+        )
+        assert one == pytest.approx(
+            step.ravel() @ np.array(made['class_precision']) @ step.ravel()
+        )
+        assert two == pytest.approx(4 * one)
+    assert np.isnan(squared_distance(there, 0, without_statistics()))
+
+
+def test_a_finding_carries_its_distance_and_the_limit():
+    measured = patient(1, filled=False)
+    plain = find_occlusion(measured, {'occlusion': without_statistics()})
+    assert np.isnan(plain.distance)
+    assert plain.distance_limit == np.inf
+    finder = without_statistics()
+    wide = 2 * len(finder['centre'])
+    centre, scale = (np.array(finder[k]) for k in ('centre', 'scale'))
+    made = finder | {
+        'class_mean': np.zeros((len(OUTCOMES), wide)), 'class_precision': np.eye(wide),
+        'distance_limit': 7.0,
+    }  # fmt: skip
+    found = find_occlusion(measured, {'occlusion': made})
+    assert found.distance == pytest.approx(np.square((measured - centre) / scale).sum())
+    assert found.distance_limit == 7
+    assert (found.site, found.side) == (plain.site, plain.side)
+
+
+def without_statistics() -> dict:
+    finder = calibration()['occlusion']
+    return {k: finder[k] for k in ('centre', 'scale', 'weights', 'bias')}

@@ -19,9 +19,7 @@ from bids_perfdeficit.perfusion import (
 from bids_perfdeficit.perfusion.combination import (
     _wide_smooth,
     calibration,
-    combine,
     tissue_enhancement,
-    unusual,
 )
 from bids_perfdeficit.perfusion.vessels import smooth
 
@@ -156,6 +154,32 @@ def test_the_published_perfusion_is_a_rescaled_arrival_in_the_brain(arrival):
     assert (inside[order].diff() >= 0).all()
 
 
+def test_the_recipe_decides_the_metric_where_nobody_else_does():
+    ncct, cta, brain, prior = head(noise=5)
+
+    def arrival(**options):
+        return run(ncct, cta, brain, prior, **options)[1].arrival
+
+    published = {
+        how: arrival(recipe='published', arrival=how)
+        for how in ('auto', 'anisotropic', 'isotropic')
+    }
+    assert torch.equal(published['auto'], published['anisotropic'])
+    assert not torch.equal(published['auto'], published['isotropic'])
+    assert torch.equal(arrival(), arrival(arrival='isotropic'))
+
+
+def test_probability_and_delay_do_not_depend_on_the_recipe():
+    ncct, cta, brain, prior = head(noise=5)
+    plain, published = (
+        run(ncct, cta, brain, prior, recipe=recipe)[1] for recipe in ('default', 'published')
+    )
+    for name in ('hypoperfused', 'delay', 'delay_sd'):
+        assert torch.equal(getattr(plain, name), getattr(published, name))
+        assert (getattr(plain, name)[~brain] == 0).all()
+    assert not torch.equal(plain.perfusion, published.perfusion)
+
+
 def test_tissue_that_enhances_less_counts_as_later():
     ncct, cta, brain, prior = head(noise=5)
     pale = brain & (torch.arange(SHAPE[2])[None, None] < SHAPE[2] // 2 - 6)
@@ -166,6 +190,19 @@ def test_tissue_that_enhances_less_counts_as_later():
     only = synthesize(ncct, cta - 6.0 * pale, brain, sources, SPACING, settings=plain)
     same = synthesize(ncct, cta, brain, sources, SPACING, settings=plain)
     assert abs(only.perfusion[pale].mean() - same.perfusion[pale].mean()) < 0.1
+
+
+def test_voxels_above_the_threshold_are_counted_by_half():
+    ncct, cta, brain, prior = head(noise=5, occluded=True)
+    sources, _ = run(ncct, cta, brain, prior)
+    right = (torch.arange(SHAPE[2]) >= SHAPE[2] // 2).expand(SHAPE)
+    counts, swapped = (
+        synthesize(ncct, cta, brain, sources, SPACING, right=half).member_voxels
+        for half in (right, ~right)
+    )
+    assert counts.shape == (len(calibration()['members']), 2)
+    assert torch.equal(counts, swapped.flip(1))
+    assert (counts.sum(1) > 0).all()
 
 
 def test_white_matter_may_enhance_less_and_the_mirror_tells_what_a_side_lacks():
@@ -184,28 +221,6 @@ def test_white_matter_may_enhance_less_and_the_mirror_tells_what_a_side_lacks():
     other = brain & (x > SHAPE[2] // 2 + 6)
     assert -1.0 < maps.features['asymmetry'][other].mean() < -0.4
     assert maps.features['white'][pale].unique().tolist() == [0.5]
-
-
-def test_a_sign_that_is_missing_counts_as_usual():
-    brain = torch.ones(2, 3, 4, dtype=torch.bool)
-    brain[0] = False
-    usual = dict(zip(calibration()['features'], calibration()['centre'], strict=True))
-    every = {name: torch.full(brain.shape, value) for name, value in usual.items()}
-    numbers = {name: torch.tensor(value) for name, value in usual.items()}
-    for found in ({}, numbers):
-        for one, other in zip(combine(every, brain), combine(found, brain), strict=True):
-            torch.testing.assert_close(one, other)
-            assert (one[~brain] == 0).all()
-    late, hypoperfused = combine(every, brain)
-    assert late.isfinite().all()
-    assert ((hypoperfused >= 0) & (hypoperfused <= 1)).all()
-
-
-def test_contrast_unlike_any_that_was_calibrated_is_told():
-    usual = dict(zip(calibration()['features'], calibration()['centre'], strict=True))
-    found = {name: torch.tensor(usual[name]) for name in ('tissue', 'venous')}
-    assert unusual(found) == ()
-    assert unusual(found | {'tissue': torch.tensor(usual['tissue'] - 5.0)}) == ('tissue',)
 
 
 def test_smoothing_on_a_coarse_grid_is_as_good_as_on_the_fine():

@@ -17,6 +17,7 @@ from bids_perfdeficit import ct, perfusion, pipeline
 from bids_perfdeficit.interfaces.ct import ToTemplate
 from bids_perfdeficit.interfaces.perfusion import ComputePerfusion
 from bids_perfdeficit.perfusion.settings import PerfusionSettings
+from bids_perfdeficit.stages.verdict import judge
 
 SPACING = 3.0
 #: Characters with a meaning in ANTs' options, in shells, in wildcards or in ConfigParser.
@@ -92,7 +93,7 @@ def test_a_registration_that_fails_leaves_nothing_behind(patient, tmp_path, monk
 
 def test_maps_have_their_units_and_end_at_the_brain(patient, maps):
     brain = values(patient.brain) > 0
-    for name in ('toa', 'perfusion', 'hypoperfused'):
+    for name in ('toa', 'perfusion', 'hypoperfused', 'delay', 'delay_sd'):
         found = values(getattr(maps, name))
         assert found.shape == brain.shape
         assert found.dtype == np.float32
@@ -102,6 +103,8 @@ def test_maps_have_their_units_and_end_at_the_brain(patient, maps):
     for name in ('perfusion', 'hypoperfused', 'vessel'):
         assert values(getattr(maps, name)).min() >= 0
         assert values(getattr(maps, name)).max() <= 1
+    assert values(maps.delay).max() <= 12  # s
+    assert values(maps.delay_sd)[brain].min() > 0
     assert values(maps.subtraction).max() > 100  # HU of an artery
     assert maps.inflow.method == 'prior'
     low = nib.affines.apply_affine(patient.ncct.affine, np.argwhere(brain)).min(0)
@@ -122,7 +125,7 @@ def brighter(patient):
 def test_a_later_phase_changes_the_map_and_nothing_else(patient, maps, brighter):
     found = pipeline.compute_maps(replace(patient, later={'two': brighter}), check=False)
     assert found.later == ('two',)
-    for name in ('subtraction', 'vessel', 'toa', 'hypoperfused'):
+    for name in ('subtraction', 'vessel', 'toa', 'hypoperfused', 'delay', 'delay_sd'):
         assert values(getattr(found, name)).tobytes() == values(getattr(maps, name)).tobytes()
     assert not np.array_equal(values(found.perfusion), values(maps.perfusion))
     assert values(found.perfusion).min() == 0
@@ -188,7 +191,7 @@ def test_maps_are_the_same_on_any_number_of_threads(patient, maps):
     before = torch.get_num_threads()
     other = pipeline.compute_maps(patient, threads=3)
     assert torch.get_num_threads() == before
-    for name in ('subtraction', 'vessel', 'toa', 'perfusion', 'hypoperfused'):
+    for name in ('subtraction', 'vessel', 'toa', 'perfusion', 'hypoperfused', 'delay'):
         assert values(getattr(other, name)).tobytes() == values(getattr(maps, name)).tobytes()
     again = pipeline.to_template(patient, maps, threads=3)
     once = pipeline.to_template(patient, maps)
@@ -249,7 +252,8 @@ def test_template_maps_share_a_grid_and_a_mask(standard):
     mask = values(standard.brain) > 0
     assert mask.mean() > 0.1
     assert not (mask & (values(template.brain_mask) == 0)).any()
-    for name in ('ncct', 'cta', 'toa', 'perfusion', 'hypoperfused', 'asymmetry'):
+    maps = ('toa', 'perfusion', 'hypoperfused', 'asymmetry', 'delay', 'delay_sd')
+    for name in ('ncct', 'cta', *maps):
         image = getattr(standard, name)
         assert image.shape == mask.shape
         assert np.array_equal(image.affine, template.brain_mask.affine)
@@ -280,7 +284,13 @@ def test_results_are_measured(patient, maps, standard):
     for side in ('left', 'right'):
         low, high = (hemisphere[f'hypoperfused_{end}_{side}'] for end in ('low', 'high'))
         assert low <= hemisphere[f'hypoperfused_{side}'] <= high
+        each = [sides[side == 'right'] for sides in maps.trust.member_ml]
+        assert np.mean(each) == pytest.approx(hemisphere[f'hypoperfused_{side}'], rel=0.2, abs=3)
         assert hemisphere[f'vessels_{side}'] > 0
+    assert hemisphere.volume_ml == pytest.approx(both)
+    assert hemisphere.volume_low_ml < both < hemisphere.volume_high_ml
+    assert found.regions.volume_high_ml[1:].isna().all()
+    assert row.late_scan == 'no'
     assert row.artery_contrast > row.sinus_contrast > 0
     reported, withheld = (found.regions[f'occlusion_{k}'] for k in ('site', 'withheld'))
     assert pd.notna(reported[0]) != pd.notna(withheld[0])
@@ -300,6 +310,30 @@ def test_no_occlusion_is_reported_where_the_calibration_does_not_hold(patient, m
     assert len(columns) == 8
     assert regions[columns].drop(columns='occlusion_withheld').isna().all(axis=None)
     assert 'unlike any' in regions.occlusion_withheld[0]
+
+
+def test_a_late_scan_is_refused_by_name(patient, standard):
+    limit = maps_venous(patient) - 0.01
+    fitted = perfusion.calibration() | {'late_venous': limit}
+    late = pipeline.compute_maps(patient, fitted=fitted)
+    assert late.inflow.is_late
+    assert late.inflow.unusual == ()
+    assert late.trust.others == ()  # nothing is to be checked
+    assert any('scanned late' in note for note in late.notes)
+    found = pipeline.measure(patient, late, standard, fitted=fitted)
+    assert found.quality.late_scan[0] == 'yes'
+    assert found.regions.occlusion_withheld[0] == 'the CTA was scanned late'
+    assert pd.isna(found.regions.occlusion_site[0])
+    verdict = judge(found.quality.iloc[0].to_dict())
+    assert verdict.status == 'doubtful'
+    assert any('too late after the arterial peak' in reason for reason in verdict.reasons)
+    fitted['late_venous'] = limit + 0.02
+    assert not pipeline.compute_maps(patient, fitted=fitted, check=False).inflow.is_late
+
+
+def maps_venous(patient) -> float:
+    """Return the logarithm of the contrast of the sinuses over that of the arteries."""
+    return pipeline.compute_maps(patient, check=False, diagnostics=True).numbers['venous']
 
 
 def test_a_site_is_reported_only_if_it_holds_and_lies_on_the_later_side(
@@ -379,18 +413,24 @@ def test_interfaces_compute_the_same(patient, maps, standard, tmp_path):
         **files, xfm=patient.forward, inverse_xfm=patient.inverse, space=patient.space,
         settings=PerfusionSettings(),
     ).run(cwd=str(tmp_path)).outputs  # fmt: skip
-    for name in ('subtraction', 'vessel', 'toa', 'perfusion', 'hypoperfused'):
+    for name in (
+        'subtraction', 'vessel', 'toa', 'perfusion', 'hypoperfused', 'delay', 'delay_sd',
+    ):  # fmt: skip
         assert np.array_equal(
             values(nib.load(getattr(computed, name))), values(getattr(maps, name))
         )
     assert computed.meta['InflowPoints'] == maps.inflow.points
     carried = ToTemplate(
         **files, toa=computed.toa, perfusion=computed.perfusion,
-        hypoperfused=computed.hypoperfused, xfm=patient.forward, space=patient.space,
+        hypoperfused=computed.hypoperfused, delay=computed.delay, delay_sd=computed.delay_sd,
+        xfm=patient.forward, space=patient.space,
     ).run(cwd=str(tmp_path)).outputs  # fmt: skip
     for key, name in itertools.chain(
         [('std_preproc_ct', 'ncct'), ('std_preproc_cta', 'cta'), ('std_brain_mask', 'brain')],
-        ((f'std_{name}', name) for name in ('toa', 'perfusion', 'hypoperfused', 'asymmetry')),
+        (
+            (f'std_{name}', name)
+            for name in ('toa', 'perfusion', 'hypoperfused', 'asymmetry', 'delay', 'delay_sd')
+        ),
     ):
         assert np.array_equal(
             values(nib.load(getattr(carried, key))), values(getattr(standard, name))

@@ -260,7 +260,7 @@ def test_a_site_that_is_withheld_is_reported_with_its_reason():
     assert 'Likely occlusion' not in describe_findings([WHOLE | nothing])
 
 
-def test_a_volume_is_given_with_its_dependence_on_the_threshold():
+def test_a_volume_is_given_with_its_interval():
     from bids_perfdeficit.reports.page import describe_findings, describe_volumes
 
     ends = {'hypoperfused_low_left': 1.2, 'hypoperfused_high_left': 1.9,
@@ -270,8 +270,8 @@ def test_a_volume_is_given_with_its_dependence_on_the_threshold():
     assert found['Hypoperfused left, mL'] == '2 (1 to 2)'
     line = describe_volumes(WHOLE | ends)
     assert line.startswith('Hypoperfused: left 2 (1 to 2) mL, right 120 (101 to 140) mL')
-    assert 'thresholds of 0.6 and 0.3' in line
-    assert 'thresholds' not in describe_volumes(WHOLE)
+    assert line.endswith('in brackets: 90 % interval')
+    assert 'interval' not in describe_volumes(WHOLE)
     assert describe_volumes({}) == ''
 
 

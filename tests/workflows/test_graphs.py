@@ -113,6 +113,13 @@ def test_every_combination_of_options_has_a_graph(pair, tmp_path, level, sloppy,
         assert ('anisotropic' in text) == (arrival == 'anisotropic')
 
 
+def test_the_methods_name_the_metric_that_the_recipe_has(pair, tmp_path):
+    for recipe, named in (('default', False), ('published', True)):
+        settings = replace(settings_for(tmp_path), perfusion=PerfusionSettings(recipe=recipe))
+        workflow = init_bids_perfdeficit_wf(plans=[make_plan(pair, settings)], settings=settings)
+        assert ('anisotropic' in workflow.visit_desc()) == named
+
+
 def test_a_stage_that_is_done_stays_out_of_the_graph(pair, tmp_path):
     settings = settings_for(tmp_path)
     names = [stage.name for stage in stages_of(settings)]
@@ -147,6 +154,13 @@ def test_another_recipe_redoes_the_maps(pair, tmp_path):
     assert plan.states['perfusion'].reason == 'other options (arrival)'
 
 
+def test_the_metric_that_the_recipe_has_anyway_redoes_nothing(pair, tmp_path):
+    settings = settings_for(tmp_path)
+    finish_all(pair, settings)
+    same = replace(settings, perfusion=PerfusionSettings(arrival='isotropic'))
+    assert make_plan(pair, same).to_run == ()
+
+
 def test_a_scan_of_another_name_redoes_what_it_was_read_for(pair, tmp_path):
     settings = settings_for(tmp_path)
     finish_all(pair, settings)
@@ -172,7 +186,7 @@ def test_one_phase_is_planned_as_before_there_were_more(pair, tmp_path):
     task = make_plan(pair, settings_for(tmp_path)).tasks['perfusion']
     names = {field.name for field in fields(PerfusionSettings)}
     assert set(task.options) == names | {'space'}
-    assert (task.version, dict(task.inputs)) == (2, {})
+    assert (task.version, dict(task.inputs)) == (3, {})
     assert 'align_phases' not in nodes_of(
         make_plan(pair, settings_for(tmp_path)), settings_for(tmp_path)
     )
