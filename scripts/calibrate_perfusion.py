@@ -31,6 +31,7 @@ from scipy.ndimage import binary_closing
 from scipy.optimize import minimize
 from scipy.stats import rankdata
 from sklearn.covariance import LedoitWolf
+from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss, softplus
 from training_patients import (
     LATE_SEED,
@@ -46,6 +47,7 @@ from training_patients import (
 
 from bids_perfdeficit.data import load
 from bids_perfdeficit.perfusion.agreement import concordance, roc_area, spearman
+from bids_perfdeficit.perfusion.combination import hidden_units
 from bids_perfdeficit.perfusion.occlusion import (
     MIDLINE,
     OPEN,
@@ -92,7 +94,9 @@ FLOOR_ML, LEVEL = 20.0, 0.9
 DELAY_EDGES = (0.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0)
 #: Share of patients whose evidence is as far from its class as the guard's limit, at most; phase,
 #: s after the peak, from which a scan is late, and share of earlier ones that may be called so.
-FAR_SHARE, LATE_FROM, EARLY_SHARE = 0.01, 3.0, 0.01
+FAR_SHARE, LATE_FROM, EARLY_SHARE = 0.01, 3.0, 0.02
+#: Numbers of the patient that a late scan is told by.
+LATE_BY = ('venous', 'tissue')
 
 Fitted = dict[str, Any]
 Scan = dict[str, Any]
@@ -186,16 +190,13 @@ def fit_networks(scans: list[Scan], seed: int = 0) -> Fitted:
 def apply(fitted: Fitted, scan: Scan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Run the networks on a scan: all outputs of all members, (K, V) each."""
     order = [scan['names'].index(name) for name in fitted['features']]
-    x = torch.from_numpy(scan['features'][:, order].astype(np.float32))
-    z = ((x - torch.tensor(fitted['centre'])) / torch.tensor(fitted['scale'])).nan_to_num(0.0)
-    found = []
-    for member in fitted['members']:
-        out = z
-        for k, layer in enumerate(member['layers']):
-            out = out @ torch.tensor(layer['weight']).T + torch.tensor(layer['bias'])
-            out = out.tanh() if k < len(HIDDEN) else out
-        found.append(out.numpy())
-    late, odds, delay = np.moveaxis(np.stack(found), -1, 0)
+    units = hidden_units(torch.from_numpy(scan['features'][:, order].astype(np.float32)), fitted)
+    last = [member['layers'][-1] for member in fitted['members']]
+    found = [
+        own @ torch.tensor(layer['weight']).T + torch.tensor(layer['bias'])
+        for own, layer in zip(units.chunk(len(last), 1), last, strict=True)
+    ]
+    late, odds, delay = np.moveaxis(torch.stack(found).numpy(), -1, 0)
     return late, odds, np.logaddexp(0, delay)
 
 
@@ -251,7 +252,6 @@ def judge(scan: Scan, fitted: Fitted, *, look: bool = True) -> dict[str, Any]:
         'member mls': [_above(k) * ml for k in outputs[1]],
         'bins': (count, square),
         'seen': see(scan, probability) if look else None,
-        'venous': float(scan['features'][0, scan['names'].index('venous')]),
     }
 
 
@@ -478,6 +478,22 @@ def leave_physics_out(paths: list[Path], seed: int) -> None:
         print(report(rows, k, spread), flush=True)
 
 
+def fit_late(scans: list[Scan]) -> dict[str, float]:
+    """Return weights of `LATE_BY`, and the limit that `EARLY_SHARE` of early scans exceed."""
+    numbers = np.array([
+        [float(s['features'][0, s['names'].index(name)]) for name in LATE_BY] for s in scans
+    ])  # fmt: skip
+    late = np.array([s['phase'] >= LATE_FROM for s in scans])
+    made = np.array([s['variant'] == 0 for s in scans])
+    weight = LogisticRegression().fit(numbers[made], late[made]).coef_[0]
+    score = numbers @ weight
+    limit = float(np.quantile(score[~late], 1 - EARLY_SHARE))
+    for name, part in (('as made', made), ('disturbed', ~made)):
+        print(f'late scans that are told, {name}: {np.mean(score[late & part] > limit):.2f}; '
+              f'early ones: {np.mean(score[~late & part] > limit):.2f}')  # fmt: skip
+    return {**dict(zip(LATE_BY, weight.round(3).tolist(), strict=True)), 'limit': round(limit, 3)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--cache', type=Path, required=True, help='for the patients made')
@@ -530,13 +546,7 @@ def main() -> None:
         'edges': list(DELAY_EDGES),
         'sd': np.sqrt(np.maximum(squares / np.maximum(counts, 1), 0.01)).round(3).tolist(),
     }
-    first = rows['variant'] == 0
-    limit = float(np.quantile(rows.loc[early & first, 'venous'], 1 - EARLY_SHARE))
-    final['late_venous'] = round(limit, 3)
-    late_ones = rows.loc[~early & first, 'venous']
-    print(
-        f'late by its sinuses (over {limit:.2f}): {np.mean(late_ones > limit):.2f} of late scans'
-    )
+    final['late_scan'] = fit_late(scans)
     final['occlusion'] = {k: np.round(np.asarray(v, float), 4).tolist() for k, v in finder.items()}
     final['provenance'] = {
         'Script': 'scripts/calibrate_perfusion.py',

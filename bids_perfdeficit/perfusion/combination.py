@@ -395,13 +395,16 @@ def is_late(found: Mapping[str, Tensor], fitted: Mapping[str, Any] | None = None
     found : mapping of str to Tensor
         From `compute_features`.
     fitted : mapping, optional
-        The networks; those of `calibration` by default. ``late_venous`` is the logarithm of the
-        contrast of the sinuses over that of the arteries from which a scan is late. Without it, as
-        without sinuses in the scan, none is.
+        The networks; those of `calibration` by default. ``late_scan`` has a weight for each of
+        some numbers of the patient, and the ``limit`` from which their weighted sum is that of a
+        late scan. Without it, or without one of the numbers, none is.
     """
     fitted = calibration() if fitted is None else fitted
-    limit = fitted.get('late_venous')
-    return limit is not None and 'venous' in found and float(found['venous']) >= float(limit)
+    weights = dict(fitted.get('late_scan', {}))
+    limit = weights.pop('limit', None)
+    if limit is None or not set(weights) <= set(found):
+        return False
+    return sum(float(weight) * float(found[name]) for name, weight in weights.items()) >= limit
 
 
 def _stack(fitted: Mapping[str, Any], device: torch.device) -> list[tuple[Tensor, Tensor]]:

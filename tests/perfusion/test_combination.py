@@ -167,9 +167,14 @@ def test_contrast_unlike_any_that_was_calibrated_is_reported():
     assert unusual(found | {'tissue': torch.tensor(usual['tissue'] - 5.0)}) == ('tissue',)
 
 
-@pytest.mark.parametrize(('venous', 'late'), [(-0.31, False), (-0.3, True), (0.2, True)])
-def test_a_scan_is_late_where_the_sinuses_are_bright(venous, late):
-    found = {'venous': torch.tensor(venous, dtype=torch.float64)}
-    assert is_late(found, {'late_venous': -0.3}) is late
+@pytest.mark.parametrize(
+    ('venous', 'tissue', 'late'), [(-0.5, 0.3, True), (-0.51, 0.3, False), (-0.51, 0.4, True)]
+)
+def test_a_scan_is_late_where_sinuses_and_tissue_are_bright(venous, tissue, late):
+    names = {'venous': venous, 'tissue': tissue}
+    found = {k: torch.tensor(v, dtype=torch.float64) for k, v in names.items()}
+    fitted = {'late_scan': {'venous': 2.0, 'tissue': 1.0, 'limit': -0.7}}
+    assert is_late(found, fitted) is late
     assert not is_late(found, {})  # the rule is off
-    assert not is_late({}, {'late_venous': -0.3})  # no sinuses in the scan
+    del found['venous']
+    assert not is_late(found, fitted)  # no sinuses in the scan

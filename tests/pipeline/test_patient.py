@@ -314,7 +314,7 @@ def test_no_occlusion_is_reported_where_the_calibration_does_not_hold(patient, m
 
 def test_a_late_scan_is_refused_by_name(patient, standard):
     limit = maps_venous(patient) - 0.01
-    fitted = perfusion.calibration() | {'late_venous': limit}
+    fitted = perfusion.calibration() | {'late_scan': {'venous': 1.0, 'limit': limit}}
     late = pipeline.compute_maps(patient, fitted=fitted)
     assert late.inflow.is_late
     assert late.inflow.unusual == ()
@@ -327,7 +327,7 @@ def test_a_late_scan_is_refused_by_name(patient, standard):
     verdict = judge(found.quality.iloc[0].to_dict())
     assert verdict.status == 'doubtful'
     assert any('too late after the arterial peak' in reason for reason in verdict.reasons)
-    fitted['late_venous'] = limit + 0.02
+    fitted['late_scan'] = {'venous': 1.0, 'limit': limit + 0.02}
     assert not pipeline.compute_maps(patient, fitted=fitted, check=False).inflow.is_late
 
 
