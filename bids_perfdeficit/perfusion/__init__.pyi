@@ -116,5 +116,6 @@ __all__ = [
     'territories',
     'vein_prior',
     'vesselness',
+    'volume_interval',
     'withhold',
 ]
