@@ -90,7 +90,7 @@ def test_every_file_of_the_tree_is_there(finished, pair):
     assert missing == []
     page = (out / 'sub-01.html').read_text()
     figures = sorted(p.name for p in (out / 'sub-01' / 'figures').glob('*.svg'))
-    assert len(figures) == 12
+    assert len(figures) == 13
     shown = [name for name in figures if 'thumbnail' not in name]
     assert all(name in page for name in shown)
     assert 'sub-01_desc-viewer_ct.js' in page
