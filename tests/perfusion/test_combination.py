@@ -91,7 +91,8 @@ def test_the_delay_is_the_softplus_of_the_third_output_up_to_the_longest(patient
     ], 1)  # fmt: skip
     free = hidden_units(table, fitted) @ torch.tensor(last['weight'][2]) + last['bias'][2]
     joined = combine(found, brain, fitted)
-    torch.testing.assert_close(joined.delay[brain], softplus(free).clamp_max(LONGEST_S))
+    expected = softplus(free).clamp_max(LONGEST_S)
+    torch.testing.assert_close(joined.delay[brain], expected, atol=1e-3, rtol=1e-4)
     assert joined.delay.min() >= 0
     assert joined.delay.max() == LONGEST_S == 12
 

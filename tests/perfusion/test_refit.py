@@ -92,7 +92,10 @@ def test_another_physics_is_learned_by_pairs_that_were_left_out():
     assert found.withholds_occlusion  # it is found by a probability that is another one now
 
 
-def test_what_is_right_already_stays_as_it_is():
+def test_what_is_right_already_stays_as_it_is(monkeypatch):
+    # the threshold at which these delays are 6 s
+    fitted = calibration() | {'threshold': 0.5}
+    monkeypatch.setattr('bids_perfdeficit.perfusion.refit.calibration', lambda: fitted)
     found = refit([made(seed, shipped_delay) for seed in range(6)])
     shipped = shipped_weights()
     assert not found.taken['occlusion']
