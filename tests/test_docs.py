@@ -25,6 +25,7 @@ from bids_perfdeficit.perfusion.recalibration import (
     FORMAT_VERSION,
     base_sha256,
     calibration,
+    last_layer,
 )
 from bids_perfdeficit.settings import Settings
 
@@ -70,7 +71,7 @@ def site_calibration() -> dict:
     shipped = calibration()
     return {
         'Format': FORMAT, 'FormatVersion': FORMAT_VERSION, 'BaseSHA256': base_sha256(),
-        'LastLayer': shipped['layers'][-1], 'Threshold': shipped['threshold'],
+        'LastLayer': last_layer(), 'Threshold': shipped['threshold'],
         'OcclusionBias': shipped['occlusion']['bias'], 'OcclusionWithheld': False,
     }  # fmt: skip
 
