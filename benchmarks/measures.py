@@ -12,6 +12,8 @@ import numpy as np
 from scipy.spatial import cKDTree
 from sklearn.metrics import average_precision_score
 
+from bids_perfdeficit.deficit.rules import credible_set
+
 #: Edges of the bins of probability.
 BINS = (0, 0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9, 1.0)
 
@@ -61,6 +63,9 @@ def measure(
         out['bins'] = count_bins(probability, truth)
         out['p_true_under_01'] = float((probability[truth] < 0.01).mean())
         if declared.any():
+            inside = credible_set(probability)
+            out['credible'] = float(inside[truth].mean())
+            out['credible_ml'] = float(inside.sum() * voxel_ml)
             out['expected_fdr'] = float(1 - np.clip(probability[declared], 0, 1).mean())
     return out
 

@@ -20,7 +20,7 @@ from scipy.spatial import cKDTree
 from bids_perfdeficit.deficit.grid import Grid
 from bids_perfdeficit.deficit.preparation import Prepared, channels
 
-#: mL of a whole substrate, drawn evenly in its logarithm, and of one that is a tube.
+#: mL of a whole substrate, drawn evenly in its cube root, and of one that is a tube.
 _VOLUME_ML, _TUBE_ML = (1.0, 40.0), (1.0, 15.0)
 #: Probability of one, two and three pieces, and that a further piece lies in the hemisphere of the
 #: first one; there, that it lies within some mm of it.
@@ -84,7 +84,7 @@ class Shapes:
         count = int(rng.choice(3, p=_COMPACT_PIECES if compact else _PIECES)) + 1
         names = rng.choice(list(_FAMILIES), size=count)
         low, high = _TUBE_ML if 'tube' in names else _VOLUME_ML
-        total = np.exp(rng.uniform(np.log(low), np.log(high)))
+        total = rng.uniform(np.cbrt(low), np.cbrt(high)) ** 3
         shares = rng.dirichlet(np.full(count, 3.0))
         x = self.grid.coordinates[:, 0]
         first = int(rng.integers(self.grid.n_voxels))
