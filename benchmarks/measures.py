@@ -12,8 +12,6 @@ import numpy as np
 from scipy.spatial import cKDTree
 from sklearn.metrics import average_precision_score
 
-from bids_perfdeficit.deficit.rules import credible_set
-
 #: Edges of the bins of probability.
 BINS = (0, 0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9, 1.0)
 
@@ -33,6 +31,15 @@ def count_bins(probability: np.ndarray, truth: np.ndarray) -> list[list[float]]:
         [float((own == b).sum()), float(p[own == b].sum()), float(truth[own == b].sum())]
         for b in range(len(BINS) - 1)
     ]
+
+
+def smallest_set(probability: np.ndarray, share: float) -> np.ndarray:
+    """Return the fewest voxels that hold a share of the sum of the probabilities."""
+    order = np.argsort(-probability, kind='stable')
+    held = np.cumsum(probability[order], dtype=float)
+    inside = np.zeros(len(probability), bool)
+    inside[order[: int((held < share * held[-1] * (1 - 1e-9)).sum()) + 1]] = True
+    return inside
 
 
 def measure(
@@ -63,7 +70,7 @@ def measure(
         out['bins'] = count_bins(probability, truth)
         out['p_true_under_01'] = float((probability[truth] < 0.01).mean())
         if declared.any():
-            inside = credible_set(probability)
+            inside = smallest_set(probability, 0.9)
             out['credible'] = float(inside[truth].mean())
             out['credible_ml'] = float(inside.sum() * voxel_ml)
             out['expected_fdr'] = float(1 - np.clip(probability[declared], 0, 1).mean())
