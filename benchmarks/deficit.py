@@ -235,7 +235,8 @@ def table(arguments):
 COLUMNS = (
     ('dice', 'Dice', 3), ('oracle', 'best', 3), ('ap', 'AP', 3), ('fdr', 'FDR', 2),
     ('expected_fdr', 'expected FDR', 2), ('fdr8', 'FDR > 8 mm', 2), ('ml', 'mL', 1),
-    ('true_ml', 'true mL', 1), ('p_true_under_01', 'truth at P < .01', 2), ('auc', 'AUC', 3),
+    ('true_ml', 'true mL', 1), ('p_true_under_01', 'truth at P < .01', 2),
+    ('credible', 'in the 90 % set', 2), ('credible_ml', 'its mL', 0), ('auc', 'AUC', 3),
     ('auc_volume', 'AUC, volume', 3), ('gain', 'gain, nats', 3), ('seconds', 'CPU s', 0),
 )  # fmt: skip
 
