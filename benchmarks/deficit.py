@@ -11,7 +11,7 @@ with seeds under 100.
 Subcommands (each prints markdown tables; `run` appends to a JSON-lines file as it goes):
   run      fit models, write one line per cohort, model and item
   table    summarise such files: mean and sd over cohorts, items, reliability by bins of the
-           probability, and paired intervals against `spatial`
+           probability, and paired intervals against `--reference`
   null     shuffled cohorts: share with nothing declared, per item
   scale    1,400 participants, 15 items, 2 mm: seconds and peak memory, with folds
   volume   measures of the volume of a deficit against that of the true delay, digital patients
@@ -225,7 +225,7 @@ def table(arguments):
         own = [r for r in rows if (r['family'], r['n']) == group]
         print(f'\n### {group[0]}, N {group[1]}\n')
         _print_models(own)
-        _print_gaps(own)
+        _print_gaps(own, getattr(arguments, 'reference', 'spatial'))
         _print_items(own)
     print()
     print(*reliability_table(rows), sep='\n')
@@ -235,7 +235,8 @@ def table(arguments):
 COLUMNS = (
     ('dice', 'Dice', 3), ('oracle', 'best', 3), ('ap', 'AP', 3), ('fdr', 'FDR', 2),
     ('expected_fdr', 'expected FDR', 2), ('fdr8', 'FDR > 8 mm', 2), ('ml', 'mL', 1),
-    ('true_ml', 'true mL', 1), ('p_true_under_01', 'truth at P < .01', 2), ('auc', 'AUC', 3),
+    ('true_ml', 'true mL', 1), ('p_true_under_01', 'truth at P < .01', 2),
+    ('credible', 'in the 90 % set', 2), ('credible_ml', 'its mL', 0), ('auc', 'AUC', 3),
     ('auc_volume', 'AUC, volume', 3), ('gain', 'gain, nats', 3), ('seconds', 'CPU s', 0),
 )  # fmt: skip
 
@@ -269,19 +270,19 @@ def cohort_means(rows: list[dict], name: str) -> dict[tuple, float]:
     return {key: float(np.mean(own)) for key, own in values.items()}
 
 
-def _print_gaps(rows: list[dict]) -> None:
+def _print_gaps(rows: list[dict], reference: str) -> None:
     models = list(dict.fromkeys(r['model'] for r in rows))
-    if 'spatial' not in models or len(models) < 2:
+    if reference not in models or len(models) < 2:
         return
-    print('\n| spatial minus | Dice | AP | FDR |\n|---|---|---|---|')
+    print(f'\n| {reference} minus | Dice | AP | FDR |\n|---|---|---|---|')
     for model in models:
-        if model == 'spatial':
+        if model == reference:
             continue
         cells = []
         for name in ('dice', 'ap', 'fdr'):
             one, other = (
                 cohort_means([r for r in rows if r['model'] == m and 'dice' in r], name)
-                for m in ('spatial', model)
+                for m in (reference, model)
             )
             gap = [one[k] - other[k] for k in sorted(one.keys() & other.keys())]
             if not gap:
@@ -445,6 +446,7 @@ def main():
     parser.add_argument('--shift', type=float, default=2.0)
     parser.add_argument('--shuffles', type=int, default=100)
     parser.add_argument('--settings', default='{}', help='JSON of DeficitSettings to change')
+    parser.add_argument('--reference', default='spatial', help='of `table`: model of the gaps')
     parser.add_argument('--out', default='deficit.jsonl')
     arguments = parser.parse_args()
     torch.set_num_threads(1)

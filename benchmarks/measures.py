@@ -33,6 +33,15 @@ def count_bins(probability: np.ndarray, truth: np.ndarray) -> list[list[float]]:
     ]
 
 
+def smallest_set(probability: np.ndarray, share: float) -> np.ndarray:
+    """Return the fewest voxels that hold a share of the sum of the probabilities."""
+    order = np.argsort(-probability, kind='stable')
+    held = np.cumsum(probability[order], dtype=float)
+    inside = np.zeros(len(probability), bool)
+    inside[order[: int((held < share * held[-1] * (1 - 1e-9)).sum()) + 1]] = True
+    return inside
+
+
 def measure(
     coordinates: np.ndarray,
     voxel_ml: float,
@@ -61,6 +70,9 @@ def measure(
         out['bins'] = count_bins(probability, truth)
         out['p_true_under_01'] = float((probability[truth] < 0.01).mean())
         if declared.any():
+            inside = smallest_set(probability, 0.9)
+            out['credible'] = float(inside[truth].mean())
+            out['credible_ml'] = float(inside.sum() * voxel_ml)
             out['expected_fdr'] = float(1 - np.clip(probability[declared], 0, 1).mean())
     return out
 

@@ -95,6 +95,15 @@ def test_bins_count_every_voxel_once():
     np.testing.assert_allclose(bins.sum(0), [502, p.sum(), truth.sum()])
 
 
+def test_the_smallest_set_is_the_credible_set():
+    from measures import smallest_set
+
+    from bids_perfdeficit.deficit.rules import credible_set
+
+    p = np.random.default_rng(0).beta(0.2, 3, 500)
+    np.testing.assert_array_equal(smallest_set(p, 0.9), credible_set(p))
+
+
 def test_brunner_munzel_is_that_of_scipy():
     from peers import Peers, brunner_munzel
 

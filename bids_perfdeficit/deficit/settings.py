@@ -98,8 +98,8 @@ class DeficitSettings:
     vae_learning_rate: float = 1e-4
     vae_weight_decay: float = 1e-5
     vae_spacing: float = 6.0
-    simulations: int = 400
-    network_steps: int = 2000
+    simulations: int = 800
+    network_steps: int = 3000
     device: str = 'cpu'
     seed: int = 20260101
     as_given: bool = False

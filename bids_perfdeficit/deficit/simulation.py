@@ -20,23 +20,29 @@ from scipy.spatial import cKDTree
 from bids_perfdeficit.deficit.grid import Grid
 from bids_perfdeficit.deficit.preparation import Prepared, channels
 
-#: mL of a whole substrate, drawn evenly in its logarithm, and of one that is a tube.
+#: mL of a whole substrate, drawn evenly in its cube root, and of one that is a tube.
 _VOLUME_ML, _TUBE_ML = (1.0, 40.0), (1.0, 15.0)
 #: Probability of one, two and three pieces, and that a further piece lies in the hemisphere of the
-#: first one.
-_PIECES, _SAME_SIDE = (0.5, 0.32, 0.18), 0.6
+#: first one; there, that it lies within some mm of it.
+_PIECES, _SAME_SIDE = (0.5, 0.32, 0.18), 0.7
+_NEAR, _NEAR_MM = 0.6, 45.0
+#: Probability that a substrate is compact: one to three spheres of some mm.
+_COMPACT, _COMPACT_PIECES, _RADII_MM = 0.35, (0.5, 0.4, 0.1), (6.0, 14.0)
 #: Probability that a substrate has a mirror image, for what either hemisphere can do.
 _BILATERAL = 0.2
 #: Probability that an item has no substrate: it follows volume, or nothing.
-_NOTHING = 0.1
+_NOTHING = 0.06
+#: Probability that the second item of a left-right pair is not the mirror image of the first, and
+#: share of a substrate that must have a mirror image for it to be one.
+_UNLIKE, _LEAST_MIRRORED = 0.1, 0.7
 #: mm below the surface of the mask within which a strip lies.
 _CORTEX_MM = 10.0
 #: Variance of the latent score that the substrate explains, and that volume explains in half of
 #: the items, as shares.
-_SIGNAL, _VOLUME = (0.08, 0.9), (0.0, 0.35)
+_SIGNAL, _VOLUME = (0.15, 0.9), (0.0, 0.3)
 #: Share of participants with more than the lowest level; share of scores that are lapses; share of
 #: missing scores in half of the items.
-_PREVALENCE, _LAPSES, _MISSING = (0.06, 0.6), (0.0, 0.1), (0.0, 0.5)
+_PREVALENCE, _LAPSES, _MISSING = (0.1, 0.6), (0.0, 0.08), (0.0, 0.3)
 #: Numbers of levels that are drawn, those of the NIHSS most.
 _LEVELS = (2, 3, 3, 4, 4, 5, 5, 10)
 #: mm (standard deviation along each axis) by which a map misses the template: see
@@ -74,10 +80,11 @@ class Shapes:
         list of integer arrays
             Voxels of each piece. Pieces may touch; a mirror image is a piece of its own.
         """
-        count = int(rng.choice(3, p=_PIECES)) + 1
+        compact = rng.random() < _COMPACT
+        count = int(rng.choice(3, p=_COMPACT_PIECES if compact else _PIECES)) + 1
         names = rng.choice(list(_FAMILIES), size=count)
         low, high = _TUBE_ML if 'tube' in names else _VOLUME_ML
-        total = np.exp(rng.uniform(np.log(low), np.log(high)))
+        total = rng.uniform(np.cbrt(low), np.cbrt(high)) ** 3
         shares = rng.dirichlet(np.full(count, 3.0))
         x = self.grid.coordinates[:, 0]
         first = int(rng.integers(self.grid.n_voxels))
@@ -85,11 +92,21 @@ class Shapes:
         for name, share in zip(names, shares, strict=True):
             centre = first
             if pieces:
-                near = x * x[first] > 0 if rng.random() < _SAME_SIDE else np.ones(len(x), bool)
+                near = np.ones(len(x), bool)
+                if rng.random() < _SAME_SIDE:
+                    near = x * x[first] > 0
+                    if rng.random() < _NEAR:
+                        points = self.grid.coordinates
+                        near &= np.linalg.norm(points - points[first], axis=1) < _NEAR_MM
                 if near.any():
                     centre = int(rng.choice(np.flatnonzero(near)))
-            order = _FAMILIES[name](self, centre, rng)
-            size = max(_LEAST_VOXELS, round(share * total / self.grid.voxel_ml))
+            if compact:
+                order = ((self.grid.coordinates - self.grid.coordinates[centre]) ** 2).sum(1)
+                volume = 4 / 3 * np.pi * rng.uniform(*_RADII_MM) ** 3 / 1000
+            else:
+                order = _FAMILIES[name](self, centre, rng)
+                volume = share * total
+            size = max(_LEAST_VOXELS, round(volume / self.grid.voxel_ml))
             size = min(size, self.grid.n_voxels // 4 + 1)
             pieces.append(np.argpartition(order, size - 1)[:size])
         if rng.random() < _BILATERAL:
@@ -154,11 +171,14 @@ class Simulated:
     levels : (K,) integer array
     substrates : (K, V coarse) bool array
         Empty for an item without a substrate.
+    partners : (K,) integer array
+        The item that asks the same of the other side; -1 for an item that stands alone.
     """
 
     scores: NDArray[np.float64]
     levels: NDArray[np.intp]
     substrates: NDArray[np.bool_]
+    partners: NDArray[np.intp]
 
 
 def simulate(
@@ -167,6 +187,7 @@ def simulate(
     count: int,
     *,
     seed: int,
+    pairs: int = 0,
 ) -> Simulated:
     """Simulate items over one draw of the true maps of a cohort.
 
@@ -178,6 +199,10 @@ def simulate(
     count : int
         Items.
     seed : int
+    pairs : int
+        Left-right pairs among them, as of arms and legs: they come first, each item next to its
+        partner. The substrate of the second is the mirror image of that of the first, under the
+        same link, except where too little of it has one, and in one pair of ten.
 
     Returns
     -------
@@ -186,21 +211,51 @@ def simulate(
     rng = np.random.default_rng(seed)
     maps = draw_maps(prepared, healthy, rng)
     volume = maps.mean(1, dtype=float)
-    shapes = Shapes(prepared.coarse)
+    grid = prepared.coarse
+    shapes = Shapes(grid)
     scores = np.full((len(maps), count), np.nan)
     levels = rng.choice(_LEVELS, size=count)
-    substrates = np.zeros((count, prepared.coarse.n_voxels), bool)
-    for k in range(count):
-        load = np.zeros(len(maps))
-        if rng.random() >= _NOTHING:
-            for _ in range(_ATTEMPTS):
-                pieces = shapes.draw(rng)
-                load = link(maps, pieces, rng)
-                if load.std() > 0:
-                    substrates[k, np.concatenate(pieces)] = True
-                    break
-        scores[:, k] = draw_scores(load, volume, int(levels[k]), rng)
-    return Simulated(scores, levels, substrates)
+    substrates = np.zeros((count, grid.n_voxels), bool)
+    partners = np.full(count, -1)
+    k = 0
+    while k < count:
+        paired = k + 1 < count and k < 2 * pairs
+        joined = int(rng.integers(2**32))
+        pieces, load = _draw_load(maps, shapes, joined, rng)
+        explained = rng.uniform(*_SIGNAL), rng.uniform(*_VOLUME) * (rng.random() < 0.5)
+        drawn = [(pieces, load)]
+        if paired:
+            partners[k : k + 2] = k + 1, k
+            levels[k + 1] = levels[k]
+            across = [grid.mirror[piece] for piece in pieces]
+            across = [piece[piece >= 0] for piece in across if (piece >= 0).any()]
+            size, kept = sum(map(len, pieces)), sum(map(len, across))
+            if rng.random() < _UNLIKE or not pieces or kept < _LEAST_MIRRORED * size:
+                drawn.append(_draw_load(maps, shapes, joined, rng))
+            else:
+                drawn.append((across, link(maps, across, np.random.default_rng(joined))))
+        for own, follows in drawn:
+            if own:
+                substrates[k, np.concatenate(own)] = True
+            scores[:, k] = draw_scores(follows, volume, int(levels[k]), rng, explained)
+            k += 1
+    return Simulated(scores, levels, substrates, partners)
+
+
+def _draw_load(
+    maps: NDArray[np.float32], shapes: Shapes, joined: int, rng: np.random.Generator
+) -> tuple[list[NDArray[np.intp]], NDArray[np.float64]]:
+    """Return the pieces of a substrate, and the load under the link of seed `joined`.
+
+    Without pieces, and a load of 0, for an item without a substrate.
+    """
+    if rng.random() >= _NOTHING:
+        for _ in range(_ATTEMPTS):
+            pieces = shapes.draw(rng)
+            load = link(maps, pieces, np.random.default_rng(joined))
+            if load.std() > 0:
+                return pieces, load
+    return [], np.zeros(len(maps))
 
 
 def draw_maps(
@@ -290,6 +345,7 @@ def draw_scores(
     volume: NDArray[np.float64],
     levels: int,
     rng: np.random.Generator,
+    explained: tuple[float, float] | None = None,
 ) -> NDArray[np.float64]:
     """Draw ordinal scores that follow a load, and often the volume of the deficit in a curve.
 
@@ -299,6 +355,10 @@ def draw_scores(
         A load that does not vary explains nothing.
     levels : int
     rng : numpy.random.Generator
+    explained : (float, float), optional
+        Shares of the variance of the latent score that the load and the volume explain; drawn
+        without it.
+    rng : numpy.random.Generator
 
     Returns
     -------
@@ -307,14 +367,16 @@ def draw_scores(
     """
     n = len(load)
     latent = rng.logistic(size=n) * np.sqrt(3) / np.pi
-    signal, follows = rng.uniform(*_SIGNAL), rng.uniform(*_VOLUME) * (rng.random() < 0.5)
+    if explained is None:
+        explained = rng.uniform(*_SIGNAL), rng.uniform(*_VOLUME) * (rng.random() < 0.5)
+    signal, follows = explained
     if load.std() == 0:
         signal, follows = 0.0, rng.uniform(0, 0.7) * (rng.random() < 0.7)
     left = max(1 - signal - follows, 0.08)
     curve = np.abs(volume) ** rng.uniform(0.4, 2)
-    for explained, values in ((signal, load), (follows, curve)):
-        if explained and values.std() > 0:
-            latent += np.sqrt(explained / left) * (values - values.mean()) / values.std()
+    for share, values in ((signal, load), (follows, curve)):
+        if share and values.std() > 0:
+            latent += np.sqrt(share / left) * (values - values.mean()) / values.std()
     if levels >= 8:  # a total: participants spread over the levels
         shares = np.arange(levels - 1, 0, -1) / levels
     else:

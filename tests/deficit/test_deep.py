@@ -49,7 +49,7 @@ def test_substrates_have_volumes_of_the_prior(cohort):
     ]
     assert min(volumes) >= cohort.grid.voxel_ml
     assert max(volumes) <= 80 + 1e-6  # 40 mL and its mirror image
-    assert np.quantile(volumes, 0.9) > 3 * np.median(volumes)
+    assert np.quantile(volumes, 0.9) > 2.5 * np.median(volumes)
 
 
 def test_some_substrates_are_two_sided_and_most_are_not(cohort):
@@ -119,6 +119,19 @@ def test_a_seed_gives_the_same_items_and_another_seed_others(cohort, healthy):
     np.testing.assert_array_equal(one.scores, again.scores)
     np.testing.assert_array_equal(one.substrates, again.substrates)
     assert (one.substrates != other.substrates).any()
+
+
+def test_items_of_a_pair_are_mirror_images_and_the_others_stand_alone(cohort, healthy):
+    drawn = simulate(cohort.prepared, healthy, 50, seed=3, pairs=20)
+    np.testing.assert_array_equal(drawn.partners[:40], np.arange(40) ^ 1)
+    assert (drawn.partners[40:] == -1).all()
+    mirrored = 0
+    for one, other in zip(drawn.substrates[:40:2], drawn.substrates[1:40:2], strict=True):
+        across = np.zeros(cohort.grid.n_voxels, bool)
+        across[cohort.grid.mirror[one & (cohort.grid.mirror >= 0)]] = True
+        mirrored += one.any() and (across == other).all()
+    assert 14 <= mirrored < 20  # nine of ten, of those that have a substrate
+    np.testing.assert_array_equal(drawn.levels[:40:2], drawn.levels[1:40:2])
 
 
 # --- summaries
@@ -194,6 +207,40 @@ def test_calibration_finds_slope_and_offset():
     np.testing.assert_allclose(logit(Calibration()(np.array([0.2]))), logit(0.2), rtol=1e-5)
 
 
+def _tested(rng, *, paired, right):
+    """Return an item whose posterior is right with some probability where it says .9."""
+    members = np.zeros(4000, bool)
+    sure = rng.choice(4000, 200, replace=False)
+    members[sure] = rng.random(200) < right
+    posterior = np.full(4000, 0.001, np.float32)
+    posterior[sure] = 0.9
+    return deep.Tested(np.full(4000, -4.0, np.float32), posterior, members, paired)
+
+
+def test_a_blend_believes_spatial_as_far_as_it_was_right_for_the_kind_of_item():
+    rng = np.random.default_rng(0)
+    items = [_tested(rng, paired=p, right=0.2 if p else 0.9) for p in (False, True) * 8]
+    blend = deep.Blend.fit(items)
+    for paired, right in ((False, 0.9), (True, 0.2)):
+        other = _tested(rng, paired=paired, right=right)
+        found = blend(other.logits, other.posterior, paired=paired)
+        assert found[other.posterior > 0.5].mean() == pytest.approx(right, abs=0.1)
+
+
+def test_a_blend_gives_the_share_to_what_knows_more():
+    rng = np.random.default_rng(0)
+    known, blind = [], []
+    for _ in range(8):
+        members = rng.random(4000) < 0.05
+        right = np.where(members, 2, -4).astype(np.float32)
+        guess = np.full(4000, 0.05, np.float32)
+        known.append(deep.Tested(right, guess, members, False))
+        sure = (1 / (1 + np.exp(-right))).astype(np.float32)
+        blind.append(deep.Tested(np.full(4000, -3, np.float32), sure, members, False))
+    assert deep.Blend.fit(known).share > 0.8
+    assert deep.Blend.fit(blind).share < 0.2
+
+
 # --- what follows from a probability
 
 
@@ -230,7 +277,7 @@ def test_training_is_read_from_its_checkpoint(cohort, fast, tmp_path, monkeypatc
     again = deep.learn(cohort.prepared, few, path)
     shown = torch.randn(5, len(first.network.centre))
     torch.testing.assert_close(first.network(shown), again.network(shown))
-    assert again.calibration == first.calibration
+    assert again.blend == first.blend
     assert again.reliability == first.reliability
     with pytest.raises(TypeError):
         deep.learn(cohort.prepared, replace(few, seed=2), path)

@@ -7,8 +7,10 @@ neural posterior estimation of each voxel's membership (Cranmer, Brehmer & Loupp
 network is trained on maps alone, for any number of scores, levels and prevalence, so that one
 training serves all items, shuffles and resamples of a cohort.
 
-Its probability is averaged with that of `spatial` (Bayesian model averaging over two priors of
-shapes; Hoeting et al., Stat Sci 1999), and calibrated on simulated items that were held out.
+Its probability is averaged with that of `spatial` (a linear pool; Stone, Ann Math Stat 1961).
+Simulated items that were held out, single ones and left-right pairs, show how right `spatial` is
+for each kind, by which its posterior is tempered, how large its share should be, and how the mean
+is to be calibrated.
 Whether an item depends on any region at all is the test of `spatial`, and scores are predicted by
 its regression. Must not know files or BIDS.
 """
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +28,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from bids_perfdeficit.deficit.checkpoint import Checkpoint
@@ -44,21 +47,89 @@ _LOG = logging.getLogger('bids_perfdeficit.deficit')
 
 #: Draws of the true maps that the items of training are simulated over.
 _DRAWS = 4
-#: Items held out for the calibration, as a share of those of training.
-_HELD_OUT, _LEAST_HELD_OUT = 0.1, 16
+#: Items held out for the blend, as a share of those of training; half of them are in pairs.
+_HELD_OUT, _LEAST_HELD_OUT = 0.08, 16
+#: Most simulated items whose summaries are held at once, which bounds memory.
+_BLOCK = 100
 #: Name of what was learned in a checkpoint.
 _STATE = 'deep'
 #: Voxels outside the substrate of each item that training sees.
 _OUTSIDE = 2500
-#: Prior probability that the substrate is of the shapes that the network learned, rather than of
-#: the spheres of `spatial`. At 0.5 Dice was lower where substrates are spheres.
-_SHARE = 0.3
-#: Fewest simulated items for the calibration. Those in which `spatial` finds nothing are left out
-#: while there are enough: declared items have passed their test, and items without a finding would
-#: make the probabilities of the others too small.
+#: Smallest and largest share of the network in the blend.
+_LEAST_SHARE, _MOST_SHARE = 0.1, 0.9
+#: Fewest simulated items that anything is fitted to, of a kind for what is of a kind. Those in
+#: which `spatial` finds nothing are left out while there are enough: declared items have passed
+#: their test, and items without a finding would make the probabilities of the others too small.
 _FEWEST = 6
 #: Edges of the bins of probability in which the calibration is reported.
 _EDGES = (0, 0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1)
+
+
+@dataclass(frozen=True)
+class Blend:
+    """How two probabilities are made into one.
+
+    Parameters
+    ----------
+    tempering : (Calibration, Calibration)
+        Of the posterior of `spatial`, for single items and for those of a left-right pair. Items
+        of a pair share their evidence, and with it their errors: where shape or link are not
+        those of `spatial`, its posterior is surer of wrong regions in pairs than elsewhere.
+    share : float
+        Of the network.
+    calibration : Calibration
+        Of the mean: a mean of two reliable probabilities is too cautious (Ranjan & Gneiting, J R
+        Stat Soc B 2010).
+    """
+
+    tempering: tuple[Calibration, Calibration]
+    share: float
+    calibration: Calibration
+
+    def __call__(
+        self, logits: NDArray[np.floating], posterior: NDArray[np.floating], *, paired: bool
+    ) -> NDArray[np.float32]:
+        """Return the probability, of logits of the network and the posterior of `spatial`."""
+        learned = 1 / (1 + np.exp(-np.asarray(logits, float)))
+        tempered = self.tempering[paired](posterior)
+        return self.calibration(self.share * learned + (1 - self.share) * tempered)
+
+    @classmethod
+    def fit(cls, items: Sequence[Tested]) -> Blend:
+        """Fit to simulated items by maximum likelihood.
+
+        The tempering of a kind of which there are few items is fitted to all.
+        """
+        members = np.stack([item.members for item in items])
+        posterior = np.stack([item.posterior for item in items])
+        paired = np.array([item.paired for item in items])
+        tempering, tempered = [], posterior.astype(float)
+        for kind in (False, True):
+            own = paired == kind
+            used = own if own.sum() >= _FEWEST else np.ones(len(own), bool)
+            tempering.append(Calibration.fit(posterior[used], members[used]))
+            tempered[own] = tempering[-1](posterior[own])
+        learned = 1 / (1 + np.exp(-np.stack([item.logits for item in items]).astype(float)))
+
+        def loss(share: float) -> float:
+            mean = np.clip(share * learned + (1 - share) * tempered, 1e-6, 1 - 1e-6)
+            return float(-np.log(np.where(members, mean, 1 - mean)).mean())
+
+        share = float(
+            minimize_scalar(loss, bounds=(_LEAST_SHARE, _MOST_SHARE), method='bounded').x
+        )
+        calibration = Calibration.fit(share * learned + (1 - share) * tempered, members)
+        return cls((tempering[0], tempering[1]), share, calibration)
+
+
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """A simulated item that was held out: (V,) logits, posterior of `spatial` and membership."""
+
+    logits: NDArray[np.float32]
+    posterior: NDArray[np.float32]
+    members: NDArray[np.bool_]
+    paired: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,17 +142,17 @@ class Trained:
         Of `spatial`.
     summaries : Summaries
     network : Network
-    calibration : Calibration
-        Of both probabilities together.
+    blend : Blend
+        Of the network and `spatial`.
     reliability : tuple of (float, float, int)
         Mean probability, share of true voxels and number of voxels in each bin, on items that
-        were held out from training and calibration.
+        were held out from training and blend.
     """
 
     candidates: Candidates
     summaries: Summaries
     network: Network
-    calibration: Calibration
+    blend: Blend
     reliability: tuple[tuple[float, float, int], ...]
 
 
@@ -105,9 +176,10 @@ class Deep(DeficitModel[Trained]):
 *deep*: simulation-based inference with a neural network [@sbi]. Items with known substrates of
 many shapes, and with many links from perfusion to score, were simulated over draws of the
 cohort's own maps from their generative model. A network learned from summary maps of these items
-the probability that a voxel belongs to the substrate. It was averaged [@bma] with the posterior of
-single effects [@susie] in a cumulative-logit model [@ordinal], and calibrated [@platt] on
-simulated items that were held out. An item was declared when its strongest
+the probability that a voxel belongs to the substrate. It was averaged with the posterior of single
+effects [@susie] in a cumulative-logit model [@ordinal]; tempering of that posterior (apart for
+single items and left-right pairs), the weights of the mean [@pool] and its calibration [@platt]
+were fitted to simulated items that were held out. An item was declared when its strongest
 region exceeded those of 99 % of scores that were drawn, by shuffled quantile residuals
 [@quantileresiduals; @freedmanlane], from an ordinal regression on natural splines of the volume of
 the deficit and of covariates; its map was cut where the expected Dice coefficient is largest.
@@ -117,10 +189,12 @@ Scores were predicted by the cumulative-logit model.
 *deep*: simulation-based inference with a neural network [@sbi]. Items with known substrates of
 many shapes, and with many links from lesion to score, were simulated over the cohort's own maps.
 A network learned from summary maps of these items the probability that a voxel belongs to the
-substrate. It was averaged [@bma] with the posterior of single effects [@susie] in a
-cumulative-logit model [@ordinal], and calibrated [@platt] on simulated items that were held out.
-An item was declared when its test by shuffled scores [@freedmanlane] passed; its map was cut where
-the expected Dice coefficient is largest. Scores were predicted by the cumulative-logit model.
+substrate. It was averaged with the posterior of single effects [@susie] in a cumulative-logit
+model [@ordinal]; tempering of that posterior (apart for single items and left-right pairs), the
+weights of the mean [@pool] and its calibration [@platt] were fitted to simulated items that were
+held out. An item was declared when its test by shuffled scores [@freedmanlane] passed; its map
+was cut where the expected Dice coefficient is largest. Scores were predicted by the
+cumulative-logit model.
 """
 
     def share(self, prepared: Prepared, settings: DeficitSettings) -> Trained:
@@ -152,12 +226,14 @@ the expected Dice coefficient is largest. Scores were predicted by the cumulativ
         if not found.usable:
             return found
         usable = list(found.usable)
+        names = {items[k].name for k in usable}
         readout = found.readout
         standard = standardise(covariates, readout.covariate_mean, readout.covariate_scale)
         learned = trained.summaries.summarise(scores[:, usable], standard)
         for k, summary in zip(usable, learned, strict=True):
             own = prepared.coarse.resample_to(_evaluate(trained.network, summary), prepared.grid)
-            probability = trained.calibration(_join(own, found.probability[k]))
+            paired = items[k].mirror in names
+            probability = trained.blend(own, found.probability[k], paired=paired)
             strength = _strength(
                 trained.summaries.maps[0], prepared.grid.resample_to(probability, prepared.coarse),
                 scores[:, k], items[k].levels, settings.lapse,
@@ -195,12 +271,15 @@ def learn(
     if state := store.get(_STATE):
         network = Network(state['network']['centre'].shape[0]).eval()
         network.load_state_dict(state['network'])
+        single, paired, mean = (Calibration(*own) for own in state['calibrations'])
+        blend = Blend((single, paired), float(state['share']), mean)
         return Trained(
-            candidates, summaries, network, Calibration(*state['calibration']),
+            candidates, summaries, network, blend,
             tuple((low, high, int(count)) for low, high, count in state['reliability']),
         )  # fmt: skip
     held_out = max(_LEAST_HELD_OUT, round(_HELD_OUT * settings.simulations))
-    counts = [*[-(-settings.simulations // _DRAWS)] * _DRAWS, held_out]
+    draws = max(_DRAWS, -(-settings.simulations // _BLOCK))
+    counts = [*[-(-settings.simulations // draws)] * draws, held_out]
     seeds = [int(s) for s in np.random.SeedSequence(settings.seed).generate_state(len(counts))]
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for count, seed in zip(counts[:-1], seeds, strict=False):
@@ -209,19 +288,23 @@ def learn(
     shown, members, weights = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
     del parts
     network = train(shown, members, weights, steps=settings.network_steps, seed=settings.seed)
-    simulated = simulate(prepared, candidates.healthy, held_out, seed=seeds[-1])
-    calibration, reliability = _calibrate(
-        *_join_simulated(prepared, candidates, summaries, network, simulated, settings)
+    simulated = simulate(
+        prepared, candidates.healthy, held_out, seed=seeds[-1], pairs=held_out // 4
     )
+    tested = _try_out(prepared, candidates, summaries, network, simulated, settings)
+    blend, reliability = Blend.fit(tested), _measure_reliability(tested)
+    _LOG.info('deep: share of the network %.2f', blend.share)
+    used = (*blend.tempering, blend.calibration)
     store.put(
         _STATE,
         {
             'network': network.state_dict(),
-            'calibration': [calibration.slope, calibration.offset],
+            'calibrations': [[own.slope, own.offset] for own in used],
+            'share': blend.share,
             'reliability': [list(row) for row in reliability],
         },
     )
-    return Trained(candidates, summaries, network, calibration, reliability)
+    return Trained(candidates, summaries, network, blend, reliability)
 
 
 def _fingerprint(prepared: Prepared, settings: DeficitSettings) -> str:
@@ -260,45 +343,50 @@ def _evaluate(network: Network, summary: Tensor) -> NDArray[np.float32]:
         return np.asarray(network(summary).numpy(), np.float32)
 
 
-def _join(logits: NDArray[np.floating], probability: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the probability under either prior of shapes: that of the network, or `spatial`'s."""
-    learned = 1 / (1 + np.exp(-np.asarray(logits, float)))
-    return np.asarray(_SHARE * learned + (1 - _SHARE) * probability, float)
-
-
-def _join_simulated(
+def _try_out(
     prepared: Prepared,
     candidates: Candidates,
     summaries: Summaries,
     network: Network,
     simulated: Simulated,
     settings: DeficitSettings,
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return joined probabilities and membership of the voxels of simulated items, (K, V).
-
-    Of those in which `spatial` finds something, or of all where these are too few.
-    """
-    items = tuple(Item(f'simulated{k}', int(levels)) for k, levels in enumerate(simulated.levels))
+) -> list[Tested]:
+    """Return simulated items in which `spatial` finds something, or all where these are few."""
+    items = tuple(
+        Item(f's{k}', int(levels), f's{other}' if other >= 0 else None)
+        for k, (levels, other) in enumerate(zip(simulated.levels, simulated.partners, strict=True))
+    )
     none = np.zeros((len(simulated.scores), 0))
     coarse = replace(prepared, grid=prepared.coarse)
     untested = replace(settings, permutations=0)
     found = Spatial().fit(coarse, simulated.scores, none, items, untested, shared=candidates)
-    logits = [_evaluate(network, s) for s in summaries.summarise(simulated.scores, none)]
-    kept = [k for k in found.usable if found.probability[k].max() > 0]
-    if len(kept) < _FEWEST:
-        kept = list(found.usable)
-    joined = [_join(logits[k], found.probability[k]) for k in kept]
-    return np.stack(joined), simulated.substrates[kept]
+    usable = list(found.usable)
+    names = {items[k].name for k in usable}
+    summarised = summaries.summarise(simulated.scores[:, usable], none)
+    tested = [
+        Tested(
+            _evaluate(network, summary), found.probability[k], simulated.substrates[k],
+            items[k].mirror in names,
+        )
+        for k, summary in zip(usable, summarised, strict=True)
+    ]  # fmt: skip
+    kept = [item for item in tested if item.posterior.max() > 0]
+    return kept if len(kept) >= _FEWEST else tested
 
 
-def _calibrate(
-    probability: NDArray[np.float64], members: NDArray[np.bool_]
-) -> tuple[Calibration, tuple[tuple[float, float, int], ...]]:
-    """Return the calibration, and how reliable it is for items that it was not fitted to."""
-    halves = np.arange(len(probability)) % 2 == 0
-    crossed = np.empty(probability.shape, np.float32)
-    for half in (halves, ~halves):
-        crossed[half] = Calibration.fit(probability[~half], members[~half])(probability[half])
+def _measure_reliability(tested: list[Tested]) -> tuple[tuple[float, float, int], ...]:
+    """Return how reliable a blend is for items that it was not fitted to."""
+    halves = [tested[::4] + tested[1::4], tested[2::4] + tested[3::4]]  # mostly pairs together
+    if not all(halves):
+        return ()
+    crossed = np.concatenate(
+        [
+            blend(item.logits, item.posterior, paired=item.paired)
+            for blend, half in zip(map(Blend.fit, halves), halves[::-1], strict=True)
+            for item in half
+        ]
+    )
+    members = np.concatenate([item.members for half in halves[::-1] for item in half])
     rows = []
     for low, high in pairwise(_EDGES):
         inside = (crossed >= low) & ((crossed < high) | (high == 1))
@@ -310,7 +398,7 @@ def _calibrate(
                     int(inside.sum()),
                 )
             )
-    return Calibration.fit(probability, members), tuple(rows)
+    return tuple(rows)
 
 
 def _strength(

@@ -33,6 +33,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 from torch import Tensor
 
 from bids_perfdeficit.deficit.dictionary import Dictionary, build_dictionary, membership
@@ -559,6 +560,15 @@ def _describe(effect: _Effect, candidates: Candidates) -> dict[str, object]:
     }
 
 
+def _inside(
+    spheres: NDArray[np.intp], dictionary: Dictionary, prepared: Prepared
+) -> sparse.csc_matrix:
+    """Return the (V, spheres) matrix that is 1 where a voxel of the fine grid is in an ROI."""
+    if prepared.grid is prepared.coarse:
+        return dictionary.members[:, spheres]
+    return membership(prepared.grid, dictionary.centres[spheres], dictionary.radii[spheres])
+
+
 def _paint(
     kept: list[_Effect], candidates: Candidates, prepared: Prepared
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
@@ -579,7 +589,7 @@ def _paint(
         order = np.argsort(-chance, kind='stable')
         enough = np.searchsorted(np.cumsum(chance[order]), _PAINTED * chance.sum()) + 1
         large = order[:enough]
-        spheres = membership(prepared.grid, dictionary.centres[large], dictionary.radii[large])
+        spheres = _inside(large, dictionary, prepared)
         m = spheres @ mean[large]
         first += m
         variance += np.maximum(spheres @ square[large] - m**2, 0)
@@ -589,9 +599,7 @@ def _paint(
         if near.any():
             twice = large[near]
             mirrored = dictionary.mirror[twice]
-            overlap = spheres[:, near].multiply(
-                membership(prepared.grid, dictionary.centres[mirrored], dictionary.radii[mirrored])
-            )
+            overlap = spheres[:, near].multiply(_inside(mirrored, dictionary, prepared))
             inside -= overlap @ (both.numpy()[twice] / float(weights.sum()))
         outside *= 1 - np.clip(inside, 0, 1)
     return (
