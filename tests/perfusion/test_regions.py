@@ -19,8 +19,8 @@ from bids_perfdeficit.perfusion.occlusion import (
     OUTCOMES,
     SIDED,
     log_odds,
-    trunk_evidence,
     squared_distance,
+    trunk_evidence,
 )
 from bids_perfdeficit.perfusion.regions import ASPECTS_LABELS, TERRITORY_LABELS
 
