@@ -40,6 +40,7 @@ from bids_perfdeficit import ct, perfusion
 from bids_perfdeficit.perfusion import PerfusionSettings
 from bids_perfdeficit.perfusion.agreement import concordance, dice, measure_agreement, spearman
 from bids_perfdeficit.perfusion.combination import LONGEST_S, Mirror
+from bids_perfdeficit.perfusion.guards import TOLERANCE_ML
 from bids_perfdeficit.phantom.patient import HYPOPERFUSED, Patient, make_patient
 from bids_perfdeficit.phantom.settings import Occlusion, ScannerSettings
 
@@ -323,6 +324,7 @@ def summary(rows: pd.DataFrame) -> str:
     site = shut['reported site'] == shut.site.map(CALLED)
     open_ones = rows[rows.site == 'none']
     site_of_open = open_ones['reported site']
+    named = (site_of_open != 'none') & (open_ones['found volume'] >= TOLERANCE_ML)
     for what, value in (
         ('AUC of the probability', f'{rows["probability.auc"].mean():.3f}'),
         ('AUC of the probability, deficits over 20 mL', f'{large["probability.auc"].mean():.3f}'),
@@ -339,6 +341,7 @@ def summary(rows: pd.DataFrame) -> str:
         ('side right over 20 mL', f'{side[lateral["true volume"] > 20].mean():.3f}'),
         ('site right over 20 mL', f'{site[shut["true volume"] > 20].mean():.3f}'),
         (f'false alarms ({len(open_ones)})', f'{(site_of_open != "none").mean():.3f}'),
+        ('the same with 1 mL hypoperfused or more', f'{named.mean():.3f}'),
         ('wrong sources', f'{rows["wrong sources"].mean():.3f}'),
     ):  # fmt: skip
         lines.append(f'| {what} | {value} |')

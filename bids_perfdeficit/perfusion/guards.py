@@ -16,7 +16,8 @@ from bids_perfdeficit.perfusion.occlusion import OcclusionFinding
 #: Sites that are interchangeable where a clot reaches from one into the other. A finding that
 #: changes between them holds. The basilar artery ends in both posterior cerebral arteries.
 NEIGHBOURS = (frozenset({'ICA', 'M1'}), frozenset({'M1', 'M2'}), frozenset({'PCA', 'BA'}))
-#: mL by which the other side may be later before the two are at odds: less is noise.
+#: mL by which the other side may be later before the two are at odds, and that must be late for an
+#: artery to be called occluded: less is noise.
 TOLERANCE_ML = 1.0
 
 
@@ -69,6 +70,8 @@ def withhold(
     >>> found = OcclusionFinding('M2', 'left', 0.9, 0.95, 'none', 'n/a', 0.05)
     >>> withhold(found, (3.0, 564.0))
     'left M2 was found, but the right side is the later one (564 against 3 mL)'
+    >>> withhold(found, (0.3, 0.0))
+    'left M2 was found, but no tissue is hypoperfused'
     >>> withhold(found, (60.0, 2.0), [ReadOut('a shading of +1 HU', 'none', 'n/a')])
     'left M2 does not hold under a shading of +1 HU (no occlusion then)'
     >>> withhold(found, (60.0, 2.0), [ReadOut('a shading of +1 HU', 'M2', 'left')])
@@ -84,6 +87,8 @@ def withhold(
         )
     if finding.site == 'none':
         return ''
+    if max(volumes) < TOLERANCE_ML:
+        return f'{name} was found, but no tissue is hypoperfused'
     if finding.side in ('left', 'right'):
         here, there = volumes if finding.side == 'left' else tuple(volumes)[::-1]
         if there > here + TOLERANCE_ML:

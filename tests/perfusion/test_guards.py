@@ -20,6 +20,12 @@ def test_a_side_that_is_not_the_later_one_is_never_named(volumes):
     assert withhold(finding('M2', 'right'), volumes) == ''
 
 
+@pytest.mark.parametrize(('site', 'side'), [('ACA', 'right'), ('BA', 'n/a')])
+def test_an_occlusion_without_late_tissue_is_not_reported(site, side):
+    assert 'no tissue is hypoperfused' in withhold(finding(site, side), (0.9, 0.4))
+    assert withhold(finding(site, side), (0.0, 1.0)) == ''
+
+
 def test_the_basilar_has_no_side_and_open_arteries_nothing_to_withhold():
     assert withhold(finding('BA', 'n/a'), (0.0, 50.0)) == ''
     changed = [ReadOut('a shading of +1 HU', 'M1', 'left')]

@@ -196,8 +196,9 @@ def test_voxels_above_the_threshold_are_counted_by_half():
     ncct, cta, brain, prior = head(noise=5, occluded=True)
     sources, _ = run(ncct, cta, brain, prior)
     right = (torch.arange(SHAPE[2]) >= SHAPE[2] // 2).expand(SHAPE)
+    fitted = calibration() | {'threshold': 0.01}
     counts, swapped = (
-        synthesize(ncct, cta, brain, sources, SPACING, right=half).member_voxels
+        synthesize(ncct, cta, brain, sources, SPACING, right=half, fitted=fitted).member_voxels
         for half in (right, ~right)
     )
     assert counts.shape == (len(calibration()['members']), 2)
@@ -214,8 +215,9 @@ def test_white_matter_may_enhance_less_and_the_mirror_tells_what_a_side_lacks():
         ncct, cta + 8.0 * brain - 5.0 * pale, brain, sources, SPACING,
         white=pale.float(), grey=(brain & ~pale).float(), mirror=lambda values: values.flip(-1),
     )  # fmt: skip
-    # Without a prior of the veins nothing tells of the sinuses.
-    assert set(maps.features) == set(calibration()['features']) - {'venous'}
+    # Without a prior of the veins nothing tells of the sinuses, nor without a field of shading.
+    unknown = {'venous', 'shading', 'residual'}
+    assert set(maps.features) == set(calibration()['features']) - unknown
     # ln(8 / 3), less what the smoothing takes from it
     assert 0.4 < maps.features['asymmetry'][pale].mean() < 1.0
     other = brain & (x > SHAPE[2] // 2 + 6)
