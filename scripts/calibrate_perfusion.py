@@ -95,7 +95,7 @@ DELAY_EDGES = (0.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0)
 #: Share of patients whose evidence is as far from its class as the guard's limit, at most; phase,
 #: s after the peak, from which a scan is late, and share of earlier ones that may be called so.
 FAR_SHARE, LATE_FROM, EARLY_SHARE = 0.01, 3.0, 0.02
-#: Numbers of the patient that a late scan is told by.
+#: Numbers of the patient by which a late scan is recognised.
 LATE_BY = ('venous', 'tissue')
 
 Fitted = dict[str, Any]
@@ -489,7 +489,7 @@ def fit_late(scans: list[Scan]) -> dict[str, float]:
     score = numbers @ weight
     limit = float(np.quantile(score[~late], 1 - EARLY_SHARE))
     for name, part in (('as made', made), ('disturbed', ~made)):
-        print(f'late scans that are told, {name}: {np.mean(score[late & part] > limit):.2f}; '
+        print(f'late scans recognised, {name}: {np.mean(score[late & part] > limit):.2f}; '
               f'early ones: {np.mean(score[~late & part] > limit):.2f}')  # fmt: skip
     return {**dict(zip(LATE_BY, weight.round(3).tolist(), strict=True)), 'limit': round(limit, 3)}
 

@@ -13,7 +13,7 @@ from scipy import ndimage
 from bids_perfdeficit.phantom.settings import ScanErrors
 
 Floats = NDArray[np.floating]
-#: HU below which a voxel is air, which calibration leaves alone.
+#: HU below which a voxel is air, which calibration does not change.
 AIR = -900.0
 
 

@@ -19,7 +19,7 @@ GOOD: dict[str, object] = {
     'side_agreement': 0.9, 'skull_dice': 0.93, 'template_dice': 0.97,
     'template_correlation': 0.7, 'enhancement': 4.0, 'subtraction_noise': 12.0,
     'vessel_contrast': 160.0, 'inflow_method': 'prior', 'inflow_voxels': 30,
-    'arrival_left': 100.0, 'arrival_right': 90.0, 'unusual_contrast': 'none',
+    'arrival_left': 100.0, 'arrival_right': 90.0, 'unusual_contrast': 'none', 'late_scan': 'no',
     'registration_residual': 0.08, 'shading_applied': 0.0, 'shading_x': 0.3,
     'shading_x_error': 0.4, 'shading_y': -0.3, 'shading_y_error': 0.2, 'shading_z': 0.4,
     'shading_z_error': 0.2, 'shading_offset': 0.0, 'shading_residual': 2.0,
@@ -41,6 +41,7 @@ def test_the_table_limits_every_metric_that_the_example_names():
     [
         ('identical_share', 0.99, 'failed', 'same data'),
         ('unusual_contrast', 'venous', 'doubtful', 'unlike any'),
+        ('late_scan', 'yes', 'doubtful', 'too late after'),
         ('registration_residual', 0.7, 'doubtful', 'moved'),
         ('shading_applied', 1.6, 'doubtful', 'shading'),
         ('swapped_contrast', 76.0, 'failed', 'swapped'),
