@@ -34,7 +34,7 @@ def make_release(folder: Path, scratch: Path, count: int, names: tuple[str, str]
     """Make ``raw_data`` and ``derivatives`` with NCCT, CTA and Tmax."""
     script = Path(sys.executable).with_name('bids_perfdeficit-phantom')
     subprocess.run(
-        [script, scratch, '--participants', str(count), '--spacing', '4'],
+        [script, scratch, '--participants', str(count), '--spacing', '3'],
         check=True, capture_output=True,
     )  # fmt: skip
     for number in range(1, count + 1):
