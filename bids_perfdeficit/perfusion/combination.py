@@ -4,11 +4,11 @@ No single feature suffices: arrival follows the arteries but not the tissue, and
 enhancement is confounded by its kind, for white matter holds half the blood. Each becomes a rank
 in the brain or a logarithm against the brain's median or the mirrored position, so that scanners
 and doses do not matter. Positions are not features, so that the network does not learn the anatomy
-of those it was fitted on. Two numbers of the whole patient describe the phase of the scan: the
-contrast of the sinuses and of the tissue over that of the arteries. Each network has two hidden
-layers of tens of units and three outputs: lateness, the log odds of hypoperfusion, and the delay
-in seconds. The outputs of several networks are averaged, and their differences are part of the
-uncertainty. They were fitted on digital patients and lie, with their provenance, in
+of those it was fitted on. Four numbers describe the scan: the contrast of sinuses, tissue and
+small vessels over that of the arteries, and what its shading leaves unexplained. Each network has
+two hidden layers of tens of units and three outputs: lateness, the log odds of hypoperfusion, and
+the delay in seconds. The outputs of several networks are averaged, and their differences are part
+of the uncertainty. They were fitted on digital patients and lie, with their provenance, in
 ``perfusion_calibration.json``. Must not know files of patients, or templates.
 """
 

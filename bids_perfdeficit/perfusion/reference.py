@@ -100,11 +100,14 @@ class ReferenceField:
 
     def on(self, brain: Tensor) -> ReferenceField:
         """Return the same field on another grid, by its brain."""
-        return replace(self, field=plane(brain, self.applied), left=plane(brain, self._left()))
+        left = plane(brain, _left(self.slopes, self.applied))
+        return replace(self, field=plane(brain, self.applied), left=left)
 
-    def _left(self) -> list[float]:
-        known = all(math.isfinite(v) for v in self.slopes)
-        return [a - b if known else 0.0 for a, b in zip(self.slopes, self.applied, strict=True)]
+
+def _left(slopes: Sequence[float], applied: Sequence[float]) -> list[float]:
+    """Return what of the slopes is not applied; nothing of slopes that are not known."""
+    known = all(math.isfinite(v) for v in slopes)
+    return [a - b if known else 0.0 for a, b in zip(slopes, applied, strict=True)]
 
 
 def plane(brain: Tensor, slopes: Sequence[float]) -> Tensor:
@@ -170,7 +173,7 @@ def fit_reference(
     return ReferenceField(
         float(found[0]), float(errors[0]), slopes, tuple(float(v) for v in errors[1:]),  # type: ignore[arg-type]
         applied, residual, plane(brain, applied),  # type: ignore[arg-type]
-        plane(brain, [a - b for a, b in zip(slopes, applied, strict=True)]),
+        plane(brain, _left(slopes, applied)),
     )  # fmt: skip
 
 

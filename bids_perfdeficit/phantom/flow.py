@@ -236,8 +236,7 @@ def simulate(tree: Tree, points: Floats, occlusion: Occlusion, *, seed: int) -> 
         reference = [tree.nodes(f'ICA-{s}')[-1] for s in 'LR']
     arrival = np.nan_to_num(arrival, nan=LATEST) - float(np.mean(arrival[reference]))
     # A soft ceiling: no number beyond what a perfusion scan could measure.
-    late = np.maximum(arrival, -2.0)
-    arrival = np.where(late > 10, 10 + 8 * np.tanh((late - 10) / 8), late)
+    arrival = soften(np.maximum(arrival, -2.0), 10, 8)
 
     relative, dilated = np.ones(count), np.zeros(count)
     relative[ends] = np.clip(flow / demand, 0, 1.3)
@@ -245,6 +244,11 @@ def simulate(tree: Tree, points: Floats, occlusion: Occlusion, *, seed: int) -> 
     velocity = np.zeros(count)
     velocity[child] = discharge[: len(child)] / area[: len(child)]
     return Flow(arrival, relative, dilated, pressure, blocked, velocity)
+
+
+def soften(values: Floats, start: float, room: float) -> Floats:
+    """Bend values beyond `start` so that they end `room` higher: none can be measured there."""
+    return np.where(values > start, start + room * np.tanh((values - start) / room), values)
 
 
 def _healthy_pressure(tree: Tree, points: Floats) -> Floats:
@@ -318,6 +322,27 @@ def tissue_state(
     arrival = (flow.arrival[feeding.terminals] * w).sum(1)
     relative = (flow.relative[feeding.terminals] * w).sum(1)
     dilation = (flow.dilation[feeding.terminals] * w).sum(1)
+    return perfuse(arrival, relative, dilation, grey, white)
+
+
+def perfuse(
+    arrival: Floats, relative: Floats, dilation: Floats, grey: Floats, white: Floats
+) -> TissueState:
+    """Return blood volume, transit and delay of tissue from what reaches it; all (V,).
+
+    Parameters
+    ----------
+    arrival : ndarray
+        Of arterial blood, s.
+    relative, dilation : ndarray
+        Flow over that of health, and dilation of the bed, 0 to 1.
+    grey, white : ndarray
+        Fractions of the voxel.
+
+    Returns
+    -------
+    TissueState
+    """
     part = np.clip(grey / np.maximum(grey + white, 0.05), 0, 1)
     rest_cbv = CBV_WHITE + (CBV_GREY - CBV_WHITE) * part
     # Dilated beds hold more blood; starved ones collapse (Hatazawa et al., Stroke 1984 f.).
@@ -326,7 +351,7 @@ def tissue_state(
     slow = swell / np.maximum(relative, LEAST_FLOW + 0.1)
     mtt = (MTT_WHITE + (MTT_GREY - MTT_WHITE) * part) * np.clip(slow, 0.8, 6.0)
     delay = arrival + TMAX_SHARE * mtt
-    delay = np.where(delay > 14, 14 + 6 * np.tanh((delay - 14) / 6), delay)
+    delay = soften(delay, 14, 6)
     cast = np.float32
     return TissueState(
         np.maximum(delay, 0.2).astype(cast),

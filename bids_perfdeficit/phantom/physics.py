@@ -29,18 +29,14 @@ from scipy.spatial import cKDTree
 from bids_perfdeficit.phantom.anatomy import Head
 from bids_perfdeficit.phantom.arteries import Tree
 from bids_perfdeficit.phantom.flow import (
-    CBV_GREY,
-    CBV_WHITE,
     LATEST,
-    LEAST_FLOW,
-    MTT_GREY,
-    MTT_WHITE,
-    TMAX_SHARE,
     Feeding,
     Flow,
     TissueState,
     clot_nodes,
+    perfuse,
     simulate,
+    soften,
     tissue_state,
 )
 from bids_perfdeficit.phantom.settings import PHYSICS, Occlusion
@@ -117,10 +113,6 @@ def circulate(
     raise ValueError(f'physics is {physics!r}; it must be one of {PHYSICS}')
 
 
-def _grey_part(grey: Floats, white: Floats) -> Floats:
-    return np.clip(grey / np.maximum(grey + white, 0.05), 0, 1)
-
-
 def _rough(head: Head, rng: np.random.Generator, mm: float) -> Floats:
     """Smooth noise of unit standard deviation in the voxels of the brain, (V,)."""
     sigma = mm / float(head.affine[0, 0])
@@ -140,9 +132,7 @@ def _dispersed(flow: Flow, feeding: Feeding, head: Head, seed: int) -> TissueSta
     delay = _tmax(arrival, mtt, starved)
     # What is scanned has lost its edge on the way, and in the capillaries.
     smeared = np.hypot(mtt, SPREAD * arrival + 0.3)
-    return replace(
-        plain, delay=delay.astype(np.float32), mtt=smeared.astype(np.float32)
-    )  # fmt: skip
+    return replace(plain, delay=delay.astype(np.float32), mtt=smeared.astype(np.float32))
 
 
 @cache
@@ -185,6 +175,7 @@ def _reached(tree: Tree, blocked: NDArray[np.bool_]) -> tuple[NDArray[np.bool_],
     """Which nodes open arteries lead to, and the detour, s."""
     count = len(tree.parent)
     reached, detour = np.ones(count, bool), np.zeros(count)
+    opened = np.zeros(count, bool)  # by a communicating artery
 
     def pass_down() -> None:
         for node in range(count):  # a parent comes before its children
@@ -192,14 +183,12 @@ def _reached(tree: Tree, blocked: NDArray[np.bool_]) -> tuple[NDArray[np.bool_],
             if above >= 0 and not blocked[node] and not opened[node]:
                 reached[node], detour[node] = reached[above], detour[above]
 
-    opened = np.zeros(count, bool)
     reached[blocked] = False
     pass_down()
     for (a, b), radius in zip(tree.links, tree.link_radius, strict=True):
         for here, there in ((a, b), (b, a)):
-            if radius > OPEN_LINK_MM and reached[here] and not reached[there]:
-                if blocked[there]:
-                    continue
+            beyond = not reached[there] and not blocked[there]
+            if radius > OPEN_LINK_MM and reached[here] and beyond:
                 opened[there] = reached[there] = True
                 detour[there] = detour[here] + DETOUR_S
     pass_down()
@@ -228,7 +217,8 @@ def _filled(
     shut = share > 0.5
     conduct = POOR * (RICH / POOR) ** occlusion.collaterals
     local = np.exp(SCATTER * _rough(head, rng, SCATTER_MM))
-    part = _grey_part(head.grey[head.brain], head.white[head.brain])
+    grey, white = head.grey[head.brain], head.white[head.brain]
+    part = np.clip(grey / np.maximum(grey + white, 0.05), 0, 1)
     local = conduct * local * (WHITE_SHARE + (1 - WHITE_SHARE) * part)
     places = np.argwhere(head.brain)
     passage = _passage(places, head.brain.shape, shut, local, spacing)
@@ -238,22 +228,9 @@ def _filled(
     near = _nearest_value(places, shut, own)
     # Where vessels meet, some of the delay of the other side shows.
     late = np.where(shut, passage + near, own + 0.6 * share)
-    late = np.where(late > 10, 10 + 8 * np.tanh((late - 10) / 8), late)
+    late = soften(late, 10, 8)
     relative = 1 / (1 + (np.maximum(late - 1.0, 0) / HALF_FLOW_S) ** 1.5)
-    dilation = np.clip(1.6 * (1 - relative), 0, 1)
-    rest = CBV_WHITE + (CBV_GREY - CBV_WHITE) * part
-    swell = 1 + 0.35 * dilation * np.clip((relative - 0.15) / 0.35, 0, 1)
-    collapse = np.clip(relative / 0.35, 0.15, 1)
-    slow = np.clip(swell / np.maximum(relative, LEAST_FLOW + 0.1), 0.8, 6.0)
-    mtt = (MTT_WHITE + (MTT_GREY - MTT_WHITE) * part) * slow
-    delay = late + TMAX_SHARE * mtt
-    delay = np.where(delay > 14, 14 + 6 * np.tanh((delay - 14) / 6), delay)
-    cast = np.float32
-    tissue = np.clip(head.grey[head.brain] + head.white[head.brain], 0, 1)
-    state = TissueState(
-        np.maximum(delay, 0.2).astype(cast), relative.astype(cast), mtt.astype(cast),
-        (rest * swell * collapse * tissue).astype(cast), late.astype(cast),
-    )  # fmt: skip
+    state = perfuse(late, relative, _dilation(relative), grey, white)
 
     # Arteries beyond the clot fill backwards, from the tissue that they lead to.
     beyond = np.flatnonzero(~reached)
@@ -269,8 +246,13 @@ def _filled(
     fed = ends[number[ends] > 0]
     flowing[fed] = means[fed] / number[fed]
     nothing = np.zeros(len(points))
-    flow = Flow(arrival, flowing, np.clip(1.6 * (1 - flowing), 0, 1), nothing, blocked, nothing)
+    flow = Flow(arrival, flowing, _dilation(flowing), nothing, blocked, nothing)
     return flow, state
+
+
+def _dilation(relative: Floats) -> Floats:
+    """Return how far beds are dilated at a flow relative to health."""
+    return np.clip(1.6 * (1 - relative), 0, 1)
 
 
 def _passage(
