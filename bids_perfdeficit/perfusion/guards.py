@@ -53,7 +53,7 @@ def withhold(
     Parameters
     ----------
     finding : OcclusionFinding
-        Also one of open arteries, which must look like open arteries.
+        Also one of open arteries, which must look like open arteries, and be likelier than not.
     volumes : sequence of two float
         Hypoperfused mL on the left and on the right.
     others : sequence of ReadOut
@@ -86,6 +86,8 @@ def withhold(
             'with it'
         )
     if finding.site == 'none':
+        if finding.occluded > 0.5:
+            return 'no occlusion is the likeliest outcome, but all sites together are likelier'
         return ''
     if max(volumes) < TOLERANCE_ML:
         return f'{name} was found, but no tissue is hypoperfused'

@@ -10,7 +10,16 @@ from bids_perfdeficit.perfusion import OcclusionFinding, ReadOut, holds, withhol
 
 
 def finding(site, side):
-    return OcclusionFinding(site, side, 0.9, 0.95, 'none', 'n/a', 0.05)
+    occluded = 0.1 if site == 'none' else 0.95
+    return OcclusionFinding(site, side, 0.9, occluded, 'M2', 'left', 0.05)
+
+
+@pytest.mark.parametrize(('occluded', 'reported'), [(0.49, True), (0.5, True), (0.65, False)])
+def test_open_arteries_are_reported_only_where_they_are_likelier_than_not(occluded, reported):
+    found = replace(finding('none', 'n/a'), confidence=1 - occluded, occluded=occluded)
+    reason = withhold(found, (0.0, 0.0))
+    assert (reason == '') is reported
+    assert reported or 'all sites together are likelier' in reason
 
 
 @pytest.mark.parametrize('volumes', [(0.0, 12.0), (3.0, 564.0)])
