@@ -29,7 +29,7 @@ import pandas as pd
 import torch
 from scipy.ndimage import binary_closing
 from scipy.optimize import minimize
-from scipy.stats import rankdata
+from scipy.stats import norm, rankdata
 from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss, softplus
@@ -55,7 +55,9 @@ from bids_perfdeficit.perfusion.occlusion import (
     SIDED,
     evidence,
     log_odds,
+    squared_distance,
 )
+from bids_perfdeficit.perfusion.volumes import volume_interval
 from bids_perfdeficit.phantom.patient import HYPOPERFUSED
 from bids_perfdeficit.phantom.settings import PHYSICS
 
@@ -268,27 +270,25 @@ def choose_threshold(rows: pd.DataFrame) -> int:
 
 def fit_interval(rows: pd.DataFrame, k: int) -> float:
     """Return the standard deviation of the logarithm of a volume that gives `LEVEL` coverage."""
-    z = 1.6449
+    z = norm.ppf(0.5 + LEVEL / 2)
     true = np.log(rows['true ml'] + FLOOR_ML)
     found = np.log(np.stack(rows['mls'])[:, k] + FLOOR_ML)
-    between = _between(rows, k)
+    each = np.stack([np.array(m)[:, k] for m in rows['member mls']])
+    between = np.log(each + FLOOR_ML).std(1)
     off = np.abs(true - found) / z
     # The least a with off <= sqrt(a^2 + s^2) in `LEVEL` of the scans.
     need = np.sqrt(np.clip(off**2 - between**2, 0, None))
     return float(np.quantile(need, LEVEL))
 
 
-def _between(rows: pd.DataFrame, k: int) -> np.ndarray:
-    each = np.stack([np.array(m)[:, k] for m in rows['member mls']])
-    return np.asarray(np.log(each + FLOOR_ML).std(1))
-
-
 def covered(rows: pd.DataFrame, k: int, spread: float) -> np.ndarray:
     """Whether the interval holds the true volume."""
-    true = np.log(rows['true ml'] + FLOOR_ML)
-    found = np.log(np.stack(rows['mls'])[:, k] + FLOOR_ML)
-    wide = 1.6449 * np.sqrt(spread**2 + _between(rows, k) ** 2)
-    return np.asarray((true - found).abs() <= wide)
+    fitted = {'volume_interval': {'log_sd': spread, 'floor_ml': FLOOR_ML, 'level': LEVEL}}
+    ends = np.array([
+        volume_interval(ml[k], [each[k] for each in members], fitted)
+        for ml, members in zip(rows['mls'], rows['member mls'], strict=True)
+    ])  # fmt: skip
+    return rows['true ml'].between(*ends.T).to_numpy()
 
 
 def report(rows: pd.DataFrame, k: int, spread: float) -> str:
@@ -395,13 +395,6 @@ def class_distance(seen: np.ndarray, outcomes: np.ndarray, finder: Fitted) -> Fi
     return {'class_mean': means, 'class_precision': shrunk.precision_}
 
 
-def far(seen: np.ndarray, outcomes: np.ndarray, finder: Fitted) -> np.ndarray:
-    """Squared Mahalanobis distance of scans from a class, (N,)."""
-    z = ((seen - finder['centre']) / finder['scale']).reshape(len(seen), -1)
-    off = z - np.asarray(finder['class_mean'])[outcomes]
-    return np.einsum('ni,ij,nj->n', off, np.asarray(finder['class_precision']), off)
-
-
 def cross_validate(paths: list[Path], seed: int) -> pd.DataFrame:
     """Judge every scan by networks that were fitted on other patients."""
     scans = [recall(path) for path in paths]
@@ -433,7 +426,9 @@ def find_sites(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         finder = fit_finder(seen[~own], outcomes[~own], trust[~own])
         finder |= class_distance(seen[~own], outcomes[~own], finder)
         reported[own] = [int(log_odds(s, finder).argmax()) for s in seen[own]]
-        distance[own] = far(seen[own], reported[own], finder)
+        distance[own] = [
+            squared_distance(s, k, finder) for s, k in zip(seen[own], reported[own], strict=True)
+        ]
     return reported, distance
 
 

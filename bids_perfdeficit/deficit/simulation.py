@@ -222,7 +222,7 @@ def simulate(
         paired = k + 1 < count and k < 2 * pairs
         joined = int(rng.integers(2**32))
         pieces, load = _draw_load(maps, shapes, joined, rng)
-        explained = rng.uniform(*_SIGNAL), rng.uniform(*_VOLUME) * (rng.random() < 0.5)
+        explained = _draw_explained(rng)
         drawn = [(pieces, load)]
         if paired:
             partners[k : k + 2] = k + 1, k
@@ -340,6 +340,11 @@ def link(
     return np.asarray(load, float)
 
 
+def _draw_explained(rng: np.random.Generator) -> tuple[float, float]:
+    """Draw the shares of variance that the load and the volume explain."""
+    return rng.uniform(*_SIGNAL), rng.uniform(*_VOLUME) * (rng.random() < 0.5)
+
+
 def draw_scores(
     load: NDArray[np.float64],
     volume: NDArray[np.float64],
@@ -358,7 +363,6 @@ def draw_scores(
     explained : (float, float), optional
         Shares of the variance of the latent score that the load and the volume explain; drawn
         without it.
-    rng : numpy.random.Generator
 
     Returns
     -------
@@ -367,9 +371,7 @@ def draw_scores(
     """
     n = len(load)
     latent = rng.logistic(size=n) * np.sqrt(3) / np.pi
-    if explained is None:
-        explained = rng.uniform(*_SIGNAL), rng.uniform(*_VOLUME) * (rng.random() < 0.5)
-    signal, follows = explained
+    signal, follows = _draw_explained(rng) if explained is None else explained
     if load.std() == 0:
         signal, follows = 0.0, rng.uniform(0, 0.7) * (rng.random() < 0.7)
     left = max(1 - signal - follows, 0.08)
