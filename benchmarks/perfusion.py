@@ -24,7 +24,9 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -39,10 +41,11 @@ from scipy import ndimage
 from bids_perfdeficit import ct, perfusion
 from bids_perfdeficit.perfusion import PerfusionSettings
 from bids_perfdeficit.perfusion.agreement import concordance, dice, measure_agreement, spearman
-from bids_perfdeficit.perfusion.combination import LONGEST_S, Mirror
+from bids_perfdeficit.perfusion.combination import Mirror
 from bids_perfdeficit.perfusion.guards import TOLERANCE_ML
+from bids_perfdeficit.perfusion.targets import LONGEST_S
 from bids_perfdeficit.phantom.patient import HYPOPERFUSED, Patient, make_patient
-from bids_perfdeficit.phantom.settings import Occlusion, ScannerSettings
+from bids_perfdeficit.phantom.settings import Occlusion, PersonSettings, ScannerSettings
 
 #: How often a site is drawn; large vessels as in thrombectomy registries, and open arteries.
 SITES = {
@@ -65,7 +68,12 @@ class Scan:
 
 
 def draw(
-    seed: int, spacing: float, phase: float | None = None, site: str | None = None
+    seed: int,
+    spacing: float,
+    phase: float | None = None,
+    site: str | None = None,
+    person: PersonSettings | None = None,
+    cta_kvp: int = 120,
 ) -> Patient:
     """Make one patient of a mix of occlusions, collaterals, phases and slice thicknesses."""
     rng = np.random.default_rng([seed, 77])
@@ -79,8 +87,8 @@ def draw(
         onset_hours=float(rng.uniform(1, 10)),
     )
     thickness = float(rng.choice([spacing, 3.0, 5.0], p=[0.5, 0.25, 0.25]))
-    scanner = ScannerSettings(ncct_thickness=max(thickness, spacing), phase=phase)
-    return make_patient(seed, occlusion, spacing=spacing, scanner=scanner)
+    scanner = ScannerSettings(ncct_thickness=max(thickness, spacing), phase=phase, cta_kvp=cta_kvp)
+    return make_patient(seed, occlusion, spacing=spacing, scanner=scanner, person=person)
 
 
 def array(image: nib.Nifti1Image) -> np.ndarray:
@@ -241,11 +249,16 @@ def score(
 
 
 def measure(
-    seed: int, spacing: float, template: ct.Template, *, steps: bool, phase: float | None = None
+    make: Callable[[], Patient],
+    spacing: float,
+    template: ct.Template,
+    *,
+    steps: bool,
+    published: bool = True,
 ) -> dict[str, object]:
     """Return one patient's row: who it is, and ``<map>.<measure>``."""
     begin = time.process_time()
-    patient = draw(seed, spacing, phase)
+    patient = make()
     made = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         scan = process(patient, spacing, template, Path(folder))
@@ -254,10 +267,11 @@ def measure(
         results = {'default': maps}
         done = time.process_time()
         seconds = {'default': done - ready}
-        for name, how in (
-            ('published', PerfusionSettings(recipe='published')),
-            ('published, isotropic', PerfusionSettings(recipe='published', arrival='isotropic')),
-        ):
+        recipes = {
+            'published': PerfusionSettings(recipe='published'),
+            'published, isotropic': PerfusionSettings(recipe='published', arrival='isotropic'),
+        }
+        for name, how in recipes.items() if published else ():
             begun = time.process_time()
             results[name] = compute(scan, how)[1]
             seconds[name] = time.process_time() - begun
@@ -271,7 +285,7 @@ def measure(
         reported = finding(maps, scan, patient, template, delay, truth)
     inside = scan.brain & truth
     row: dict[str, object] = {
-        'seed': seed,
+        'seed': patient.seed,
         'site': patient.occlusion.site,
         'side': patient.occlusion.side,
         'phase': patient.scan['phase'],
@@ -382,10 +396,8 @@ def main() -> None:
     for k in range(options.patients):
         if options.seed + k in done:
             continue
-        row = measure(
-            options.seed + k, options.spacing, template, steps=k < options.steps,
-            phase=options.phase,
-        )  # fmt: skip
+        make = partial(draw, options.seed + k, options.spacing, options.phase)
+        row = measure(make, options.spacing, template, steps=k < options.steps)
         rows.append(row)
         if options.rows:
             with options.rows.open('a') as stream:

@@ -10,7 +10,7 @@ tested on it. Knows nothing of scanners or files.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numba
@@ -47,6 +47,11 @@ AXIAL = 0.8
 CREEP = 4.0
 #: Share of an open vessel's conductance that a clot leaves.
 CLOT = 1e-9
+#: mm of a carotid that a stenosis narrows.
+STENOSIS_MM = 10.0
+#: Flow of white matter that is diseased throughout over that of healthy white matter, at the same
+#: blood volume (Markus et al., J Neurol Neurosurg Psychiatry 2000).
+DISEASED_FLOW = 0.62
 #: Radius of a leptomeningeal anastomosis at grade 0 and 1, mm, within the span of Brozici et al.,
 #: Stroke 2003; set so that M1 and carotid occlusions with middling collaterals have the volumes
 #: of Tmax > 6 s of DEFUSE 3 (Albers et al., N Engl J Med 2018: median 115 mL, quartiles 79, 146).
@@ -143,7 +148,24 @@ def clot_nodes(tree: Tree, points: Floats, occlusion: Occlusion) -> NDArray[np.b
     return blocked
 
 
-def simulate(tree: Tree, points: Floats, occlusion: Occlusion, *, seed: int) -> Flow:
+def narrowing(tree: Tree, side: str, stenosis: float) -> Floats:
+    """Share of the diameter that each edge to a parent keeps, (N,): a stenosis of one carotid.
+
+    It takes the last centimetre before the first branch, or as much of it as there is.
+    """
+    kept = np.ones(len(tree.points))
+    if stenosis:
+        line = tree.nodes(f'ICA-{side}')
+        step = np.linalg.norm(
+            tree.points[line] - tree.points[np.maximum(tree.parent[line], 0)], axis=1
+        )
+        kept[line[np.cumsum(step[::-1])[::-1] <= STENOSIS_MM]] = 1 - stenosis
+    return kept
+
+
+def simulate(
+    tree: Tree, points: Floats, occlusion: Occlusion, *, seed: int, kept: Floats | None = None
+) -> Flow:
     """Solve the circulation of one person with one occlusion.
 
     Parameters
@@ -154,6 +176,8 @@ def simulate(tree: Tree, points: Floats, occlusion: Occlusion, *, seed: int) -> 
     occlusion : Occlusion
     seed : int
         Sets the scatter of the anastomoses.
+    kept : (N,) float array, optional
+        From `narrowing`.
 
     Returns
     -------
@@ -199,9 +223,12 @@ def simulate(tree: Tree, points: Floats, occlusion: Occlusion, *, seed: int) -> 
     blocked = clot_nodes(tree, points, occlusion)
     if blocked.any():
         conductance[: len(child)] *= np.where(blocked[child], CLOT, 1.0)
+    if kept is not None:
+        conductance[: len(child)] *= kept[child] ** 4
+    changed = blocked.any() or (kept is not None and bool((kept < 1).any()))
     dilation = np.zeros(len(ends))
     pressure = solve(conductance, bed_rest)
-    for _ in range(4 if blocked.any() else 1):
+    for _ in range(4 if changed else 1):
         flow = bed_rest / (1 - (1 - RESERVE) * dilation) * (pressure[ends] - VENOUS)
         wanted = (1 - (1 - RESERVE) * dilation) * flow / demand
         dilation = np.clip((1 - np.clip(wanted, 0, 1)) / (1 - RESERVE), 0, 1)
@@ -308,6 +335,21 @@ class TissueState:
     mtt: NDArray[np.float32]
     cbv: NDArray[np.float32]
     arrival: NDArray[np.float32]
+
+
+def slow_down(state: TissueState, diseased: Floats) -> TissueState:
+    """Return tissue in which a share of each voxel, (V,), is diseased white matter.
+
+    Its flow is lower at the same blood volume, so that blood passes more slowly.
+    """
+    share = 1 - (1 - DISEASED_FLOW) * diseased
+    slower = state.mtt / share
+    delay = soften(state.delay + TMAX_SHARE * (slower - state.mtt), 14, 6)
+    cast = np.float32
+    return replace(
+        state, flow=(state.flow * share).astype(cast), mtt=slower.astype(cast),
+        delay=delay.astype(cast),
+    )  # fmt: skip
 
 
 def tissue_state(

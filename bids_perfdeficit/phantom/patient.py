@@ -19,11 +19,12 @@ from bids_perfdeficit.phantom.anatomy import HU, Head, load_head
 from bids_perfdeficit.phantom.arteries import Tree, grow
 from bids_perfdeficit.phantom.bolus import Bolus
 from bids_perfdeficit.phantom.disturbance import disturb
-from bids_perfdeficit.phantom.flow import Flow, TissueState, feed
+from bids_perfdeficit.phantom.flow import Flow, TissueState, feed, narrowing, slow_down
 from bids_perfdeficit.phantom.physics import circulate
 from bids_perfdeficit.phantom.render import Tubes, draw_tubes
 from bids_perfdeficit.phantom.scanner import Grid, expose, make_grid, sample
 from bids_perfdeficit.phantom.settings import (
+    VOLTAGES,
     Occlusion,
     PersonSettings,
     ScanErrors,
@@ -43,6 +44,8 @@ PHASE_TURN, PHASE_SHIFT = 0.5, 0.7
 #: uptake of some 1 % per hour (Minnerup et al., Ann Neurol 2016) at 2.6 HU per percent, damped
 #: by what reperfuses.
 OEDEMA_RATE, OEDEMA_LIMIT = 1.3, 9.0
+#: HU by which diseased white matter is darker.
+DISEASED_HU = 9.0
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,8 @@ def make_patient(
     old = draws['old'] if person.old_infarct is None else person.old_infarct
     phase = draws['phase'] if scanner.phase is None else scanner.phase
     peak = draws['peak'] if scanner.peak is None else scanner.peak
-    bolus = Bolus(peak=float(peak) * scanner.errors.gain, phase=float(phase))
+    iodine, contrast = VOLTAGES[scanner.cta_kvp]
+    bolus = Bolus(peak=float(peak) * scanner.errors.gain * iodine, phase=float(phase))
 
     # The arteries are grown at 2 mm whatever the scan, so that one seed is one person.
     coarse = load_head(2.0)
@@ -214,15 +218,22 @@ def make_patient(
     voxels = np.argwhere(coarse.brain)
     where = coarse.affine[:3, 3] + voxels * coarse.affine[0, 0]
     feeding = feed(tree, where)
+    kept = narrowing(tree, person.stenosis_side, person.stenosis) if person.stenosis else None
     circulation, state = circulate(
-        tree, points, occlusion, feeding, coarse, seed=seed, physics=person.physics
+        tree, points, occlusion, feeding, coarse, seed=seed, physics=person.physics, kept=kept
     )
+    diseased = None
+    if person.leukoaraiosis is not None:
+        diseased = _diseased(coarse, person.leukoaraiosis, seed)
+        state = slow_down(state, diseased[coarse.brain])
     labels = tree.territory[feeding.terminals[:, 0]].astype(np.int16)
 
     delay = _spread(state.delay, coarse)
     relative = _spread(state.flow, coarse)
     infarct = _old_infarct(coarse, streams[1]) if old else np.zeros(coarse.brain.shape, np.float32)
-    attenuation = _attenuation(head, coarse, relative, infarct, occlusion, decline, streams[2])
+    attenuation = _attenuation(
+        head, coarse, relative, infarct, occlusion, decline, streams[2], diseased
+    )
 
     def enhancement(moment: Bolus) -> NDArray[np.float32]:
         rise = _tissue_enhancement(state, moment, coarse, infarct)
@@ -231,6 +242,7 @@ def make_patient(
         return np.asarray(_finer(rise, coarse, head) * np.clip(head.grey + head.white, 0, 1))
 
     gain = enhancement(bolus)
+    plain = _at_voltage(attenuation, head, iodine, contrast)
     arteries_plain, arteries_filled = artery_tubes(tree, circulation, points, bolus)
     veins_plain, veins_filled = vein_tubes(coarse, seed, warp, where, state, bolus)
     plaques = _plaques(tree, points, float(age), streams[3])
@@ -256,7 +268,7 @@ def make_patient(
             return warp.inverse(still)
 
         scan = expose(
-            cta_grid, to_head, head, attenuation + tissue, _move(filled, moved),
+            cta_grid, to_head, head, plain + tissue, _move(filled, moved),
             noise=scanner.cta_noise, psf=scanner.psf, rng=noise,
         )  # fmt: skip
         if scanner.errors != ScanErrors():
@@ -304,6 +316,12 @@ def make_patient(
             'variants': tree.variants,
             'old_infarct': bool(old),
             'physics': person.physics,
+            **(
+                {'stenosis': person.stenosis, 'stenosis_side': person.stenosis_side}
+                if person.stenosis
+                else {}
+            ),
+            **({'leukoaraiosis': person.leukoaraiosis} if diseased is not None else {}),
         },
         scan={
             'phase': float(phase),
@@ -311,6 +329,7 @@ def make_patient(
             'ncct_thickness': float(thickness),
             'cta_thickness': float(cta_grid.spacing[2]),
             'tilt': scanner.tilt,
+            **({'cta_kvp': scanner.cta_kvp} if scanner.cta_kvp != 120 else {}),
             **({'later': list(scanner.later)} if scanner.later else {}),
         },
         ncct=to_image(ncct, ncct_grid),
@@ -371,6 +390,34 @@ def _old_infarct(coarse: Head, rng: np.random.Generator) -> NDArray[np.float32]:
     return np.asarray(np.clip(edge / 3 + 0.5, 0, 1) * coarse.brain, np.float32)
 
 
+def _diseased(coarse: Head, extent: float, seed: int) -> NDArray[np.float32]:
+    """Return the share of each voxel that is diseased white matter: about the ventricles."""
+    rng = np.random.default_rng([seed, 406])
+    reach = 2.0 + 16.0 * extent  # mm, from a rim to confluence
+    spacing = coarse.affine[0, 0]
+    gap = ndimage.distance_transform_edt(coarse.ventricles < 0.5, sampling=spacing)
+    rough = ndimage.gaussian_filter(rng.standard_normal(coarse.brain.shape), 4.0 / spacing)
+    edge = reach * (1 + 0.4 * rough / rough.std()) - gap
+    share = np.clip(edge / 4 + 0.5, 0, 1) * coarse.white * coarse.brain
+    return np.asarray(share if extent > 0 else np.zeros_like(share), np.float32)
+
+
+def _at_voltage(
+    attenuation: NDArray[np.float32], head: Head, iodine: float, contrast: float
+) -> NDArray[np.float32]:
+    """Return HU without contrast at another tube voltage than that of the NCCT."""
+    if iodine == contrast == 1:
+        return attenuation
+    middle = (HU['grey'] + HU['white']) / 2
+    tissue = head.brain & (attenuation > HU['csf'] + 8) & (attenuation < 60)
+    out = attenuation.copy()
+    out[tissue] = middle + contrast * (attenuation[tissue] - middle)
+    # Calcium gains about half as much as iodine.
+    bone = attenuation > 100
+    out[bone] = 100 + (1 + iodine) / 2 * (attenuation[bone] - 100)
+    return out
+
+
 def _attenuation(
     head: Head,
     coarse: Head,
@@ -379,6 +426,7 @@ def _attenuation(
     occlusion: Occlusion,
     decline: float,
     rng: np.random.Generator,
+    diseased: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """HU of everything but the vessels, without contrast, on the head's grid."""
     spacing = head.affine[0, 0]
@@ -409,6 +457,9 @@ def _attenuation(
         * np.exp(-ndimage.distance_transform_edt(head.ventricles < 0.5, sampling=spacing) / 6.0)
     )
     fluid = (1 - (grey + white) * keep) * HU['csf']
+    if diseased is not None:
+        diseased = diseased if head is coarse else _finer(diseased, coarse, head)
+        pale = np.maximum(pale, DISEASED_HU * diseased * white)
     brain = tissue + fluid - swollen - pale
     brain += infarct * (9.0 - brain)
     # The falx and the calcified pineal gland.

@@ -73,6 +73,7 @@ def circulate(
     *,
     seed: int,
     physics: str,
+    kept: Floats | None = None,
 ) -> tuple[Flow, TissueState]:
     """Return the state of the arteries and of the tissue.
 
@@ -89,6 +90,8 @@ def circulate(
     seed : int
     physics : str
         One of `PHYSICS`.
+    kept : (N,) float array, optional
+        Share of its diameter that each edge keeps (`flow.narrowing`).
 
     Returns
     -------
@@ -101,15 +104,15 @@ def circulate(
         `physics` is none of them.
     """
     if physics == 'network':
-        flow = simulate(tree, points, occlusion, seed=seed)
+        flow = simulate(tree, points, occlusion, seed=seed, kept=kept)
         state = tissue_state(flow, feeding, head.grey[head.brain], head.white[head.brain])
         return flow, state
     if physics == 'dispersion':
-        flow = simulate(tree, points, occlusion, seed=seed)
+        flow = simulate(tree, points, occlusion, seed=seed, kept=kept)
         early = replace(flow, arrival=np.where(flow.arrival > 0, FAST, 1) * flow.arrival)
         return early, _dispersed(early, feeding, head, seed)
     if physics == 'filling':
-        return _filled(tree, points, occlusion, feeding, head, seed)
+        return _filled(tree, points, occlusion, feeding, head, seed, kept)
     raise ValueError(f'physics is {physics!r}; it must be one of {PHYSICS}')
 
 
@@ -196,8 +199,9 @@ def _reached(tree: Tree, blocked: NDArray[np.bool_]) -> tuple[NDArray[np.bool_],
 
 
 def _filled(
-    tree: Tree, points: Floats, occlusion: Occlusion, feeding: Feeding, head: Head, seed: int
-) -> tuple[Flow, TissueState]:
+    tree: Tree, points: Floats, occlusion: Occlusion, feeding: Feeding, head: Head, seed: int,
+    kept: Floats | None,
+) -> tuple[Flow, TissueState]:  # fmt: skip
     """Vessels by calibre and length, tissue beyond the clot by diffusion from its border."""
     rng = np.random.default_rng([seed, 303])
     blocked = clot_nodes(tree, points, occlusion)
@@ -206,11 +210,18 @@ def _filled(
     gap[tree.parent < 0] = 0.0
     travel = gap / (SPEED * np.sqrt(np.maximum(tree.radius, 0.05)))
     arrival = np.zeros(len(points))
+    # What a stenosis holds back, from half of the diameter on, comes by a communicating artery.
+    held: Floats = np.zeros(len(points))
+    if kept is not None:
+        held = DETOUR_S * np.clip(1 - 2 * kept, 0, 1)
+    held[tree.parent < 0] = 0.0
     for node in range(len(points)):
-        if tree.parent[node] >= 0:
-            arrival[node] = arrival[tree.parent[node]] + travel[node]
+        above = tree.parent[node]
+        if above >= 0:
+            held[node] = max(held[node], held[above])
+            arrival[node] = arrival[above] + travel[node]
     arrival = arrival - float(np.mean([arrival[tree.nodes(f'ICA-{s}')[-1]] for s in 'LR']))
-    arrival = arrival + detour
+    arrival = arrival + np.maximum(detour, held)
 
     spacing = float(head.affine[0, 0])
     share = (~reached[feeding.terminals] * feeding.weights).sum(1)

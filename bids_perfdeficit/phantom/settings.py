@@ -14,6 +14,10 @@ OCCLUSION_SITES = ('none', 'ICA', 'M1', 'M2sup', 'M2inf', 'A2', 'P1', 'P2', 'BA'
 MIDLINE_SITES = ('none', 'BA')
 #: How contrast reaches the tissue; see `phantom.physics`.
 PHYSICS = ('network', 'dispersion', 'filling')
+#: Tube voltages, kV, with the contrast of iodine and that of grey against white matter over those
+#: at 120 kV. Iodine after Bae, Radiology 2010; grey and white at 100 kV after Nakamura et al., Adv
+#: Comput Tomogr 2019 (8.66 against 7.08 HU), the others along the curve of iodine.
+VOLTAGES = {80: (1.6, 1.6), 100: (1.25, 1.22), 120: (1.0, 1.0), 140: (0.85, 0.87)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +129,10 @@ class ScannerSettings:
     later : tuple of float
         Further phases of the CTA, s after the first: multi-phase CTA takes two, 8 s apart (Menon
         et al., Radiology 2015).
+    cta_kvp : int
+        Tube voltage of the CTA, one of `VOLTAGES`, kV; the NCCT has 120. At a lower one contrast
+        and bone are brighter, and so is grey matter against white, which the subtraction then
+        holds.
     errors : ScanErrors
         Of the CTA.
     """
@@ -139,9 +147,12 @@ class ScannerSettings:
     motion: bool = True
     peak: float | None = None
     later: tuple[float, ...] = ()
+    cta_kvp: int = 120
     errors: ScanErrors = ScanErrors()
 
     def __post_init__(self) -> None:
+        if self.cta_kvp not in VOLTAGES:
+            raise ValueError(f'cta_kvp is {self.cta_kvp}; it must be one of {tuple(VOLTAGES)}')
         if any(b <= a for a, b in itertools.pairwise((0.0, *self.later))):
             raise ValueError(f'later is {self.later}; it must rise from more than 0 s')
         for name in ('ncct_thickness', 'cta_thickness'):
@@ -168,6 +179,13 @@ class PersonSettings:
         Whether there is an old infarct.
     physics : str
         One of `PHYSICS`.
+    stenosis : float
+        Share of the diameter of one carotid that an old stenosis takes.
+    stenosis_side : str
+        ``'L'`` or ``'R'``.
+    leukoaraiosis : float or None
+        Extent of the disease of periventricular white matter, from 0 to 1. None draws none but
+        the slight paling that comes with age.
     """
 
     age: float | None = None
@@ -175,7 +193,16 @@ class PersonSettings:
     warp_mm: float = 3.0
     old_infarct: bool | None = None
     physics: str = 'network'
+    stenosis: float = 0.0
+    stenosis_side: str = 'L'
+    leukoaraiosis: float | None = None
 
     def __post_init__(self) -> None:
+        if not 0 <= self.stenosis <= 0.95:
+            raise ValueError(f'stenosis is {self.stenosis}; it must lie between 0 and 0.95')
+        if self.stenosis_side not in ('L', 'R'):
+            raise ValueError(f"stenosis_side is {self.stenosis_side!r}; it must be 'L' or 'R'")
+        if self.leukoaraiosis is not None and not 0 <= self.leukoaraiosis <= 1:
+            raise ValueError(f'leukoaraiosis is {self.leukoaraiosis}; it must lie in 0 to 1')
         if self.physics not in PHYSICS:
             raise ValueError(f'physics is {self.physics!r}; it must be one of {PHYSICS}')

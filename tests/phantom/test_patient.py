@@ -172,3 +172,59 @@ def test_a_bolus_peaks_when_it_should_and_washes_out():
 def test_later_phases_must_come_later(later):
     with pytest.raises(ValueError, match='later is'):
         ScannerSettings(later=later)
+
+
+def test_the_voltage_of_the_cta_brightens_contrast_bone_and_grey_matter():
+    still = {'motion': False, 'phase': 0.0, 'peak': 300, 'ncct_noise': 0.0, 'cta_noise': 0.0}
+    usual, low = (
+        make_patient(
+            7, spacing=3.0, person=PERSON, scanner=ScannerSettings(cta_kvp=voltage, **still)
+        )
+        for voltage in (120, 80)
+    )
+    np.testing.assert_array_equal(data(usual.ncct), data(low.ncct))
+    before, after = (data(p.cta).astype(float) for p in (usual, low))
+    bone = before > 900
+    assert 1.15 < (after[bone] / before[bone]).mean() < 1.35
+    vessel = (before > 200) & (before < 330)
+    assert (after[vessel] / before[vessel]).mean() > 1.15
+    # Grey matter against white by more, water as it was.
+    middle = np.abs(before - 39) < 1
+    white = (before > 27) & (before < 30)
+    assert (
+        after[middle].mean() - after[white].mean()
+        > before[middle].mean() - before[white].mean() + 1.5
+    )
+    assert low.scan['cta_kvp'] == 80
+    assert 'cta_kvp' not in usual.scan
+
+
+def test_leukoaraiosis_is_dark_in_the_ncct_and_slow_but_no_deficit():
+    still = ScannerSettings(motion=False, phase=0.0, peak=300, ncct_noise=0.0, cta_noise=0.0)
+    none, some = (
+        make_patient(
+            7, spacing=3.0, scanner=still,
+            person=PersonSettings(age=60, old_infarct=False, leukoaraiosis=extent),
+        )
+        for extent in (0.0, 1.0)
+    )  # fmt: skip
+    fall = data(none.ncct).astype(float) - data(some.ncct)
+    slower = data(some.truth.delay) - data(none.truth.delay)
+    dark = fall > 4
+    assert dark.mean() > 0.002
+    assert fall.min() > -2
+    assert slower[dark].mean() > 0.3
+    assert slower.min() > -0.1
+    assert some.truth.volumes['hypoperfused'] < 1
+    assert some.person['leukoaraiosis'] == 1.0
+
+
+@pytest.mark.parametrize(('call', 'what'), [
+    (lambda: ScannerSettings(cta_kvp=90), 'cta_kvp is 90'),
+    (lambda: PersonSettings(stenosis=0.99), 'stenosis is 0.99'),
+    (lambda: PersonSettings(stenosis_side='left'), "stenosis_side is 'left'"),
+    (lambda: PersonSettings(leukoaraiosis=2), 'leukoaraiosis is 2'),
+])  # fmt: skip
+def test_a_person_or_scanner_that_cannot_be_is_refused(call, what):
+    with pytest.raises(ValueError, match=what):
+        call()

@@ -7,7 +7,7 @@ import pytest
 
 from bids_perfdeficit.phantom.anatomy import load_head
 from bids_perfdeficit.phantom.arteries import grow
-from bids_perfdeficit.phantom.flow import feed
+from bids_perfdeficit.phantom.flow import DISEASED_FLOW, feed, narrowing, slow_down
 from bids_perfdeficit.phantom.physics import _passage, _tmax, circulate
 from bids_perfdeficit.phantom.settings import PHYSICS, Occlusion, PersonSettings
 
@@ -50,6 +50,45 @@ def test_an_occlusion_is_late_on_its_side_and_more_without_collaterals(person, p
             assert state.mtt[late].mean() > state.mtt[~late].mean() + 1
     assert volumes[0] > 60
     assert volumes[0] > volumes[1] + 15
+
+
+@pytest.mark.parametrize('physics', PHYSICS)
+def test_a_stenosis_delays_its_side_and_makes_no_deficit(person, physics):
+    head, tree, feeding, mm = person
+    states = [
+        circulate(
+            tree, tree.points * 0.925, Occlusion(site='none'), feeding, head, seed=3,
+            physics=physics, kept=narrowing(tree, 'R', stenosis),
+        )[1]
+        for stenosis in (0.0, 0.7)
+    ]  # fmt: skip
+    extra = states[1].delay - states[0].delay
+    front = mm[:, 1] > -20
+    assert extra[front & (mm[:, 0] > 8)].mean() > extra[front & (mm[:, 0] < -8)].mean() + 0.05
+    assert (states[1].delay > 6).mean() < 0.01
+
+
+def test_a_stenosis_takes_a_centimetre_of_one_carotid(person):
+    tree = person[1]
+    kept = narrowing(tree, 'L', 0.6)
+    narrow = np.flatnonzero(kept < 1)
+    assert np.isin(narrow, tree.nodes('ICA-L')).all()
+    assert kept[narrow] == pytest.approx(0.4)
+    assert tree.nodes('ICA-L')[-1] in narrow
+    assert np.ptp(tree.points[narrow], axis=0).max() <= 10
+    assert (narrowing(tree, 'L', 0.0) == 1).all()
+
+
+def test_diseased_white_matter_has_less_flow_at_the_same_blood_volume(person):
+    _, state = run(person, 'network', site='none')
+    share = np.zeros(len(state.delay))
+    share[::2] = 1.0
+    slow = slow_down(state, share)
+    np.testing.assert_allclose(slow.flow[::2], DISEASED_FLOW * state.flow[::2], rtol=1e-5)
+    # Central volume theorem: volume is flow times transit.
+    np.testing.assert_allclose(slow.flow * slow.mtt, state.flow * state.mtt, rtol=1e-5)
+    assert (slow.delay[::2] > state.delay[::2]).all()
+    np.testing.assert_allclose(slow.delay[1::2], state.delay[1::2], rtol=1e-4)
 
 
 def test_the_three_differ_in_more_than_scale(person):
