@@ -1,10 +1,10 @@
 """Fit the networks behind the perfusion map, and the finder of occlusions, on digital patients.
 
 Several small networks, each with its own weights on the patients (a Bayesian bootstrap), learn
-three things of each voxel: the rank of its true delay plus a share of its seconds (the rank alone
-would order healthy tissue and neglect the deficit, the seconds alone the reverse), whether it is
-hypoperfused, and its delay in seconds. The patients of `training_patients` have three physics and
-are scanned as made and disturbed. What the finder of occlusions sees, the threshold of
+three things of each voxel: its lateness (`perfusion.targets`), whether it is hypoperfused, and its
+delay in seconds. They see what a first network of the same kind found around the voxel; for each
+patient that is one that was fitted on others. The patients of `training_patients` have three
+physics and are scanned as made and disturbed. What the finder of occlusions sees, the threshold of
 hypoperfusion and all errors come from networks that were fitted on other patients.
 
 Prints the accuracy in patients that were left out, and, with each physics left out in turn, that
@@ -19,7 +19,10 @@ import argparse
 import datetime
 import itertools
 import json
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -27,9 +30,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.ndimage import binary_closing
+from scipy.ndimage import binary_closing, find_objects
 from scipy.optimize import minimize
-from scipy.stats import norm, rankdata
+from scipy.stats import norm
 from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss, softplus
@@ -43,11 +46,12 @@ from training_patients import (
     Across,
     measure,
     recall,
+    where_known,
 )
 
 from bids_perfdeficit.data import load
 from bids_perfdeficit.perfusion.agreement import concordance, roc_area, spearman
-from bids_perfdeficit.perfusion.combination import hidden_units
+from bids_perfdeficit.perfusion.combination import combine, hidden_units
 from bids_perfdeficit.perfusion.occlusion import (
     MIDLINE,
     OPEN,
@@ -57,12 +61,12 @@ from bids_perfdeficit.perfusion.occlusion import (
     log_odds,
     squared_distance,
 )
+from bids_perfdeficit.perfusion.surroundings import surroundings
+from bids_perfdeficit.perfusion.targets import LONGEST_S, hypoperfusion, lateness
 from bids_perfdeficit.perfusion.volumes import volume_interval
 from bids_perfdeficit.phantom.patient import HYPOPERFUSED
 from bids_perfdeficit.phantom.settings import PHYSICS
 
-#: Delay beyond which seconds count no more, and seconds that weigh as much as all ranks.
-LATEST, SECONDS = 12.0, 12.0
 #: Scans of each patient: as made, and disturbed.
 VARIANTS = 4
 #: Networks, units of their hidden layers, passes, voxels a step, learning rate, decay of the
@@ -72,9 +76,10 @@ RATE, DECAY, JITTER = 6e-3, 1e-3, 0.05
 #: Voxels of a scan; those of them with a delay of more than `LATE_S`, which only the delay in
 #: seconds is fitted to: its order there is worst.
 VOXELS, LATE_VOXELS, LATE_S = 3000, 600, 4.0
-#: Share of the second and third output in the loss; steepness of the second per s; s that count 1
-#: in the third.
-SHARE, DELAY_SHARE, STEEP, DELAY_S = 0.3, 0.15, 1.5, 3.0
+#: Share of the second and third output in the loss; s that count 1 in the third.
+SHARE, DELAY_SHARE, DELAY_S = 0.4, 0.15, 3.0
+#: Networks of the first look, whose outputs around a voxel the others see.
+FIRST = 1
 #: Folds of patients; without a common divisor with `SITES`, or whole sites would be left out.
 FOLDS = 5
 #: What each site of the phantom is called by the finder.
@@ -104,69 +109,67 @@ Fitted = dict[str, Any]
 Scan = dict[str, Any]
 
 
-def target(delay: np.ndarray) -> np.ndarray:
-    return rankdata(delay) / len(delay) + np.clip(delay, 0, LATEST) / SECONDS
-
-
-def gather(scans: list[Scan], seed: int) -> dict[str, torch.Tensor]:
+def sample(scan: Scan) -> Scan:
     """Draw the voxels that are fitted; `everywhere` is 0 in those for the delay in seconds."""
-    rng = np.random.default_rng(seed)
-    parts: dict[str, list[np.ndarray]] = {
-        k: [] for k in ('x', 'late', 'delay', 'everywhere', 'patient')
+    rng = np.random.default_rng([scan['seed'], scan['variant']])
+    delay = scan['delay'].astype(np.float32)
+    chosen = rng.permutation(len(delay))[:VOXELS]
+    ill = rng.permutation(np.flatnonzero(delay > LATE_S))[:LATE_VOXELS]
+    rows = np.concatenate([chosen, ill])
+    kept = ('names', 'seed', 'variant', 'site', 'side', 'phase', 'physics')
+    return {
+        **{k: scan[k] for k in kept},
+        'features': scan['features'][rows],
+        'late': lateness(delay)[rows],
+        'delay': delay[rows],
+        'everywhere': np.repeat(np.float32([1, 0]), [len(chosen), len(ill)]),
     }
-    patients = {s: k for k, s in enumerate(sorted({scan['seed'] for scan in scans}))}
-    for scan in scans:
-        delay = scan['delay'].astype(np.float32)
-        chosen = rng.permutation(len(delay))[:VOXELS]
-        ill = rng.permutation(np.flatnonzero(delay > LATE_S))[:LATE_VOXELS]
-        rows = np.concatenate([chosen, ill])
-        parts['x'].append(scan['features'][rows].astype(np.float32))
-        parts['late'].append(target(delay)[rows].astype(np.float32))
-        parts['delay'].append(delay[rows])
-        parts['everywhere'].append(np.repeat(np.float32([1, 0]), [len(chosen), len(ill)]))
-        parts['patient'].append(np.full(len(rows), patients[scan['seed']]))
-    return {k: torch.from_numpy(np.concatenate(v)) for k, v in parts.items()}
 
 
-def fit_networks(scans: list[Scan], seed: int = 0) -> Fitted:
+def fit_networks(samples: list[Scan], members: int = MEMBERS, seed: int = 0) -> Fitted:
     """Return the networks' part of the calibration; all members are fitted at once."""
-    data = gather(scans, seed)
-    x = data['x'].nan_to_num(0.0)
+    data = {
+        k: torch.from_numpy(np.concatenate([s[k] for s in samples]).astype(np.float32))
+        for k in ('features', 'late', 'delay', 'everywhere')
+    }
+    patients = {s: k for k, s in enumerate(sorted({s['seed'] for s in samples}))}
+    whose = torch.tensor([patients[s['seed']] for s in samples])
+    whose = whose.repeat_interleave(torch.tensor([len(s['delay']) for s in samples]))
+    x = data['features'].nan_to_num(0.0)
     centre, scale = x.mean(0), x.std(0) + 1e-6
     x = (x - centre) / scale
-    affected = torch.sigmoid(STEEP * (data['delay'] - HYPOPERFUSED))
-    seconds = data['delay'].clamp(0, LATEST)
+    affected = torch.from_numpy(hypoperfusion(data['delay'].numpy()))
+    seconds = data['delay'].clamp(0, LONGEST_S)
     torch.manual_seed(seed)
-    count = int(data['patient'].max()) + 1
-    trust = torch.distributions.Exponential(1.0).sample((MEMBERS, count))
+    trust = torch.distributions.Exponential(1.0).sample((members, len(patients)))
     trust = trust / trust.mean(1, keepdim=True)
     sizes = (x.shape[1], *HIDDEN, 3)
     weights, biases = [], []
     for wide, narrow in itertools.pairwise(sizes):
         bound = wide**-0.5
-        weights.append(((torch.rand(MEMBERS, wide, narrow) * 2 - 1) * bound).requires_grad_())
-        biases.append(((torch.rand(MEMBERS, 1, narrow) * 2 - 1) * bound).requires_grad_())
+        weights.append(((torch.rand(members, wide, narrow) * 2 - 1) * bound).requires_grad_())
+        biases.append(((torch.rand(members, 1, narrow) * 2 - 1) * bound).requires_grad_())
     rule = torch.optim.AdamW([*weights, *biases], RATE, weight_decay=DECAY)
     steps = len(x) // STEP
     pace = torch.optim.lr_scheduler.OneCycleLR(rule, RATE, total_steps=PASSES * steps)
     for _ in range(PASSES):
         for part in torch.randperm(len(x))[: steps * STEP].reshape(-1, STEP):
             out = x[part] + JITTER * torch.randn(STEP, x.shape[1])
-            out = out.expand(MEMBERS, -1, -1)
+            out = out.expand(members, -1, -1)
             for k, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
                 out = torch.baddbmm(bias, out, weight)
                 out = out.tanh() if k < len(HIDDEN) else out
-            own = trust[:, data['patient'][part]]
+            own = trust[:, whose[part]]
             wide_own = own * data['everywhere'][part]
-            hit = affected[part].expand(MEMBERS, -1)
+            hit = affected[part].expand(members, -1)
             loss = (wide_own * (out[..., 0] - data['late'][part]).square()).mean()
             loss += SHARE * binary_cross_entropy_with_logits(out[..., 1], hit, wide_own)
             loss += DELAY_SHARE * (own * smooth_l1_loss(
-                softplus(out[..., 2]) / DELAY_S, (seconds[part] / DELAY_S).expand(MEMBERS, -1),
+                softplus(out[..., 2]) / DELAY_S, (seconds[part] / DELAY_S).expand(members, -1),
                 reduction='none',
             )).mean()  # fmt: skip
             rule.zero_grad()
-            (loss * MEMBERS).backward()
+            (loss * members).backward()
             rule.step()
             pace.step()
 
@@ -174,7 +177,7 @@ def fit_networks(scans: list[Scan], seed: int = 0) -> Fitted:
         return list(np.round(values.detach().numpy().astype(float), 4).tolist())
 
     return {
-        'features': scans[0]['names'],
+        'features': samples[0]['names'],
         'centre': rounded(centre),
         'scale': rounded(scale),
         'members': [
@@ -184,7 +187,7 @@ def fit_networks(scans: list[Scan], seed: int = 0) -> Fitted:
                     for w, b in zip(weights, biases, strict=True)
                 ]
             }
-            for k in range(MEMBERS)
+            for k in range(members)
         ],
     }
 
@@ -235,7 +238,7 @@ def judge(scan: Scan, fitted: Fitted, *, look: bool = True) -> dict[str, Any]:
     ml = SPACING**3 / 1000
     above, above_true = _above(odds), _above(odds[true])
     bins = np.digitize(seconds, DELAY_EDGES[1:-1])
-    error = delay.clip(0, LATEST) - seconds
+    error = delay.clip(0, LONGEST_S) - seconds
     between = outputs[2].std(0)
     count = np.bincount(bins, minlength=len(DELAY_EDGES) - 1)
     square = np.bincount(bins, error**2 - between**2, minlength=len(DELAY_EDGES) - 1)
@@ -395,15 +398,97 @@ def class_distance(seen: np.ndarray, outcomes: np.ndarray, finder: Fitted) -> Fi
     return {'class_mean': means, 'class_precision': shrunk.precision_}
 
 
-def cross_validate(paths: list[Path], seed: int) -> pd.DataFrame:
+def look_again(path: Path, first: Fitted, folder: Path) -> None:
+    """Write what lies around each voxel in the estimate of a first network."""
+    scan = recall(path)
+    known = where_known(path)
+    (box,) = find_objects(known.astype(np.uint8))
+    brain = torch.from_numpy(known[box])
+    found = {}
+    for name, values in zip(scan['names'], scan['features'].T, strict=True):
+        grid = np.zeros(brain.shape, np.float32)
+        grid[brain.numpy()] = values
+        found[name] = torch.from_numpy(grid)
+    # Tensors are (Z, Y, X) in the app; on an isotropic grid the order of the axes is the same.
+    around = surroundings(combine(found, brain, first), brain, (SPACING,) * 3)
+    columns = [
+        values[brain] if values.ndim else values.expand(int(brain.sum()))
+        for values in around.values()
+    ]
+    np.savez(
+        folder / path.name, names=list(around),
+        features=torch.stack(columns, 1).numpy().astype(np.float16),
+    )  # fmt: skip
+
+
+def recall_both(path: Path, folder: Path) -> Scan:
+    """Read a scan with what a first network found around its voxels."""
+    scan = recall(path)
+    with np.load(folder / path.name) as found:
+        scan['names'] = [*scan['names'], *(str(k) for k in found['names'])]
+        scan['features'] = np.concatenate([scan['features'], found['features']], 1)
+    return scan
+
+
+def sample_both(path: Path, folder: Path) -> Scan:
+    return sample(recall_both(path, folder))
+
+
+def judge_both(path: Path, folder: Path, fitted: Fitted, look: bool) -> dict[str, Any]:
+    return judge(recall_both(path, folder), fitted, look=look)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """All scans, and the processes that work on them.
+
+    Parameters
+    ----------
+    paths : list of Path
+    samples : dict of Path to dict
+        From `sample`, with the features of the scan alone.
+    pool : ProcessPoolExecutor
+    """
+
+    paths: list[Path]
+    samples: dict[Path, Scan]
+    pool: ProcessPoolExecutor
+
+    def spread(self, work: Callable[..., Any], paths: list[Path], *given: Any) -> list[Any]:
+        """Call a function of a path and given values on all paths."""
+        return list(self.pool.map(partial(_swap, work, given), paths, chunksize=VARIANTS))
+
+    def fold(self, path: Path) -> int:
+        """Return the fold of a patient."""
+        return self._folds[self.samples[path]['seed']]
+
+    @cached_property
+    def _folds(self) -> dict[int, int]:
+        seeds = sorted({s['seed'] for s in self.samples.values()})
+        return {s: k % FOLDS for k, s in enumerate(seeds)}
+
+    def look(self, paths: list[Path], folder: Path) -> Fitted:
+        """Write for each scan what first networks of other patients found; return one of all."""
+        folder.mkdir(exist_ok=True)
+        for k in range(FOLDS):
+            own = [p for p in paths if self.fold(p) == k]
+            others = [self.samples[p] for p in paths if self.fold(p) != k]
+            self.spread(look_again, own, fit_networks(others, FIRST), folder)
+        return fit_networks([self.samples[p] for p in paths], FIRST)
+
+
+def _swap(work: Callable[..., Any], given: tuple[Any, ...], path: Path) -> Any:
+    return work(path, *given)
+
+
+def cross_validate(bench: Bench, folder: Path) -> pd.DataFrame:
     """Judge every scan by networks that were fitted on other patients."""
-    scans = [recall(path) for path in paths]
-    seeds = sorted({scan['seed'] for scan in scans})
-    fold = {s: k % FOLDS for k, s in enumerate(seeds)}
+    both = dict(zip(bench.paths, bench.spread(sample_both, bench.paths, folder), strict=True))
     rows = []
     for k in range(FOLDS):
-        fitted = fit_networks([s for s in scans if fold[s['seed']] != k], seed)
-        rows += [judge(s, fitted) | {'fold': k} for s in scans if fold[s['seed']] == k]
+        fitted = fit_networks([both[p] for p in bench.paths if bench.fold(p) != k])
+        own = [p for p in bench.paths if bench.fold(p) == k]
+        rows += [row | {'fold': k} for row in bench.spread(judge_both, own, folder, fitted, True)]
         print(f'fold {k + 1} of {FOLDS}', flush=True)
     return pd.DataFrame(rows)
 
@@ -455,20 +540,23 @@ def describe_sites(rows: pd.DataFrame, reported: np.ndarray) -> str:
     return '\n'.join(lines)
 
 
-def leave_physics_out(paths: list[Path], seed: int) -> None:
+def leave_physics_out(bench: Bench, folder: Path) -> None:
     """Print the accuracy in patients of each physics by networks that saw the others only."""
-    scans = [recall(path) for path in paths]
     for physics in PHYSICS:
-        own = [s for s in scans if s['physics'] == physics]
-        others = [s for s in scans if s['physics'] != physics]
+        own = [p for p in bench.paths if bench.samples[p]['physics'] == physics]
+        others = [p for p in bench.paths if p not in own]
+        first = bench.look(others, folder)
+        bench.spread(look_again, own, first, folder)
+        both = dict(zip(others, bench.spread(sample_both, others, folder), strict=True))
         # Threshold and interval come from patients of the other physics, left out.
-        half = sorted({s['seed'] for s in others})[::2]
-        fitted = fit_networks([s for s in others if s['seed'] not in half], seed)
-        known = pd.DataFrame([judge(s, fitted, look=False) for s in others if s['seed'] in half])
+        half = set(sorted({bench.samples[p]['seed'] for p in others})[::2])
+        kept = [p for p in others if bench.samples[p]['seed'] in half]
+        fitted = fit_networks([both[p] for p in others if p not in kept])
+        known = pd.DataFrame(bench.spread(judge_both, kept, folder, fitted, False))
         k = choose_threshold(known[known['phase'] < LATE_FROM])
         spread = fit_interval(known[known['phase'] < LATE_FROM], k)
-        fitted = fit_networks(others, seed)
-        rows = pd.DataFrame([judge(s, fitted, look=False) for s in own])
+        fitted = fit_networks(list(both.values()))
+        rows = pd.DataFrame(bench.spread(judge_both, own, folder, fitted, False))
         print(f'\n{physics} left out (threshold {THRESHOLDS[k]:.3f}, spread {spread:.2f})\n')
         print(report(rows, k, spread), flush=True)
 
@@ -508,7 +596,19 @@ def main() -> None:
     with ProcessPoolExecutor(options.processes, mp_context=get_context('spawn')) as pool:
         paths = list(pool.map(measure, *zip(*jobs, strict=True), chunksize=VARIANTS))
 
-    rows = cross_validate(paths, 0)
+        bench = Bench(paths, dict(zip(paths, pool.map(sample_one, paths), strict=True)), pool)
+        calibrate(bench, options)
+
+
+def sample_one(path: Path) -> Scan:
+    return sample(recall(path))
+
+
+def calibrate(bench: Bench, options: argparse.Namespace) -> None:
+    """Fit everything, and write it."""
+    folder = options.cache / 'around'
+    first = bench.look(bench.paths, folder)
+    rows = cross_validate(bench, folder)
     rows['outcome'] = [
         outcome(site, side) for site, side in zip(rows.site, rows.side, strict=True)
     ]
@@ -523,11 +623,8 @@ def main() -> None:
     print(f'\n{describe_sites(rows, reported)}', flush=True)
     confusion = pd.crosstab(rows.site[early], [OUTCOMES[k][0] for k in reported[early.to_numpy()]])
     print(f'\n{confusion.to_string()}\n')
-    if not options.no_physics:
-        leave_physics_out(paths, 0)
-
-    scans = [recall(path) for path in paths]
-    final = fit_networks(scans)
+    final = fit_networks(bench.spread(sample_both, bench.paths, folder))
+    final['first'] = first
     seen, outcomes = np.stack(rows['seen']), rows['outcome'].to_numpy()
     finder = fit_finder(seen, outcomes, _trust(rows))
     finder |= class_distance(seen, outcomes, finder)
@@ -541,7 +638,7 @@ def main() -> None:
         'edges': list(DELAY_EDGES),
         'sd': np.sqrt(np.maximum(squares / np.maximum(counts, 1), 0.01)).round(3).tolist(),
     }
-    final['late_scan'] = fit_late(scans)
+    final['late_scan'] = fit_late(list(bench.samples.values()))
     final['occlusion'] = {k: np.round(np.asarray(v, float), 4).tolist() for k, v in finder.items()}
     final['provenance'] = {
         'Script': 'scripts/calibrate_perfusion.py',
@@ -553,11 +650,13 @@ def main() -> None:
         'ScansOfEach': VARIANTS,
         'Physics': list(PHYSICS),
         'Spacing': SPACING,
-        'Targets': 'rank of the true delay plus its seconds (to 12 s) over 12; delay above 6 s; '
+        'Targets': 'rank of the true delay plus its seconds (to 12 s) over 8; delay above 6 s; '
         'delay in s',
     }
     path = load('perfusion_calibration.json')
     path.write_text(json.dumps(final) + '\n', encoding='utf-8')
+    if not options.no_physics:
+        leave_physics_out(bench, options.cache / 'around_physics')
 
 
 if __name__ == '__main__':

@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from calibrate_perfusion import target
 from training_patients import SPACING, Across, patient_images
 
 from bids_perfdeficit import perfusion
@@ -31,6 +30,7 @@ from bids_perfdeficit.data import load
 from bids_perfdeficit.perfusion.agreement import spearman
 from bids_perfdeficit.perfusion.combination import CHANGING
 from bids_perfdeficit.perfusion.phases import stack_changes
+from bids_perfdeficit.perfusion.targets import lateness
 from bids_perfdeficit.phantom.patient import Patient, make_patient
 from bids_perfdeficit.phantom.settings import Occlusion, ScannerSettings
 
@@ -125,7 +125,7 @@ def fit(patients: list[dict[str, Any]], phases: int) -> np.ndarray:
     rows = [np.random.default_rng(k).permutation(len(p['delay']))[:VOXELS]
             for k, p in enumerate(patients)]  # fmt: skip
     x = np.concatenate([changed(p, phases)[r] for p, r in zip(patients, rows, strict=True)])
-    missed = [target(p['delay'].astype(float)) - p['first_late'] for p in patients]
+    missed = [lateness(p['delay'].astype(float)) - p['first_late'] for p in patients]
     y = np.concatenate([m[r] for m, r in zip(missed, rows, strict=True)])
     centre, scale = x.mean(0), x.std(0) + 1e-6
     z = (x - centre) / scale
@@ -169,7 +169,7 @@ def main() -> None:
             'Spacing': SPACING,
             'LaterPhases': list(LATER),
             'BaseSHA256': perfusion.base_sha256(),
-            'Target': 'rank of the true delay plus its seconds (to 12 s) over 12',
+            'Target': 'rank of the true delay plus its seconds (to 12 s) over 8',
         },
     }
     load('phase_fusion.json').write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')

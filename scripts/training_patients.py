@@ -22,6 +22,7 @@ from nibabel.processing import resample_from_to
 from scipy import ndimage
 
 from bids_perfdeficit import ct, perfusion
+from bids_perfdeficit.perfusion.surroundings import NAMES as AROUND
 from bids_perfdeficit.phantom.disturbance import disturb
 from bids_perfdeficit.phantom.patient import Patient, make_patient
 from bids_perfdeficit.phantom.settings import (
@@ -272,6 +273,7 @@ def measure(seed: int, cache: Path, variant: int = 0) -> Path:
         data['ncct'], data['cta'], data['brain'], sources, step, mirror=across.mirror,
         enhancement=found, shading=reference.left, residual=reference.residual, **priors,
     ).features  # fmt: skip
+    features = {name: values for name, values in features.items() if name not in AROUND}
     table = [
         values.numpy().T[known] if values.ndim else np.full(known.sum(), float(values))
         for values in features.values()
@@ -298,3 +300,9 @@ def recall(path: Path) -> dict[str, Any]:
     seed, variant = path.stem.split('-')
     meta = json.loads(str(patient.pop('meta')))
     return patient | meta | {'seed': int(seed), 'variant': int(variant)}
+
+
+def where_known(path: Path) -> np.ndarray:
+    """Return where the voxels of a scan lie on its grid, (X, Y, Z)."""
+    with np.load(path.with_name(f'{path.stem.split("-")[0]}.npz')) as found:
+        return np.asarray(found['brain'] & found['tbrain'])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'scripts'))
-from calibrate_perfusion import fit_interval, fit_networks
+from calibrate_perfusion import apply, fit_interval, fit_networks, look_again, recall_both, sample
 from training_patients import LOW, SPACING, Across, draw_errors, thicken
 
 
@@ -53,21 +53,52 @@ def scans():
     for seed in range(12):
         x = rng.standard_normal((3500, 2))
         delay = np.clip(6 + 4 * x[:, 0] + 0.1 * rng.standard_normal(3500), 0.2, None)
-        made.append({'seed': seed, 'names': ['a', 'b'], 'features': x, 'delay': delay})
+        made.append({
+            'seed': seed, 'variant': 0, 'site': 'M1', 'side': 'L', 'phase': 0.0,
+            'physics': 'network', 'names': ['a', 'b'], 'features': x, 'delay': delay,
+        })  # fmt: skip
     return made
 
 
 def test_networks_learn_what_delay_depends_on_and_agree_where_it_is_plain(scans):
-    from calibrate_perfusion import apply
-
-    fitted = fit_networks(scans)
+    samples = [sample(scan) for scan in scans]
+    fitted = fit_networks(samples)
     late, odds, delay = apply(fitted, scans[0])
     true = scans[0]['delay']
     assert np.corrcoef(late.mean(0), true)[0, 1] > 0.9
     assert np.abs(delay.mean(0) - true.clip(0, 12)).mean() < 0.8
     assert ((odds.mean(0) > 0) == (true > 6)).mean() > 0.93
-    again = fit_networks(scans)
-    assert again == fitted
+    assert fit_networks(samples) == fitted
+
+
+def test_a_second_look_sees_the_estimate_around_each_voxel_of_the_same_scan(scans, tmp_path):
+    brain = np.zeros((20, 24, 22), bool)
+    brain[2:17, 3:18, 4:18] = True
+    x = np.argwhere(brain)[:, 0]
+    count = len(x)
+    delay = np.where(x < 9, 9.0, 2.0).astype(np.float16)  # a half is late
+    features = np.stack([(delay - 6) / 4, np.zeros(count)], 1)
+    scan = tmp_path / '7-0.npz'
+    np.savez(tmp_path / '7.npz', brain=brain, tbrain=brain)
+    np.savez(
+        scan, names=['a', 'b'], features=features.astype(np.float16), delay=delay,
+        meta='{"site": "M1", "side": "L", "phase": 0.0, "physics": "network"}',
+    )  # fmt: skip
+    first = fit_networks([sample(s) for s in scans], 1)
+    folder = tmp_path / 'around'
+    folder.mkdir()
+    look_again(scan, first, folder)
+    both = recall_both(scan, folder)
+    assert both['features'].shape == (count, 2 + 15)
+    here = dict(zip(both['names'], both['features'].T.astype(float), strict=True))
+    np.testing.assert_allclose(here['a'], features[:, 0])
+    assert here['estimated_odds'][x < 9].min() > 0 > here['estimated_odds'][x >= 9].max()
+    # Far from the border an average is what lies there; at the border it lies between.
+    wide = here['probability_around_6']
+    assert wide[x == 2].min() > 0.8
+    assert wide[x == 16].max() < 0.2
+    assert 0.3 < wide[x == 9].mean() < 0.6
+    assert np.ptp(here['deficit_share']) == 0
 
 
 def test_an_interval_holds_as_many_volumes_as_it_says():

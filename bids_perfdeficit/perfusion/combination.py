@@ -7,9 +7,10 @@ and doses do not matter. Positions are not features, so that the network does no
 of those it was fitted on. Four numbers describe the scan: the contrast of sinuses, tissue and
 small vessels over that of the arteries, and what its shading leaves unexplained. Each network has
 two hidden layers of tens of units and three outputs: lateness, the log odds of hypoperfusion, and
-the delay in seconds. The outputs of several networks are averaged, and their differences are part
-of the uncertainty. They were fitted on digital patients and lie, with their provenance, in
-``perfusion_calibration.json``. Must not know files of patients, or templates.
+the delay in seconds. A first network is applied to these features, and the networks that give the
+result see also what it found around the voxel (`surroundings`). Their outputs are averaged, and
+their differences are part of the uncertainty. All were fitted on digital patients and lie, with
+their provenance, in ``perfusion_calibration.json``. Must not know files of patients, or templates.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d, interpolate, pad, softplus
 
 from bids_perfdeficit.perfusion.recalibration import calibration
+from bids_perfdeficit.perfusion.targets import LONGEST_S
 from bids_perfdeficit.perfusion.threads import run_all
 from bids_perfdeficit.perfusion.vessels import smooth
 
@@ -62,8 +64,6 @@ _UNUSUAL = 4.0
 CHANGING = ('level', 'level_wide', 'vessels', 'asymmetry', 'asymmetry_wide', 'vessel_asymmetry')
 #: Voxels that the networks see at once: as many as the cache of a core holds.
 _CHUNK = 1 << 12
-#: s of delay at which the third output ends: it was fitted to delays clipped there.
-LONGEST_S = 12.0
 
 
 def ranks(values: Tensor, brain: Tensor) -> Tensor:
@@ -167,10 +167,26 @@ def vessel_contrast(
     """
     inside = brain if veins is None else brain & (veins < _VEIN)
     tube = torch.where(inside, subtraction.clamp(0, 200) * vessels, torch.zeros_like(vessels))
-    return _share_smooth(tube, brain, VESSEL_MM, spacing)
+    return share_smooth(tube, brain, VESSEL_MM, spacing)
 
 
-def _share_smooth(values: Tensor, brain: Tensor, sigma: float, spacing: Sequence[float]) -> Tensor:
+def share_smooth(values: Tensor, brain: Tensor, sigma: float, spacing: Sequence[float]) -> Tensor:
+    """Return the mean of a map within the brain under a Gaussian of so many mm; see `smooth`.
+
+    Parameters
+    ----------
+    values : Tensor, (Z, Y, X)
+        0 outside the brain.
+    brain : Tensor, bool, (Z, Y, X)
+    sigma : float
+        mm.
+    spacing : sequence of float
+        mm along (z, y, x).
+
+    Returns
+    -------
+    Tensor, (Z, Y, X)
+    """
     share = _wide_smooth(brain.float(), sigma, spacing).clamp_min(1e-2)
     return _wide_smooth(values, sigma, spacing) / share
 
@@ -308,7 +324,7 @@ def compute_features(
 
     def densities() -> Tensor:
         density = torch.where(brain, ncct.float().clamp(0, 80), torch.zeros_like(subtraction))
-        return _share_smooth(density, brain, DENSITY_MM, spacing)
+        return share_smooth(density, brain, DENSITY_MM, spacing)
 
     def travelled() -> Tensor:
         travel = torch.where(brain, arrival.nan_to_num(posinf=0.0), torch.zeros_like(arrival))
@@ -368,14 +384,15 @@ def unusual(
     found : mapping of str to Tensor
         From `compute_features`.
     fitted : mapping, optional
-        The network; that of `calibration` by default.
+        The networks; those of `calibration` by default. The first of them counts, which sees
+        nothing but the scan.
 
     Returns
     -------
     tuple of str
-        Of ``venous`` and ``tissue``. With any, the maps are a guess.
+        Of ``venous``, ``tissue``, ``sharpness`` and ``residual``. With any, the maps are a guess.
     """
-    fitted = calibration() if fitted is None else fitted
+    fitted = (calibration() if fitted is None else fitted)['first']
     return tuple(
         name
         for name, centre, scale in zip(
@@ -461,13 +478,13 @@ class Combined:
     Attributes
     ----------
     late : Tensor
-        Rank of the delay in the brain, from 0 to 1, plus its seconds (to 12) over 12: mean of the
-        members.
+        `targets.lateness`: rank of the delay in the brain, from 0 to 1, plus a share of its
+        seconds; mean of the members.
     hypoperfused : Tensor
         Probability of a delay of more than 6 s: that of the mean of the members' log odds.
     delay : Tensor
-        Expected delay in s, from 0 to `LONGEST_S`, which represents any longer one: mean of the
-        members.
+        Expected delay in s, from 0 to `targets.LONGEST_S`, which represents any longer one: mean
+        of the members.
     delay_sd : Tensor
         Its standard deviation in s: that of the errors in digital patients with such a computed
         delay, and that between the members, added in quadrature.

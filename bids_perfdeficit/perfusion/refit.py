@@ -19,21 +19,18 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, logsumexp
-from scipy.stats import rankdata
 
 from bids_perfdeficit.perfusion import agreement
 from bids_perfdeficit.perfusion.agreement import DEFICIT_S
 from bids_perfdeficit.perfusion.combination import hidden_units
 from bids_perfdeficit.perfusion.occlusion import OUTCOMES, log_odds, region_evidence
 from bids_perfdeficit.perfusion.recalibration import calibration, last_layer
+from bids_perfdeficit.perfusion.targets import hypoperfusion, lateness
 
 Floats = NDArray[np.floating[Any]]
 
 #: Pairs that are needed: with fewer, leaving one out says nothing.
 LEAST_PAIRS = 5
-#: s beyond which seconds count no more, s that weigh as much as all ranks, and steepness per s of
-#: the probability's target: those that the network was fitted with.
-_LATEST, _SECONDS, _STEEP = 12.0, 12.0, 1.5
 #: Precision of the prior of a weight: of the map, where a pair adds its mean squared error, and of
 #: the probability, where it adds its mean log loss. So a pair counts as one observation: its
 #: voxels are not independent. Chosen on the development patients of `benchmarks/calibration.py`
@@ -228,9 +225,8 @@ def _see(pair: Pair) -> _Seen:
     values = torch.from_numpy(np.ascontiguousarray(pair.features, np.float32))
     hidden = hidden_units(values).numpy().astype(float)
     delay = pair.delay
-    late = rankdata(delay) / len(delay) + np.clip(delay, 0, _LATEST) / _SECONDS
-    target = expit(_STEEP * (delay - DEFICIT_S))
-    return _Seen(pair, np.column_stack([hidden, np.ones(len(delay))]), late, target)
+    wide = np.column_stack([hidden, np.ones(len(delay))])
+    return _Seen(pair, wide, lateness(delay), hypoperfusion(delay))
 
 
 def _fit(seen: Sequence[_Seen], shipped: Weights) -> Weights:

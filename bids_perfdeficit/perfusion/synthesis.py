@@ -25,8 +25,10 @@ from bids_perfdeficit.perfusion.combination import (
 )
 from bids_perfdeficit.perfusion.eikonal import bounding_box, solve_eikonal
 from bids_perfdeficit.perfusion.phases import changes, fuse
+from bids_perfdeficit.perfusion.recalibration import calibration
 from bids_perfdeficit.perfusion.settings import PerfusionSettings
 from bids_perfdeficit.perfusion.sources import Sources
+from bids_perfdeficit.perfusion.surroundings import surroundings
 from bids_perfdeficit.perfusion.vessels import orientation_metric, vesselness
 
 #: Percentiles of arrival in the brain that become 0 and 1 of the perfusion map.
@@ -65,7 +67,8 @@ class PerfusionMaps:
     distance : Tensor, optional
         Arrival at speed 1 everywhere, in mm: the control that every correlation stands beside.
     features : dict of str to Tensor
-        What was joined; numbers of the whole patient have no dimension. With later phases also
+        What was joined: `combination.compute_features`, and `surroundings` of the first estimate
+        from them; numbers of the whole patient have no dimension. With later phases also
         the changes to them (``level_2`` and so on), and the map of the first phase,
         ``first_late``. Empty without `diagnostics`.
     """
@@ -392,6 +395,9 @@ def synthesize(
         residual=residual,
         threads=threads,
     )
+    fitted = calibration() if fitted is None else fitted
+    estimate = combine(found, brain, fitted['first'], threads=threads)
+    found |= surroundings(estimate, brain, spacing, threads=threads)
     joined = combine(
         found, brain, fitted, half=None if right is None else right[box], threads=threads
     )

@@ -8,7 +8,6 @@ import torch
 from torch.nn.functional import softplus
 
 from bids_perfdeficit.perfusion.combination import (
-    LONGEST_S,
     _error_of_delay,
     calibration,
     combine,
@@ -16,6 +15,7 @@ from bids_perfdeficit.perfusion.combination import (
     is_late,
     unusual,
 )
+from bids_perfdeficit.perfusion.targets import LONGEST_S
 
 SPREAD = {'edges': [0, 2, 6, 12], 'sd': [0.5, 1.5, 3.0]}
 
