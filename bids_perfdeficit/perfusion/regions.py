@@ -6,6 +6,8 @@ downloaded. Must not know files or registration.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import pandas as pd
 
@@ -144,9 +146,23 @@ def both_sides(
     Returns
     -------
     dict of str to (ndarray of bool, ndarray of bool), (X, Y, Z)
+        Kept for the next call, and therefore read-only.
     """
+    return dict(_both_sides(shape, tuple(np.asarray(affine, float).ravel())))
+
+
+@lru_cache(maxsize=2)
+def _both_sides(
+    shape: tuple[int, int, int], flat: tuple[float, ...]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    affine = np.reshape(flat, (4, 4))
+
+    def fixed(mask: np.ndarray) -> np.ndarray:
+        mask.flags.writeable = False
+        return mask
+
     return {
-        name: (labels == k, labels == k + offset)
+        name: (fixed(labels == k), fixed(labels == k + offset))
         for labels, names, offset in (
             (territories(shape, affine), TERRITORY_LABELS, _RIGHT['territory']),
             (aspects_regions(shape, affine), ASPECTS_LABELS, _RIGHT['aspects']),

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -724,6 +725,8 @@ def _read_again(
     The first is of the scans as they are, since the coarse grid is a change too. Later phases have
     no part in it.
     """
+    from bids_perfdeficit.perfusion.threads import run_all
+
     coarse = _coarse(patient)
     frame = _frame(coarse, settings, device, threads)
     pieces = threads if device == 'cpu' else 1
@@ -747,20 +750,17 @@ def _read_again(
             )
             cta = cta.new_tensor(moved)
         enhancement = perfusion.enhance(
-            frame.ncct, cta, frame.brain, frame.spacing, inside=frame.inside, settings=settings,
-            threads=pieces,
-        )  # fmt: skip
+            frame.ncct, cta, frame.brain, frame.spacing, inside=frame.inside, settings=settings
+        )
         sources = _find_sources(frame, enhancement, settings)
         maps = _synthesize(
-            frame, enhancement, sources, [], settings, pieces, fitted, reference=reference
+            frame, enhancement, sources, [], settings, 1, fitted, reference=reference
         )
         images = [
             nib.Nifti1Image(values.cpu().numpy().T, coarse.ncct.affine)
             for values in (maps.hypoperfused, maps.subtraction)
         ]
-        probability, level = (
-            values.reshape(brain.shape) for values in ct.sample(images, there, threads=threads)
-        )
+        probability, level = (values.reshape(brain.shape) for values in ct.sample(images, there))
         return perfusion.find_occlusion(
             perfusion.evidence(
                 np.where(brain, probability, 0), level, brain, template.brain_mask.affine
@@ -768,19 +768,27 @@ def _read_again(
             fitted,
         )
 
-    found: list[perfusion.ReadOut] = []
-    for name, slopes, shift in (
-        (f'a grid of {TEMPLATE_MM:g} mm', (x, y, z), (0.0, 0.0, 0.0)),
-        (f'a shading of +{SHADING_HU:g} HU', (x - SHADING_HU, y, z), (0.0, 0.0, 0.0)),
-        (f'a shading of -{SHADING_HU:g} HU', (x + SHADING_HU, y, z), (0.0, 0.0, 0.0)),
-        (f'a shift of {SHIFT_MM:g} mm', (x, y, z), (SHIFT_MM / 3**0.5,) * 3),
-        (f'a shift of -{SHIFT_MM:g} mm', (x, y, z), (-SHIFT_MM / 3**0.5,) * 3),
-    ):
+    def look(
+        name: str, slopes: Sequence[float], shift: Sequence[float] = (0.0, 0.0, 0.0)
+    ) -> perfusion.ReadOut:
         finding = find(slopes, shift)
-        found.append(perfusion.ReadOut(name, finding.site, finding.side))
-        first = found[0]
-        if first.site == 'none' or not perfusion.holds(first.site, first.side, found[-1]):
-            break
+        return perfusion.ReadOut(name, finding.site, finding.side)
+
+    first = look(f'a grid of {TEMPLATE_MM:g} mm', (x, y, z))
+    found = [first]
+    changes = [
+        partial(look, f'a shading of +{SHADING_HU:g} HU', (x - SHADING_HU, y, z)),
+        partial(look, f'a shading of -{SHADING_HU:g} HU', (x + SHADING_HU, y, z)),
+        partial(look, f'a shift of {SHIFT_MM:g} mm', (x, y, z), (SHIFT_MM / 3**0.5,) * 3),
+        partial(look, f'a shift of -{SHIFT_MM:g} mm', (x, y, z), (-SHIFT_MM / 3**0.5,) * 3),
+    ]
+    # As many at once as there are threads, and none after one that disagrees.
+    while changes and first.site != 'none':
+        part, changes = changes[:pieces], changes[pieces:]
+        for read in run_all(part, pieces):
+            found.append(read)
+            if not perfusion.holds(first.site, first.side, read):
+                return tuple(found)
     return tuple(found)
 
 
