@@ -27,6 +27,8 @@ from .inference import (
 from .inference import (
     shuffle_scores as shuffle_scores,
 )
+from .map_flow import MapFlow as MapFlow
+from .map_flow import fit_map_flow as fit_map_flow
 from .models import get_model as get_model
 from .models import model_names as model_names
 from .models import register as register

@@ -1,10 +1,10 @@
 """The generative model of perfusion maps, ``p(x | z) p(z)``, closed form.
 
 Probabilistic principal components (Tipping & Bishop, J R Stat Soc B 1999): ``x = mean + loadings z
-+ noise``, with a mixture of Gaussians for ``z`` so that drawn patients have one occlusion or
-another and not the average of all. Its decoded map stands in for the measured one: noise goes, and
-voxels that were not scanned are completed. It knows no scores, so the topology of perfusion and
-the dependence on scores stay apart. Must not know files or models of scores.
++ noise``. Its decoded map stands in for the measured one: noise goes, and voxels that were not
+scanned are completed. New participants are drawn from `map_flow`. It knows no scores, so the
+topology of perfusion and the dependence on scores stay apart. Must not know files or models of
+scores.
 """
 
 from __future__ import annotations
@@ -14,14 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 #: Participants per block, which bounds the memory of intermediate tensors.
 _BLOCK = 256
-#: Latent directions and groups of patients of the mixture that new patients are drawn from.
-_DRAWN_DIRECTIONS = 20
-_PATIENT_GROUPS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,17 +35,12 @@ class PerfusionModel:
         Variance that noise has along a latent direction of this cohort. With fewer participants
         than voxels it is far above ``noise ** 2`` (Marchenko & Pastur 1967); the latents of new
         maps are shrunk by the same amount, so that they compare with the cohort's.
-    weights, centres, spreads : arrays
-        The mixture over the first latent directions: (G,), (G, D), (G, D) standard deviations.
     """
 
     mean: NDArray[np.float32]
     loadings: NDArray[np.float32]
     noise: float
     shrinkage: float
-    weights: NDArray[np.float32]
-    centres: NDArray[np.float32]
-    spreads: NDArray[np.float32]
 
     @property
     def rank(self) -> int:
@@ -88,19 +79,8 @@ class PerfusionModel:
             return maps
         return np.where(missing, self.denoise(maps), maps)
 
-    def draw(self, count: int, *, seed: int) -> NDArray[np.float32]:
-        """Draw (count, V) maps of new patients, noise included, clipped to [0, 1]."""
-        rng = np.random.default_rng(seed)
-        z = rng.standard_normal((count, self.rank)).astype(np.float32)
-        group = rng.choice(len(self.weights), size=count, p=self.weights / self.weights.sum())
-        drawn = self.centres.shape[1]
-        z[:, :drawn] = self.centres[group] + self.spreads[group] * z[:, :drawn]
-        maps = self.decode(z)
-        maps += self.noise * rng.standard_normal(maps.shape, dtype=np.float32)
-        return np.clip(maps, 0, 1)
 
-
-def fit_perfusion_model(maps: NDArray[np.float32], rank: int, *, seed: int) -> PerfusionModel:
+def fit_perfusion_model(maps: NDArray[np.float32], rank: int) -> PerfusionModel:
     """Fit the generative model to (N, V) maps by maximum likelihood.
 
     Parameters
@@ -109,8 +89,6 @@ def fit_perfusion_model(maps: NDArray[np.float32], rank: int, *, seed: int) -> P
         NaN where a voxel was not scanned; such voxels start at the mean and are completed once.
     rank : int
         Largest number of latent directions; at most half the participants are used.
-    seed : int
-        Of the mixture's start.
     """
     missing = ~np.isfinite(maps)
     with np.errstate(invalid='ignore'):
@@ -132,26 +110,10 @@ def fit_perfusion_model(maps: NDArray[np.float32], rank: int, *, seed: int) -> P
             loadings,
             float(torch.sqrt(floor * len(maps) / maps.shape[1])),
             float(floor.clamp_min(1e-9)),
-            np.ones(1, np.float32),
-            np.zeros((1, 1), np.float32),
-            np.ones((1, 1), np.float32),
         )
         if missing.any():
             filled = model.complete(maps)
-    z = model.latents(filled)
-    drawn = z[:, : min(_DRAWN_DIRECTIONS, rank)]
-    groups = max(1, min(_PATIENT_GROUPS, len(maps) // 20))
-    mixture = GaussianMixture(groups, covariance_type='diag', reg_covar=1e-3, random_state=seed)
-    mixture.fit(drawn)
-    return PerfusionModel(
-        mean,
-        loadings,
-        model.noise,
-        model.shrinkage,
-        mixture.weights_.astype(np.float32),
-        mixture.means_.astype(np.float32),
-        np.sqrt(mixture.covariances_).astype(np.float32),
-    )
+    return model
 
 
 def as_tensors(model: PerfusionModel) -> dict[str, Tensor | float]:
@@ -161,7 +123,4 @@ def as_tensors(model: PerfusionModel) -> dict[str, Tensor | float]:
         'loadings': torch.from_numpy(model.loadings),
         'noise': model.noise,
         'shrinkage': model.shrinkage,
-        'weights': torch.from_numpy(model.weights),
-        'centres': torch.from_numpy(model.centres),
-        'spreads': torch.from_numpy(model.spreads),
     }

@@ -126,7 +126,7 @@ def _complete(
     grid: Grid, coarse: Grid, scanned: NDArray[np.float32], settings: DeficitSettings
 ) -> Prepared:
     """Learn the generative model of maps (NaN where not scanned), and complete them by it."""
-    generative = fit_perfusion_model(scanned, settings.rank, seed=settings.seed)
+    generative = fit_perfusion_model(scanned, settings.rank)
     cleaned = clean(scanned, generative, settings)
     features = (cleaned,) if settings.as_given else channels(cleaned, coarse)
     missing = ~np.isfinite(scanned)

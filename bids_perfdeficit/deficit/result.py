@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from bids_perfdeficit.deficit.grid import Grid
+from bids_perfdeficit.deficit.map_flow import MapFlow
 from bids_perfdeficit.deficit.ordinal import level_probabilities
 from bids_perfdeficit.deficit.perfusion_model import PerfusionModel, as_tensors
 from bids_perfdeficit.deficit.preparation import (
@@ -32,7 +33,7 @@ from bids_perfdeficit.deficit.settings import DeficitSettings
 from bids_perfdeficit.errors import InputError
 
 #: Raised when the meaning of a stored tensor changes.
-_FORMAT = 2
+_FORMAT = 3
 #: Arrays of a fit; those that are None are not stored.
 _ARRAYS = ('effect', 'std', 'probability', 'declared', 'cut', 'p_value', 'healthy')
 #: What `torch.load` raises on files that are not what they should be.
@@ -266,16 +267,34 @@ class DeficitFit:
                 probabilities[:, k] = np.nan
         return Predictions(self.items, probabilities, eta)
 
-    def draw(self, count: int, *, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """Draw posterior-predictive patients at the mean of the covariates.
+    def draw(
+        self, flow: MapFlow, count: int, *, seed: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Draw posterior-predictive participants at the mean of the covariates.
+
+        Parameters
+        ----------
+        flow : MapFlow
+            Fitted to maps on the voxels of `coarse`, such as `Prepared.measured`.
+        count, seed : int
 
         Returns
         -------
         maps : (count, V coarse) array
             Perfusion maps on the voxels of `coarse`.
         scores : (count, K) array
+
+        Raises
+        ------
+        InputError
+            If the flow has another mask.
         """
-        maps = self.generative.draw(count, seed=seed)
+        if flow.grid.n_voxels != self.coarse.n_voxels:
+            raise InputError(
+                f'the flow has {flow.grid.n_voxels} voxels, the model {self.coarse.n_voxels}',
+                fix='fit the flow to the maps that the model was fitted to (Prepared.measured)',
+            )
+        maps = flow.draw(count, seed=seed)
         cleaned = clean(maps, self.generative, self.settings)
         features = channels(cleaned, self.coarse, self.healthy)
         mean = np.tile(self.readout.covariate_mean, (count, 1))

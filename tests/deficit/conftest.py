@@ -7,7 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from bids_perfdeficit.deficit import DeficitSettings, Grid, Item, Prepared, prepare
+from bids_perfdeficit.deficit import (
+    DeficitSettings,
+    Grid,
+    Item,
+    MapFlow,
+    Prepared,
+    fit_map_flow,
+    prepare,
+)
 
 FAST = DeficitSettings(
     coarse_spacing=8.0,
@@ -87,3 +95,8 @@ def cohort() -> Cohort:
 @pytest.fixture(scope='session')
 def fast() -> DeficitSettings:
     return FAST
+
+
+@pytest.fixture(scope='session')
+def flow(cohort) -> MapFlow:
+    return fit_map_flow(cohort.prepared.measured, cohort.prepared.coarse, seed=0, steps=60)

@@ -85,7 +85,7 @@ def test_same_seed_same_fit(cohort, fits, fast, model):
 
 
 @pytest.mark.parametrize('model', MODELS)
-def test_save_and_load_keep_everything(cohort, fits, tmp_path, model):
+def test_save_and_load_keep_everything(cohort, fits, flow, tmp_path, model):
     found = replace(fits[model], skipped={'1a': 'for the test'})
     found.save(tmp_path / 'params.pt')
     back = DeficitFit.load(tmp_path / 'params.pt')
@@ -97,7 +97,7 @@ def test_save_and_load_keep_everything(cohort, fits, tmp_path, model):
     one, two = (f.predict(cohort.maps[:5]) for f in (found, back))
     np.testing.assert_allclose(one.probabilities, two.probabilities, atol=1e-6)
     assert np.isnan(two.eta[:, 3]).all()
-    np.testing.assert_array_equal(found.draw(3, seed=1)[1], back.draw(3, seed=1)[1])
+    np.testing.assert_array_equal(found.draw(flow, 3, seed=1)[1], back.draw(flow, 3, seed=1)[1])
     assert [p.name for p in tmp_path.iterdir()] == ['params.pt']
 
 
@@ -305,3 +305,12 @@ def test_a_file_that_is_no_model_is_told(tmp_path):
     path.write_bytes(b'nothing')
     with pytest.raises(InputError, match=r'params.pt: no deficit model of this version'):
         DeficitFit.load(path)
+
+
+def test_scores_are_drawn_for_maps_of_the_same_mask_only(fits, flow):
+    maps, scores = fits['spatial'].draw(flow, 5, seed=1)
+    assert maps.shape == (5, flow.grid.n_voxels)
+    assert scores.shape == (5, 4)
+    other = replace(flow, grid=replace(flow.grid, mask=np.ones((2, 2, 2), bool)))
+    with pytest.raises(InputError, match='8 voxels'):
+        fits['spatial'].draw(other, 5, seed=1)
