@@ -6,7 +6,7 @@ first twenty directions. ``flow``: `MapFlow`. Both are fitted to maps whose valu
 the scale are continued beyond them (`uncensor`), which gives them a density; drawn maps are
 clipped again. Prints for each model the mean and the standard deviation over seeds of
 
-  nats a map   log likelihood of held-out maps (of maps with another continuation)
+  nats a map   log likelihood of held-out maps, continued alike for both
   AUC          of classifiers, five-fold, that separate held-out maps from as many drawn ones: the
                larger of a logistic regression and a forest on 24 region means and 29 statistics of
                texture, level and scale; and of logistic regressions on groups of these alone. Two
@@ -43,8 +43,6 @@ GROUPS = {
     'regions': range(24), 'roughness': range(24, 30), 'levels': range(30, 43),
     'scales': range(43, 53),
 }  # fmt: skip
-#: What continues values beyond the bounds of the scale; half of the noise of `make_maps`.
-BEYOND = 0.04
 
 
 def describe(maps: np.ndarray, grid: Grid) -> np.ndarray:
@@ -128,26 +126,26 @@ def main():
     for seed in arguments.seeds:
         maps = make_maps(space, n + held, seed)[1].astype(np.float32)
         shown, real = maps[:n], describe(maps[n:], grid)
-        continued = uncensor(maps, BEYOND, seed=seed)
         rows['two real sets'].append(separate(real, describe(shown[:held], grid)))
-        for rank in arguments.ranks:
-            started = time.process_time()
-            model = fit_perfusion_model(continued[:n], rank)
-            seconds = time.process_time() - started
-            drawn = draw_components(model, continued[:n], held, seed)
-            rows[f'ppca, {model.rank} directions'].append({
-                'nats': float(likelihood(model, continued[n:]).mean()),
-                **separate(real, describe(np.clip(drawn, 0, 1), grid)), 'fit': seconds,
-            })  # fmt: skip
         started = time.process_time()
         flow = fit_map_flow(shown, grid, seed=seed, steps=arguments.steps)
         seconds = time.process_time() - started
         drawn = flow.draw(held, seed=seed)
         rows['flow'].append({
-            'nats': float(flow.log_likelihood(continued[n:]).mean()),
+            'nats': float(flow.log_likelihood(maps[n:], seed=seed).mean()),
             **separate(real, describe(drawn, grid)),
             'fit': seconds, 'draw': time.process_time() - started - seconds,
         })  # fmt: skip
+        continued = [uncensor(m, flow.beyond, seed=seed) for m in (shown, maps[n:])]
+        for rank in arguments.ranks:
+            started = time.process_time()
+            model = fit_perfusion_model(continued[0], rank)
+            seconds = time.process_time() - started
+            drawn = draw_components(model, continued[0], held, seed)
+            rows[f'ppca, {model.rank} directions'].append({
+                'nats': float(likelihood(model, continued[1]).mean()),
+                **separate(real, describe(np.clip(drawn, 0, 1), grid)), 'fit': seconds,
+            })  # fmt: skip
         print(seed, {name: own[-1] for name, own in rows.items()}, flush=True)
     names = ('nats', 'all', *GROUPS, 'fit', 'draw')
     print(f'| model | {" | ".join(names)} |')

@@ -28,6 +28,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from bids_perfdeficit.deficit.grid import Grid
+from bids_perfdeficit.errors import InputError
 
 #: Units of each of the two hidden layers, and Gaussians of the mixture.
 _UNITS, _GAUSSIANS = 64, 3
@@ -374,10 +375,21 @@ def uncensor(maps: NDArray[np.float32], scale: float, *, seed: int) -> NDArray[n
     Parameters
     ----------
     maps : (N, V) array
+        In [0, 1].
     scale : float
         Standard deviation of the normal distribution that is halved.
     seed : int
+
+    Raises
+    ------
+    InputError
+        If a value lies outside [0, 1]: maps that were continued once would be continued again.
     """
+    if maps.min() < 0 or maps.max() > 1:
+        raise InputError(
+            f'maps have values from {maps.min():g} to {maps.max():g}',
+            fix='give maps in [0, 1], as they were measured',
+        )
     rng = np.random.default_rng(seed)
     out = np.array(maps, np.float32)
     for row in out:

@@ -9,6 +9,7 @@ from scipy import stats
 
 from bids_perfdeficit.deficit import MapFlow, fit_map_flow
 from bids_perfdeficit.deficit.map_flow import split_mask, uncensor
+from bids_perfdeficit.errors import InputError
 
 
 def test_splits_are_an_orthonormal_transform_that_can_be_undone(cohort):
@@ -77,3 +78,5 @@ def test_values_at_the_bounds_are_continued_and_no_others():
     assert found[0, 2] > 1
     np.testing.assert_array_equal(found[0, [1, 3]], maps[0, [1, 3]])
     np.testing.assert_array_equal(np.clip(found, 0, 1), maps)
+    with pytest.raises(InputError, match='as they were measured'):
+        uncensor(found, 0.1, seed=0)
