@@ -421,7 +421,7 @@ def look_again(path: Path, first: Fitted, folder: Path) -> None:
     )  # fmt: skip
 
 
-def recall_both(path: Path, folder: Path) -> Scan:
+def recall_surrounded(path: Path, folder: Path) -> Scan:
     """Read a scan with what a first network found around its voxels."""
     scan = recall(path)
     with np.load(folder / path.name) as found:
@@ -430,12 +430,12 @@ def recall_both(path: Path, folder: Path) -> Scan:
     return scan
 
 
-def sample_both(path: Path, folder: Path) -> Scan:
-    return sample(recall_both(path, folder))
+def sample_surrounded(path: Path, folder: Path) -> Scan:
+    return sample(recall_surrounded(path, folder))
 
 
-def judge_both(path: Path, folder: Path, fitted: Fitted, look: bool) -> dict[str, Any]:
-    return judge(recall_both(path, folder), fitted, look=look)
+def judge_surrounded(path: Path, folder: Path, fitted: Fitted, look: bool) -> dict[str, Any]:
+    return judge(recall_surrounded(path, folder), fitted, look=look)
 
 
 @dataclass(frozen=True)
@@ -454,9 +454,9 @@ class Bench:
     samples: dict[Path, Scan]
     pool: ProcessPoolExecutor
 
-    def spread(self, work: Callable[..., Any], paths: list[Path], *given: Any) -> list[Any]:
+    def spread(self, work: Callable[..., Any], paths: list[Path], **given: Any) -> list[Any]:
         """Call a function of a path and given values on all paths."""
-        return list(self.pool.map(partial(_swap, work, given), paths, chunksize=VARIANTS))
+        return list(self.pool.map(partial(work, **given), paths, chunksize=VARIANTS))
 
     def fold(self, path: Path) -> int:
         """Return the fold of a patient."""
@@ -473,22 +473,20 @@ class Bench:
         for k in range(FOLDS):
             own = [p for p in paths if self.fold(p) == k]
             others = [self.samples[p] for p in paths if self.fold(p) != k]
-            self.spread(look_again, own, fit_networks(others, FIRST), folder)
+            self.spread(look_again, own, first=fit_networks(others, FIRST), folder=folder)
         return fit_networks([self.samples[p] for p in paths], FIRST)
-
-
-def _swap(work: Callable[..., Any], given: tuple[Any, ...], path: Path) -> Any:
-    return work(path, *given)
 
 
 def cross_validate(bench: Bench, folder: Path) -> pd.DataFrame:
     """Judge every scan by networks that were fitted on other patients."""
-    both = dict(zip(bench.paths, bench.spread(sample_both, bench.paths, folder), strict=True))
+    samples = bench.spread(sample_surrounded, bench.paths, folder=folder)
     rows = []
     for k in range(FOLDS):
-        fitted = fit_networks([both[p] for p in bench.paths if bench.fold(p) != k])
+        fold = [bench.fold(path) == k for path in bench.paths]
+        fitted = fit_networks([s for s, own in zip(samples, fold, strict=True) if not own])
         own = [p for p in bench.paths if bench.fold(p) == k]
-        rows += [row | {'fold': k} for row in bench.spread(judge_both, own, folder, fitted, True)]
+        found = bench.spread(judge_surrounded, own, folder=folder, fitted=fitted, look=True)
+        rows += [row | {'fold': k} for row in found]
         print(f'fold {k + 1} of {FOLDS}', flush=True)
     return pd.DataFrame(rows)
 
@@ -546,17 +544,21 @@ def leave_physics_out(bench: Bench, folder: Path) -> None:
         own = [p for p in bench.paths if bench.samples[p]['physics'] == physics]
         others = [p for p in bench.paths if p not in own]
         first = bench.look(others, folder)
-        bench.spread(look_again, own, first, folder)
-        both = dict(zip(others, bench.spread(sample_both, others, folder), strict=True))
+        bench.spread(look_again, own, first=first, folder=folder)
+        samples = bench.spread(sample_surrounded, others, folder=folder)
         # Threshold and interval come from patients of the other physics, left out.
         half = set(sorted({bench.samples[p]['seed'] for p in others})[::2])
         kept = [p for p in others if bench.samples[p]['seed'] in half]
-        fitted = fit_networks([both[p] for p in others if p not in kept])
-        known = pd.DataFrame(bench.spread(judge_both, kept, folder, fitted, False))
+        fitted = fit_networks([s for s in samples if s['seed'] not in half])
+        known = pd.DataFrame(
+            bench.spread(judge_surrounded, kept, folder=folder, fitted=fitted, look=False)
+        )
         k = choose_threshold(known[known['phase'] < LATE_FROM])
         spread = fit_interval(known[known['phase'] < LATE_FROM], k)
-        fitted = fit_networks(list(both.values()))
-        rows = pd.DataFrame(bench.spread(judge_both, own, folder, fitted, False))
+        fitted = fit_networks(samples)
+        rows = pd.DataFrame(
+            bench.spread(judge_surrounded, own, folder=folder, fitted=fitted, look=False)
+        )
         print(f'\n{physics} left out (threshold {THRESHOLDS[k]:.3f}, spread {spread:.2f})\n')
         print(report(rows, k, spread), flush=True)
 
@@ -577,30 +579,7 @@ def fit_late(scans: list[Scan]) -> dict[str, float]:
     return {**dict(zip(LATE_BY, weight.round(3).tolist(), strict=True)), 'limit': round(limit, 3)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--cache', type=Path, required=True, help='for the patients made')
-    parser.add_argument('--patients', type=int, default=180)
-    parser.add_argument('--late', type=int, default=24, help='patients scanned late')
-    parser.add_argument('--open', type=int, default=36, help='more with open arteries')
-    parser.add_argument('--seed', type=int, default=300, help='of the first patient')
-    parser.add_argument('--processes', type=int, default=2)
-    parser.add_argument('--no-physics', action='store_true', help='leave no physics out')
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    options.cache.mkdir(parents=True, exist_ok=True)
-    seeds = [*range(options.seed, options.seed + options.patients)]
-    seeds += range(LATE_SEED, LATE_SEED + options.late)
-    seeds += range(OPEN_SEED, OPEN_SEED + options.open * len(SITES), len(SITES))
-    jobs = [(s, options.cache, v) for s in seeds for v in range(VARIANTS)]
-    with ProcessPoolExecutor(options.processes, mp_context=get_context('spawn')) as pool:
-        paths = list(pool.map(measure, *zip(*jobs, strict=True), chunksize=VARIANTS))
-
-        bench = Bench(paths, dict(zip(paths, pool.map(sample_one, paths), strict=True)), pool)
-        calibrate(bench, options)
-
-
-def sample_one(path: Path) -> Scan:
+def sample_alone(path: Path) -> Scan:
     return sample(recall(path))
 
 
@@ -623,7 +602,7 @@ def calibrate(bench: Bench, options: argparse.Namespace) -> None:
     print(f'\n{describe_sites(rows, reported)}', flush=True)
     confusion = pd.crosstab(rows.site[early], [OUTCOMES[k][0] for k in reported[early.to_numpy()]])
     print(f'\n{confusion.to_string()}\n')
-    final = fit_networks(bench.spread(sample_both, bench.paths, folder))
+    final = fit_networks(bench.spread(sample_surrounded, bench.paths, folder=folder))
     final['first'] = first
     seen, outcomes = np.stack(rows['seen']), rows['outcome'].to_numpy()
     finder = fit_finder(seen, outcomes, _trust(rows))
@@ -657,6 +636,28 @@ def calibrate(bench: Bench, options: argparse.Namespace) -> None:
     path.write_text(json.dumps(final) + '\n', encoding='utf-8')
     if not options.no_physics:
         leave_physics_out(bench, options.cache / 'around_physics')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--cache', type=Path, required=True, help='for the patients made')
+    parser.add_argument('--patients', type=int, default=180)
+    parser.add_argument('--late', type=int, default=24, help='patients scanned late')
+    parser.add_argument('--open', type=int, default=36, help='more with open arteries')
+    parser.add_argument('--seed', type=int, default=300, help='of the first patient')
+    parser.add_argument('--processes', type=int, default=2)
+    parser.add_argument('--no-physics', action='store_true', help='leave no physics out')
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.cache.mkdir(parents=True, exist_ok=True)
+    seeds = [*range(options.seed, options.seed + options.patients)]
+    seeds += range(LATE_SEED, LATE_SEED + options.late)
+    seeds += range(OPEN_SEED, OPEN_SEED + options.open * len(SITES), len(SITES))
+    jobs = [(s, options.cache, v) for s in seeds for v in range(VARIANTS)]
+    with ProcessPoolExecutor(options.processes, mp_context=get_context('spawn')) as pool:
+        paths = list(pool.map(measure, *zip(*jobs, strict=True), chunksize=VARIANTS))
+        bench = Bench(paths, dict(zip(paths, pool.map(sample_alone, paths), strict=True)), pool)
+        calibrate(bench, options)
 
 
 if __name__ == '__main__':

@@ -10,7 +10,14 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'scripts'))
-from calibrate_perfusion import apply, fit_interval, fit_networks, look_again, recall_both, sample
+from calibrate_perfusion import (
+    apply,
+    fit_interval,
+    fit_networks,
+    look_again,
+    recall_surrounded,
+    sample,
+)
 from training_patients import LOW, SPACING, Across, draw_errors, thicken
 
 
@@ -88,7 +95,7 @@ def test_a_second_look_sees_the_estimate_around_each_voxel_of_the_same_scan(scan
     folder = tmp_path / 'around'
     folder.mkdir()
     look_again(scan, first, folder)
-    both = recall_both(scan, folder)
+    both = recall_surrounded(scan, folder)
     assert both['features'].shape == (count, 2 + 15)
     here = dict(zip(both['names'], both['features'].T.astype(float), strict=True))
     np.testing.assert_allclose(here['a'], features[:, 0])
