@@ -289,9 +289,10 @@ class DeficitFit:
         InputError
             If the flow has another mask.
         """
-        if flow.grid.n_voxels != self.coarse.n_voxels:
+        if not np.array_equal(flow.grid.mask, self.coarse.mask):
             raise InputError(
-                f'the flow has {flow.grid.n_voxels} voxels, the model {self.coarse.n_voxels}',
+                f'the mask of the flow ({flow.grid.n_voxels} voxels) is not that of the model '
+                f'({self.coarse.n_voxels} voxels)',
                 fix='fit the flow to the maps that the model was fitted to (Prepared.measured)',
             )
         maps = flow.draw(count, seed=seed)

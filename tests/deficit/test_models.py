@@ -311,6 +311,12 @@ def test_scores_are_drawn_for_maps_of_the_same_mask_only(fits, flow):
     maps, scores = fits['spatial'].draw(flow, 5, seed=1)
     assert maps.shape == (5, flow.grid.n_voxels)
     assert scores.shape == (5, 4)
-    other = replace(flow, grid=replace(flow.grid, mask=np.ones((2, 2, 2), bool)))
-    with pytest.raises(InputError, match='8 voxels'):
-        fits['spatial'].draw(other, 5, seed=1)
+    masks = {
+        'another size': np.ones((2, 2, 2), bool),
+        'as many voxels': np.roll(flow.grid.mask, 1, 2),
+    }
+    assert not np.array_equal(masks['as many voxels'], flow.grid.mask)
+    for mask in masks.values():
+        other = replace(flow, grid=replace(flow.grid, mask=mask))
+        with pytest.raises(InputError, match='the mask of the flow'):
+            fits['spatial'].draw(other, 5, seed=1)
