@@ -18,7 +18,7 @@ import filelock
 import pytest
 
 from bids_perfdeficit.bids.outputs import read_spec
-from bids_perfdeficit.cli import ctp, phantom
+from bids_perfdeficit.cli import ctp, draw, phantom
 from bids_perfdeficit.cli.parser import build_parser, parse_settings
 from bids_perfdeficit.perfusion.recalibration import (
     FORMAT,
@@ -100,7 +100,7 @@ def test_a_command_is_understood(name, command, tmp_path, monkeypatch):
     assert settings.inputs.analysis_level == words[2]
 
 
-@pytest.mark.parametrize('program', [phantom, ctp])
+@pytest.mark.parametrize('program', [phantom, ctp, draw])
 def test_commands_of_other_programs_are_understood(program):
     name = program.__name__.rpartition('.')[2]
     written = re.findall(rf'bids_perfdeficit-{name} [A-Z].*|bids_perfdeficit-{name} \S+ .+',
@@ -114,7 +114,7 @@ def test_commands_of_other_programs_are_understood(program):
 def test_options_in_the_text_exist():
     known = {
         name
-        for parser in (build_parser(), phantom.build_parser(), ctp.build_parser())
+        for parser in (build_parser(), *(p.build_parser() for p in (phantom, ctp, draw)))
         for action in parser._actions
         for name in action.option_strings
     }

@@ -224,6 +224,34 @@ class DeficitFit:
         effect, std = self.effect[item], self.std[item]
         return np.where(std > 0, effect / np.where(std > 0, std, 1), 0).astype(np.float32)
 
+    def coarsen(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return (N, V) maps averaged to the voxels of `coarse`; NaN where nothing was scanned."""
+        return coarse_maps(maps, model_grid(self.grid, self.settings.coarse_spacing)[1])
+
+    def complete(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Fill what was not scanned of maps with what the rest of them predicts.
+
+        Parameters
+        ----------
+        maps : (N, V) array
+            On the voxels of `grid`; NaN where not scanned.
+
+        Returns
+        -------
+        (N, V) array
+            As given where scanned; elsewhere the decoded map of the generative model (Tipping &
+            Bishop, J R Stat Soc B 1999).
+        """
+        missing = ~np.isfinite(maps)
+        out = np.array(maps, np.float32)
+        rows = np.flatnonzero(missing.any(1))
+        if rows.size:
+            decoded = self.generative.denoise(self.coarsen(out[rows]))
+            for row, values in zip(rows, decoded, strict=True):
+                filled = self.coarse.resample_to(values, self.grid)
+                out[row] = np.where(missing[row], filled, out[row])
+        return out
+
     def predict(
         self, maps: NDArray[np.float32], covariates: NDArray[np.float64] | None = None
     ) -> Predictions:
@@ -246,8 +274,7 @@ class DeficitFit:
                 f'maps have {maps.shape[-1]} voxels, the model {self.grid.n_voxels}',
                 fix='give maps of the space and resolution that the model was fitted on',
             )
-        weights = model_grid(self.grid, self.settings.coarse_spacing)[1]
-        coarse = clean(coarse_maps(maps, weights), self.generative, self.settings)
+        coarse = clean(self.coarsen(maps), self.generative, self.settings)
         return self.predict_prepared(channels(coarse, self.coarse, self.healthy), covariates)
 
     def predict_prepared(

@@ -56,6 +56,9 @@ from .cohort import (
     cohort_table as cohort_table,
 )
 from .cohort import (
+    draw_cohort as draw_cohort,
+)
+from .cohort import (
     fit_model as fit_model,
 )
 from .cohort import (
@@ -78,6 +81,9 @@ from .cohort import (
 )
 from .cohort import (
     null_outputs as null_outputs,
+)
+from .cohort import (
+    on_template as on_template,
 )
 from .cohort import (
     prepare_cohort as prepare_cohort,
@@ -218,6 +224,7 @@ __all__ = [
     'compare_calibrations',
     'compute_maps',
     'conform_ncct',
+    'draw_cohort',
     'evaluate_patient',
     'fit_model',
     'fit_outputs',
@@ -230,6 +237,7 @@ __all__ = [
     'measure_images',
     'merge_validation',
     'null_outputs',
+    'on_template',
     'one_thread',
     'prepare',
     'prepare_cohort',

@@ -694,6 +694,72 @@ def applied_outputs(
     yield GroupOutput('group_applied', table, facts, {'model': model})
 
 
+def draw_cohort(
+    fit: DeficitFit, maps: NDArray[np.float32], count: int, *, seed: int
+) -> tuple[NDArray[np.float32], pd.DataFrame]:
+    """Draw artificial participants: maps like those of a cohort, and scores that follow.
+
+    Parameters
+    ----------
+    fit : DeficitFit
+    maps : (N, V) array
+        Of the cohort, on the voxels of the fit, in [0, 1]; NaN where not scanned.
+    count, seed : int
+
+    Returns
+    -------
+    drawn : (count, V coarse) array
+        Maps in [0, 1] from a flow that is fitted to those given (`deficit.fit_map_flow`).
+    scores : DataFrame
+        One column an item, in its own unit, drawn from the model at the mean of the covariates;
+        NaN for items that were not fitted.
+
+    Raises
+    ------
+    InputError
+        When the fit is of maps that users gave: the flow is of computed ones.
+    """
+    if fit.settings.as_given:
+        raise InputError(
+            'participants cannot be drawn from a model of maps that users gave',
+            fix='give a model that was fitted to computed maps',
+        )
+    coarse = fit.generative.complete(fit.coarsen(maps))
+    flow = deficit.fit_map_flow(np.clip(coarse, 0, 1), fit.coarse, seed=seed)
+    drawn, scores = fit.draw(flow, count, seed=seed)
+    return drawn, pd.DataFrame(scores, columns=[item.name for item in fit.items])
+
+
+def on_template(
+    values: NDArray[np.float32], grid: Grid, space: str
+) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
+    """Return a map on some voxels as an image on the template at 2 mm, and its mask.
+
+    Parameters
+    ----------
+    values : (V,) array
+    grid : Grid
+        Its voxels.
+    space : str
+        The template.
+
+    Returns
+    -------
+    image, mask : Nifti1Image
+        Inside the template's brain, where the voxels of the grid reach.
+    """
+    brain = _brain(space)
+    target = deficit.Grid(np.asarray(brain.dataobj) > 0, brain.affine)
+    index = (target.coordinates - grid.affine[:3, 3]) / np.diag(grid.affine[:3, :3])
+    index = np.rint(index).astype(int)
+    within = np.flatnonzero(((index >= 0) & (index < grid.mask.shape)).all(1))
+    inside = np.zeros(target.n_voxels, bool)
+    inside[within] = grid.mask[tuple(index[within].T)]
+    found = np.where(inside, grid.resample_to(values, target), 0)
+    mask = target.embed(inside).astype(np.uint8)
+    return _image(target, found), nib.Nifti1Image(mask, brain.affine)
+
+
 def _brain(space: str) -> nib.Nifti1Image:
     return ct.load_template(space, spacing=MAP_SPACING).brain_mask
 
