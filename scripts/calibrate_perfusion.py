@@ -22,7 +22,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,13 @@ import pandas as pd
 import torch
 from scipy.ndimage import binary_closing, find_objects
 from scipy.optimize import minimize
+from scipy.spatial import cKDTree
 from scipy.stats import norm
 from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss, softplus
 from training_patients import (
+    BODY_SEED,
     LATE_SEED,
     LOW,
     OPEN_SEED,
@@ -50,7 +52,8 @@ from training_patients import (
 )
 
 from bids_perfdeficit.data import load
-from bids_perfdeficit.perfusion.agreement import concordance, roc_area, spearman
+from bids_perfdeficit.perfusion import inflow_prior
+from bids_perfdeficit.perfusion.agreement import concordance, correlations, roc_area, spearman
 from bids_perfdeficit.perfusion.combination import combine, hidden_units
 from bids_perfdeficit.perfusion.occlusion import (
     MIDLINE,
@@ -220,6 +223,15 @@ def see(scan: Scan, affected: np.ndarray) -> np.ndarray:
     )  # fmt: skip
 
 
+@cache
+def _inflow() -> cKDTree:
+    """Where contrast enters the brain, MNI mm."""
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = LOW
+    core = inflow_prior(SHAPE, affine) > 0.5
+    return cKDTree(np.argwhere(core) * 2.0 + LOW)
+
+
 def _above(odds: np.ndarray) -> np.ndarray:
     """Return how many voxels lie above each of `THRESHOLDS`."""
     edges = np.log(THRESHOLDS / (1 - THRESHOLDS))
@@ -237,6 +249,8 @@ def judge(scan: Scan, fitted: Fitted, *, look: bool = True) -> dict[str, Any]:
     enough = true.sum() > 50
     ml = SPACING**3 / 1000
     above, above_true = _above(odds), _above(odds[true])
+    away = _inflow().query(scan['mni'].astype(np.float32).T)[0]
+    rho, partial_rho = correlations(late, delay, away)
     bins = np.digitize(seconds, DELAY_EDGES[1:-1])
     error = delay.clip(0, LONGEST_S) - seconds
     between = outputs[2].std(0)
@@ -244,7 +258,8 @@ def judge(scan: Scan, fitted: Fitted, *, look: bool = True) -> dict[str, Any]:
     square = np.bincount(bins, error**2 - between**2, minlength=len(DELAY_EDGES) - 1)
     return {
         **{k: scan[k] for k in ('seed', 'variant', 'site', 'side', 'phase', 'physics')},
-        'rho': spearman(late, delay),
+        'rho': rho,
+        'partial': partial_rho,
         'auc': roc_area(late, true) if enough else np.nan,
         'probability auc': roc_area(odds, true) if enough else np.nan,
         'within': spearman(late[true], delay[true]) if enough else np.nan,
@@ -297,7 +312,8 @@ def covered(rows: pd.DataFrame, k: int, spread: float) -> np.ndarray:
 def report(rows: pd.DataFrame, k: int, spread: float) -> str:
     """Return a table of measures, as made and disturbed, early and late."""
     lines = [
-        '| scans | n | Spearman | AUC | AUC of the probability | inside the deficit: map, delay '
+        '| scans | n | Spearman, partial | AUC | AUC of the probability '
+        '| inside the deficit: map, delay '
         '| delay: mean error, s | volumes: concordance, median ratio | 90 % interval holds '
         '| Dice over 20 mL | open: mean mL |',
         '|---|---|---|---|---|---|---|---|---|---|---|',
@@ -316,7 +332,8 @@ def report(rows: pd.DataFrame, k: int, spread: float) -> str:
         ratio = float(np.median(ml[large] / true[large])) if large.any() else np.nan
         open_ml = ml[part['site'] == 'none']
         lines.append(
-            f'| {name} | {len(part)} | {part["rho"].mean():.3f} | {part["auc"].mean():.3f} '
+            f'| {name} | {len(part)} | {part["rho"].mean():.3f}, '
+            f'{part["partial"].mean():.3f} | {part["auc"].mean():.3f} '
             f'| {part["probability auc"].mean():.3f} '
             f'| {part["within"].mean():.2f}, {part["delay within"].mean():.2f} '
             f'| {part["delay error"].mean():.2f} | {concordance(ml, true):.3f}, {ratio:.2f} '
@@ -570,7 +587,9 @@ def fit_late(scans: list[Scan]) -> dict[str, float]:
     ])  # fmt: skip
     late = np.array([s['phase'] >= LATE_FROM for s in scans])
     made = np.array([s['variant'] == 0 for s in scans])
-    weight = LogisticRegression().fit(numbers[made], late[made]).coef_[0]
+    # of disturbed scans too: an offset between the scans changes the tissue's enhancement most
+    spread = numbers[~late].std(0)
+    weight = LogisticRegression(C=10.0).fit(numbers / spread, late).coef_[0] / spread
     score = numbers @ weight
     limit = float(np.quantile(score[~late], 1 - EARLY_SHARE))
     for name, part in (('as made', made), ('disturbed', ~made)):
@@ -626,6 +645,7 @@ def calibrate(bench: Bench, options: argparse.Namespace) -> None:
         'FirstSeed': options.seed,
         'LatePatients': options.late,
         'OpenPatients': options.open,
+        'BodyPatients': options.bodies,
         'ScansOfEach': VARIANTS,
         'Physics': list(PHYSICS),
         'Spacing': SPACING,
@@ -644,6 +664,7 @@ def main() -> None:
     parser.add_argument('--patients', type=int, default=180)
     parser.add_argument('--late', type=int, default=24, help='patients scanned late')
     parser.add_argument('--open', type=int, default=36, help='more with open arteries')
+    parser.add_argument('--bodies', type=int, default=24, help='more of other bodies and voltages')
     parser.add_argument('--seed', type=int, default=300, help='of the first patient')
     parser.add_argument('--processes', type=int, default=2)
     parser.add_argument('--no-physics', action='store_true', help='leave no physics out')
@@ -653,6 +674,7 @@ def main() -> None:
     seeds = [*range(options.seed, options.seed + options.patients)]
     seeds += range(LATE_SEED, LATE_SEED + options.late)
     seeds += range(OPEN_SEED, OPEN_SEED + options.open * len(SITES), len(SITES))
+    seeds += range(BODY_SEED, BODY_SEED + options.bodies)
     jobs = [(s, options.cache, v) for s in seeds for v in range(VARIANTS)]
     with ProcessPoolExecutor(options.processes, mp_context=get_context('spawn')) as pool:
         paths = list(pool.map(measure, *zip(*jobs, strict=True), chunksize=VARIANTS))

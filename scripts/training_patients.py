@@ -27,6 +27,7 @@ from bids_perfdeficit.phantom.disturbance import disturb
 from bids_perfdeficit.phantom.patient import Patient, make_patient
 from bids_perfdeficit.phantom.settings import (
     PHYSICS,
+    VOLTAGES,
     Occlusion,
     PersonSettings,
     ScanErrors,
@@ -41,6 +42,9 @@ SITES = (
 LATE_SEED, LATE_PHASE = 500, (3.0, 7.0)
 #: Seeds of more patients with open arteries: from here, every so many.
 OPEN_SEED = 600
+#: Seeds from here on have a body or a scan of another kind: leukoaraiosis, a carotid stenosis, a
+#: tube voltage of the CTA.
+BODY_SEED = 900
 #: mm, standard deviation of what registration of the CTA, and the normalisation, may leave.
 REGISTRATION_MM, NORMALISATION_MM = 0.3, 1.5
 #: Grid of the template space, mm and voxels.
@@ -63,6 +67,15 @@ def draw(seed: int) -> Patient:
         phase = float(np.random.default_rng([seed, 9]).uniform(*LATE_PHASE))
         scanner = replace(scanner, phase=phase)
     person = PersonSettings(physics=PHYSICS[seed // len(SITES) % len(PHYSICS)])
+    if seed >= BODY_SEED:
+        other = np.random.default_rng([seed, 11])
+        scanner = replace(scanner, cta_kvp=int(other.choice(list(VOLTAGES))))
+        person = replace(
+            person,
+            leukoaraiosis=float(other.uniform()),
+            stenosis=float(other.uniform(0.4, 0.9)) if other.random() < 0.6 else 0.0,
+            stenosis_side='LR'[other.integers(2)],
+        )
     return make_patient(seed, occlusion, spacing=SPACING, scanner=scanner, person=person)
 
 
@@ -246,8 +259,7 @@ def measure(seed: int, cache: Path, variant: int = 0) -> Path:
         rng = np.random.default_rng([seed, variant, 606])
         errors, thick = draw_errors(rng)
         cta, ncct = images['cta'], images['ncct']
-        soft = (ncct > -50) & (ncct < 130)
-        cta = cta + (errors.gain - 1) * np.where(soft, cta - ncct, 0)
+        cta = cta + (errors.gain - 1) * np.where(ncct > -500, cta - ncct, 0)
         if rng.random() < 0.3:
             shift = rng.normal(0, REGISTRATION_MM / SPACING, 3)
             cta = ndimage.shift(cta, shift, order=1, mode='nearest')

@@ -37,13 +37,26 @@ Mirror = Callable[[Tensor], Tensor]
 #: contrast; that of the NCCT's own density.
 TISSUE_MM = (4.0, 8.0, 12.0, 20.0)
 VESSEL_MM, DENSITY_MM = 16.0, 6.0
-#: HU of the NCCT that are brain tissue; HU of subtraction from which a voxel is a vessel; vein
-#: prior from which it may be a vein.
+#: HU of the NCCT that are brain tissue; vein prior from which a voxel may be a vein.
 _TISSUE = (15.0, 60.0)
-_VESSEL_HU = 35.0
 _VEIN = 0.2
 #: Smoothing in mm before those are asked: single voxels are too noisy.
 _DENOISE = 2.0
+#: HU that the brightest cm3 of arteries of the brain has in a usual scan, at that smoothing; HU of
+#: the NCCT there, and share of brain within some mm: rim and bone are left out, since a residual
+#: edge of bone is brighter than an artery.
+_USUAL_HU, _ARTERY_ML = 55.0, 1.0
+_ARTERY_NCCT, _DEEP_SHARE, _DEEP_MM = (0.0, 80.0), 0.97, 4.0
+#: Arteries at the base, by which the contrast of the sinuses is measured: their brightest cm3, and
+#: mm about the sources along each axis.
+_INFLOW_ML, _INFLOW_MM = 0.3, 20.0
+#: HU of it, at least; vein prior from which a voxel lies in a sinus.
+_LEAST_INFLOW_HU, _SINUS = 5.0, 0.8
+#: Contrast of a scan in units of a usual one, at least: less is noise.
+_LEAST_SCALE = 0.3
+#: HU of subtraction, in a usual scan, from which a voxel is a vessel, and up to which its contrast
+#: counts.
+_VESSEL_HU, _MOST_VESSEL_HU = 35.0, 200.0
 #: Enhancement, as a share of the brain's median, below which its logarithm is noise; HU below
 #: which that median is.
 _LEAST_SHARE, _LEAST_HU = 0.12, 0.5
@@ -90,8 +103,103 @@ def _wide_smooth(values: Tensor, sigma: float, spacing: Sequence[float]) -> Tens
     return fine[0, 0, : values.shape[0], : values.shape[1], : values.shape[2]]
 
 
-def tissue_enhancement(
+@dataclass(frozen=True, eq=False)
+class Denoised:
+    """A pair of scans, smoothed, and how strong its contrast is.
+
+    Attributes
+    ----------
+    density, contrast : Tensor, (Z, Y, X)
+        HU of the NCCT and of the subtraction, smoothed by 2 mm.
+    scale : float
+        Contrast of the arteries in units of a usual scan. HU by which vessels differ from
+        tissue are multiplied by it: dose, voltage and cardiac output change all contrast alike.
+    """
+
+    density: Tensor
+    contrast: Tensor
+    scale: float
+
+
+def denoise(
     ncct: Tensor,
+    subtraction: Tensor,
+    brain: Tensor,
+    spacing: Sequence[float],
+    *,
+    veins: Tensor | None = None,
+    threads: int = 1,
+) -> Denoised:
+    """Smooth a pair of scans, and measure its contrast in the arteries of the brain.
+
+    Parameters
+    ----------
+    ncct, subtraction : Tensor, (Z, Y, X)
+        HU.
+    brain : Tensor, bool, (Z, Y, X)
+    spacing : sequence of float
+        mm along (z, y, x).
+    veins : Tensor, (Z, Y, X), optional
+        Vein prior.
+    threads : int
+        Maps that are computed at once; the result is the same.
+    """
+    density, contrast, share = run_all(
+        [
+            partial(smooth, ncct, _DENOISE, spacing),
+            partial(smooth, subtraction, _DENOISE, spacing),
+            partial(_wide_smooth, brain.float(), _DEEP_MM, spacing),
+        ],
+        threads,
+    )
+    used = brain & (density > _ARTERY_NCCT[0]) & (density < _ARTERY_NCCT[1])
+    used &= share > _DEEP_SHARE
+    if veins is not None:
+        used &= veins < _VEIN
+    level = _brightest(contrast[used], _ARTERY_ML, spacing)
+    return Denoised(density, contrast, max(level / _USUAL_HU, _LEAST_SCALE))
+
+
+def _brightest(values: Tensor, volume: float, spacing: Sequence[float]) -> float:
+    """Return the HU that the brightest cm3 have; that of a usual scan where there is nothing."""
+    count = min(max(1, round(volume * 1000 / math.prod(spacing))), len(values))
+    return float(torch.topk(values, count).values[-1]) if count else _USUAL_HU
+
+
+def _inflow_contrast(
+    denoised: Denoised, brain: Tensor, start: Tensor, veins: Tensor, spacing: Sequence[float]
+) -> float:
+    """Return the contrast of the arteries at the base, HU.
+
+    About the sources: in the sources themselves bone is near, whose edge is as bright.
+    """
+    reach = [max(1, round(_INFLOW_MM / h)) for h in spacing]
+    near = torch.zeros_like(brain)
+    for point in torch.nonzero(start).tolist():
+        near[tuple(slice(max(0, p - r), p + r + 1) for p, r in zip(point, reach, strict=True))] = 1
+    used = near & brain & (veins < _VEIN)
+    used &= (denoised.density > _ARTERY_NCCT[0]) & (denoised.density < _ARTERY_NCCT[1])
+    return max(_brightest(denoised.contrast[used], _INFLOW_ML, spacing), _LEAST_INFLOW_HU)
+
+
+def in_usual_contrast(vessels: Tensor, scale: float) -> Tensor:
+    """Return the vesselness that a scan would have with the contrast of a usual one.
+
+    Parameters
+    ----------
+    vessels : Tensor
+        `r / (r + HALF)` of a response in HU, in [0, 1).
+    scale : float
+        `Denoised.scale`.
+
+    >>> float(in_usual_contrast(torch.tensor(0.5), 1.0))
+    0.5
+    """
+    return vessels / (vessels + (1 - vessels) * scale)
+
+
+def tissue_enhancement(
+    denoised: Denoised,
     subtraction: Tensor,
     brain: Tensor,
     spacing: Sequence[float],
@@ -106,7 +214,9 @@ def tissue_enhancement(
 
     Parameters
     ----------
-    ncct, subtraction : Tensor, (Z, Y, X)
+    denoised : Denoised
+        From `denoise`.
+    subtraction : Tensor, (Z, Y, X)
         HU.
     brain : Tensor, bool, (Z, Y, X)
     spacing : sequence of float
@@ -123,10 +233,9 @@ def tissue_enhancement(
     list of Tensor, (Z, Y, X)
         HU; 0 outside the brain.
     """
-    density, contrast = run_all(
-        [partial(smooth, values, _DENOISE, spacing) for values in (ncct, subtraction)], threads
-    )
-    weight = brain & (density > _TISSUE[0]) & (density < _TISSUE[1]) & (contrast < _VESSEL_HU)
+    density, contrast = denoised.density, denoised.contrast
+    weight = brain & (density > _TISSUE[0]) & (density < _TISSUE[1])
+    weight &= contrast < _VESSEL_HU * denoised.scale
     if veins is not None:
         weight &= veins < _VEIN
     share = weight.float()
@@ -147,18 +256,21 @@ def vessel_contrast(
     spacing: Sequence[float],
     *,
     veins: Tensor | None = None,
+    scale: float = 1.0,
 ) -> Tensor:
     """Contrast in the vessels around a voxel, without the great veins.
 
     Parameters
     ----------
     subtraction, vessels : Tensor, (Z, Y, X)
-        HU, and vesselness in [0, 1).
+        HU, and vesselness in [0, 1) of a scan of usual contrast.
     brain : Tensor, bool, (Z, Y, X)
     spacing : sequence of float
         mm along (z, y, x).
     veins : Tensor, (Z, Y, X), optional
         Vein prior.
+    scale : float
+        `Denoised.scale`.
 
     Returns
     -------
@@ -166,7 +278,8 @@ def vessel_contrast(
         HU times vesselness, averaged over `VESSEL_MM` within the brain.
     """
     inside = brain if veins is None else brain & (veins < _VEIN)
-    tube = torch.where(inside, subtraction.clamp(0, 200) * vessels, torch.zeros_like(vessels))
+    most = _MOST_VESSEL_HU * scale
+    tube = torch.where(inside, subtraction.clamp(0, most) * vessels, torch.zeros_like(vessels))
     return share_smooth(tube, brain, VESSEL_MM, spacing)
 
 
@@ -233,7 +346,7 @@ def _enhancement_features(
 
 
 def enhancement_features(
-    ncct: Tensor,
+    denoised: Denoised,
     subtraction: Tensor,
     vessels: Tensor,
     brain: Tensor,
@@ -247,8 +360,10 @@ def enhancement_features(
 
     Parameters
     ----------
-    ncct, subtraction, vessels : Tensor, (Z, Y, X)
-        HU, HU and vesselness, of one phase.
+    denoised : Denoised
+        Of one phase, with the scale of the first.
+    subtraction, vessels : Tensor, (Z, Y, X)
+        HU, and vesselness in [0, 1) of a scan of usual contrast, of that phase.
     brain : Tensor, bool, (Z, Y, X)
     spacing : sequence of float
         mm along (z, y, x).
@@ -265,15 +380,16 @@ def enhancement_features(
         As `compute_features` returns them.
     """
     middle, widest = tissue_enhancement(
-        ncct, subtraction, brain, spacing, veins=veins, sigmas=(TISSUE_MM[1], TISSUE_MM[3]),
+        denoised, subtraction, brain, spacing, veins=veins, sigmas=(TISSUE_MM[1], TISSUE_MM[3]),
         threads=threads,
     )  # fmt: skip
-    tube = vessel_contrast(subtraction, vessels, brain, spacing, veins=veins)
+    tube = vessel_contrast(subtraction, vessels, brain, spacing, veins=veins, scale=denoised.scale)
     return _enhancement_features(middle, widest, tube, brain, mirror, threads)
 
 
 def compute_features(
     ncct: Tensor,
+    denoised: Denoised,
     subtraction: Tensor,
     vessels: Tensor,
     arrival: Tensor,
@@ -293,8 +409,13 @@ def compute_features(
 
     Parameters
     ----------
-    ncct, subtraction, vessels, arrival : Tensor, (Z, Y, X)
-        HU, HU, vesselness, and arrival from the eikonal equation.
+    ncct : Tensor, (Z, Y, X)
+        HU.
+    denoised : Denoised
+        From `denoise`.
+    subtraction, vessels, arrival : Tensor, (Z, Y, X)
+        HU, vesselness in [0, 1) of a scan of usual contrast, and arrival from the eikonal
+        equation.
     brain, start : Tensor, bool, (Z, Y, X)
         The brain, and where the front started.
     spacing : sequence of float
@@ -318,7 +439,7 @@ def compute_features(
         ``sharpness``) as tensors without a dimension. Those are missing whose inputs are.
     """
     tissue = tissue_enhancement(
-        ncct, subtraction, brain, spacing, veins=veins, sigmas=TISSUE_MM, threads=threads
+        denoised, subtraction, brain, spacing, veins=veins, sigmas=TISSUE_MM, threads=threads
     )
     near, middle, wide, widest = tissue
 
@@ -331,7 +452,15 @@ def compute_features(
         return torch.where(brain, (travel + _ARRIVAL_FLOOR).log(), torch.zeros_like(travel))
 
     pieces: list[Callable[[], Tensor]] = [
-        partial(vessel_contrast, subtraction, vessels, brain, spacing, veins=veins),
+        partial(
+            vessel_contrast,
+            subtraction,
+            vessels,
+            brain,
+            spacing,
+            veins=veins,
+            scale=denoised.scale,
+        ),
         densities,
         travelled,
         *(partial(ranks, values, brain) for values in (arrival, -near, -wide)),
@@ -360,10 +489,12 @@ def compute_features(
         }
         out |= {name: values for name, values in enhanced.items() if name not in out}
         out |= dict(zip(mirrored, run_all(mirrored.values(), threads), strict=True))
-    artery = subtraction[start].float().quantile(0.8).clamp_min(1.0)
-    if veins is not None and bool((sinus := veins > 0.8).any()):
-        share = subtraction[sinus].float().quantile(0.9) / artery
+    if veins is not None and bool((sinus := veins > _SINUS).any()):
+        share = denoised.contrast[sinus].quantile(0.9) / _inflow_contrast(
+            denoised, brain, start, veins, spacing
+        )
         out['venous'] = share.clamp_min(0.03).log().clamp(-3, 1)
+    artery = _USUAL_HU * denoised.scale
     out['tissue'] = (_usual(wide, brain) / artery).clamp_min(0.003).log()
     out['sharpness'] = (tube[brain].median() / artery).clamp_min(1e-4).log()
     if shading is not None:

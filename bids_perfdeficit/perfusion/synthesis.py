@@ -19,7 +19,9 @@ from bids_perfdeficit.perfusion.combination import (
     Mirror,
     combine,
     compute_features,
+    denoise,
     enhancement_features,
+    in_usual_contrast,
     is_late,
     unusual,
 )
@@ -357,7 +359,10 @@ def synthesize(
     ncct, brain, start, inside = (k[box] for k in (ncct, brain, start, inside))
     difference, vessels = enhancement.subtraction[box], enhancement.vesselness[box]
     within = None if veins is None else veins[box]
-    speed = speed_map(vessels, veins=within, settings=settings)
+    denoised = denoise(ncct, difference, brain, spacing, veins=within, threads=threads)
+    filled = in_usual_contrast(vessels, denoised.scale)
+    tubes = vessels if settings.recipe == 'published' else filled
+    speed = speed_map(tubes, veins=within, settings=settings)
     metric = None
     if settings.metric == 'anisotropic':
         metric = orientation_metric(difference, vessels, spacing, mask=inside)
@@ -365,7 +370,7 @@ def synthesize(
     seen = arrival
     if settings.recipe == 'published':
         # The network was fitted with the default's arrival, and so must see it by either recipe.
-        usual = speed_map(vessels, veins=within, settings=replace(settings, recipe='default'))
+        usual = speed_map(filled, veins=within, settings=replace(settings, recipe='default'))
         seen = solve_eikonal(usual, start, spacing, mask=inside)
     never = torch.full_like(arrival, torch.inf)
 
@@ -381,8 +386,9 @@ def synthesize(
 
     found = compute_features(
         ncct,
+        denoised,
         difference,
-        vessels,
+        filled,
         seen,
         brain,
         start,
@@ -405,9 +411,12 @@ def synthesize(
     if later:
         moved = []
         for number, phase in enumerate(later, 2):
+            level = phase.subtraction[box]
+            smoothed = denoise(ncct, level, brain, spacing, veins=within, threads=threads)
             own = enhancement_features(
-                ncct, phase.subtraction[box], phase.vesselness[box], brain, spacing, veins=within,
-                mirror=across, threads=threads,
+                replace(smoothed, scale=denoised.scale), level,
+                in_usual_contrast(phase.vesselness[box], denoised.scale), brain, spacing,
+                veins=within, mirror=across, threads=threads,
             )  # fmt: skip
             moved.append(changes(found, own))
             found |= {f'{name}_{number}': values for name, values in moved[-1].items()}

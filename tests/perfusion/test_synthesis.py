@@ -19,6 +19,7 @@ from bids_perfdeficit.perfusion import (
 from bids_perfdeficit.perfusion.combination import (
     _wide_smooth,
     calibration,
+    denoise,
     tissue_enhancement,
 )
 from bids_perfdeficit.perfusion.vessels import smooth
@@ -263,11 +264,48 @@ def test_tissue_enhancement_is_recovered_without_the_vessels():
     ncct, cta, brain, _ = head(noise=8)
     z = torch.arange(SHAPE[0])[:, None, None]
     enhanced = cta + torch.where(z > 25, 6.0, 2.0) * brain
-    (found,) = tissue_enhancement(ncct, enhanced - ncct, brain, SPACING, sigmas=(4.0,))
+    level = enhanced - ncct
+    smoothed = denoise(ncct, level, brain, SPACING)
+    (found,) = tissue_enhancement(smoothed, level, brain, SPACING, sigmas=(4.0,))
     high = brain & (z > 32) & (z < 42)
     low = brain & (z > 8) & (z < 18)
     assert found[high].mean() == pytest.approx(6.0, abs=1.0)
     assert found[low].mean() == pytest.approx(2.0, abs=1.0)
+
+
+@pytest.mark.parametrize('gain', [0.6, 0.8, 1.3])
+def test_the_maps_do_not_depend_on_how_strong_all_contrast_is(gain):
+    """Dose and voltage change it; what no HU tells from tissue at one gain is none at another."""
+    ncct, cta, brain, prior = head(occluded=True, noise=3)  # without it, ranks are those of ties
+    contrast = torch.where(brain, cta - ncct + 4.0, cta - ncct) * 0.7
+    _, usual = run(ncct, ncct + contrast, brain, prior)
+    sources, other = run(ncct, ncct + gain * contrast, brain, prior)
+    assert sources.method == 'prior'
+    inside = brain & ~sources.mask
+    for name in ('perfusion', 'hypoperfused'):
+        gap = (getattr(usual, name) - getattr(other, name))[inside].abs()
+        assert gap.quantile(0.99) < 0.03, name
+    tissue = [float(found.features['tissue']) for found in (usual, other)]
+    assert tissue[1] == pytest.approx(tissue[0], abs=0.02)
+
+
+def test_contrast_is_measured_in_arteries_and_not_at_a_residual_edge_of_bone():
+    ncct, cta, brain, _ = head(noise=5)
+    level = cta - ncct
+    plain = denoise(ncct, level, brain, SPACING).scale
+    z, y, x = np.meshgrid(*[(np.arange(n) - (n - 1) / 2) * 2.0 for n in SHAPE], indexing='ij')
+    radius = np.sqrt((x / 46) ** 2 + (y / 52) ** 2 + (z / 42) ** 2)
+    edge = level + torch.from_numpy(np.where((radius > 0.93) & (radius < 1), 150.0, 0.0)).float()
+    assert denoise(ncct, edge, brain, SPACING).scale == pytest.approx(plain, rel=0.1)
+    assert denoise(ncct, 0.5 * level, brain, SPACING).scale == pytest.approx(plain / 2, rel=0.05)
+
+
+def test_without_arteries_the_contrast_is_bounded_below():
+    ncct, _, brain, _ = head()
+    found = denoise(ncct, torch.zeros_like(ncct), brain, SPACING)
+    assert 0 < found.scale < 1
+    nothing = torch.zeros_like(brain)
+    assert denoise(ncct, torch.zeros_like(ncct), nothing, SPACING).scale == 1.0
 
 
 def test_asymmetry_is_odd_and_positive_where_a_side_is_later():
