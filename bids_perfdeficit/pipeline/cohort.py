@@ -481,6 +481,10 @@ def fit_outputs(fit: DeficitFit, data: CohortData, prepared: Prepared) -> Iterat
     for detail in fit.details.values():
         if 'reliability' in detail:  # the same for all items
             details['Reliability'] = detail['reliability']
+        if 'comparison' in detail:  # the same for all items
+            details['SimulatedItems'] = {
+                name: _number(value) for name, value in detail['comparison'].items()
+            }
     yield GroupOutput('group_params', fit, facts | details, entities)
 
 

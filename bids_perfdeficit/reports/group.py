@@ -952,7 +952,8 @@ class _Page:
                             'Items with known substrates were simulated over the maps of this '
                             'cohort and kept from training. Both columns agree where '
                             'probabilities are reliable. Items whose substrates or links differ '
-                            'from all simulated ones may be less so.',
+                            'from all simulated ones may be less so. '
+                            + _support(model, facts.get('SimulatedItems', {})),
                         ),
                     )
                 )
@@ -995,6 +996,23 @@ class _Page:
                 ),
             ),
         ]
+
+
+def _support(model: str, compared: Mapping[str, Any]) -> str:
+    """Return which of two models finds simulated substrates better, as a sentence or two."""
+    if not compared.get('items'):
+        return ''
+    own, other, low, high = (compared[key] for key in ('deep', 'spatial', 'low', 'high'))
+    better = model if low > 0 else 'spatial' if high < 0 else ''
+    return (
+        f'On {compared["items"]:.0f} of these items with a substrate the Dice coefficient of the '
+        f'set that {model} declares is {own:.2f}, of that of spatial {other:.2f} (difference '
+        f'{own - other:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}): in this cohort '
+        + (f'{better} is better supported. ' if better else 'neither is better supported. ')
+        + f'The items come from what {model} expects of substrates. In cohorts of other '
+        'simulations spatial was better where substrates are single spheres or two of them, and '
+        f'{model} where they are strips, tracts or networks.'
+    )
 
 
 @functools.cache

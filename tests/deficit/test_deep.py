@@ -269,6 +269,31 @@ def test_probabilities_of_simulated_items_are_reliable(trained):
             assert abs(mean - seen) < 0.25, trained.reliability
 
 
+def test_the_model_that_finds_simulated_substrates_better_is_named():
+    rng = np.random.default_rng(3)
+    members = np.zeros((24, 200), bool)
+    for row in members:
+        row[rng.permutation(200)[:20]] = True
+    right = np.where(members, 0.9, 0.02).astype(np.float32)
+    wrong = rng.permuted(right, axis=1)
+
+    def compare(learned, posterior):
+        crossed = [
+            (deep.Tested(np.zeros(200, np.float32), p, m, False), q)
+            for p, q, m in zip(posterior, learned, members, strict=True)
+        ]
+        return deep._compare(crossed, seed=1)
+
+    for learned, posterior, sign in ((right, wrong, 1), (wrong, right, -1)):
+        found = compare(learned, posterior)
+        assert found.items == 24
+        assert max(found.deep, found.spatial) == 1.0
+        assert min(sign * found.low, sign * found.high) > 0.5
+    same = compare(right, right)
+    assert same.low == same.high == 0.0
+    assert deep._compare([], seed=1).items == 0
+
+
 def test_training_is_read_from_its_checkpoint(cohort, fast, tmp_path, monkeypatch):
     path = tmp_path / 'state.pt'
     few = replace(fast, simulations=8, network_steps=4)
@@ -279,6 +304,7 @@ def test_training_is_read_from_its_checkpoint(cohort, fast, tmp_path, monkeypatc
     torch.testing.assert_close(first.network(shown), again.network(shown))
     assert again.blend == first.blend
     assert again.reliability == first.reliability
+    assert again.comparison == first.comparison
     with pytest.raises(TypeError):
         deep.learn(cohort.prepared, replace(few, seed=2), path)
 

@@ -17,7 +17,7 @@ from bids_perfdeficit.bids import sidecar_path, write_nifti, write_tsv
 from bids_perfdeficit.ct import load_template
 from bids_perfdeficit.deficit import get_model, model_names
 from bids_perfdeficit.reports import group_figures
-from bids_perfdeficit.reports.group import _on, build_group_page
+from bids_perfdeficit.reports.group import _on, _support, build_group_page
 from bids_perfdeficit.reports.words import cite
 from bids_perfdeficit.settings import DEFAULT_SPACE
 from tests.reports.conftest import ITEM, ball
@@ -118,6 +118,26 @@ def test_expected_errors_and_territories_stand_beside_a_declared_map(report, fal
     assert ('white line: declared' in figure) == (false <= 0.5)
     assert 'Reliability of the probabilities of spatial' in page
     assert '1,234' in page
+
+
+@pytest.mark.parametrize(
+    ('deep', 'low', 'high', 'said'),
+    [
+        (0.35, 0.02, 0.11, 'in this cohort deep is better supported'),
+        (0.22, -0.12, -0.01, 'in this cohort spatial is better supported'),
+        (0.29, -0.03, 0.04, 'in this cohort neither is better supported'),
+    ],
+)
+def test_the_page_names_the_model_that_simulated_items_support(report, deep, low, high, said):
+    compared = {'deep': deep, 'spatial': 0.28, 'low': low, 'high': high, 'items': 52}
+    text = _support('deep', compared)
+    assert said in text
+    assert f'{deep - 0.28:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}' in text
+    assert _support('deep', compared | {'items': 0}) == _support('deep', {}) == ''
+    params = sidecar_path(report.path('group_params', model='spatial'))
+    content = {'Reliability': [[0.25, 0.21, 1234]], 'SimulatedItems': compared}
+    params.write_text(json.dumps(content))
+    assert 'better supported' in build_group_page(report).read_text()
 
 
 def test_caveats_call_items_by_their_names(report):

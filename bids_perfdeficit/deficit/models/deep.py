@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
@@ -51,8 +51,8 @@ _DRAWS = 4
 _HELD_OUT, _LEAST_HELD_OUT = 0.08, 16
 #: Most simulated items whose summaries are held at once, which bounds memory.
 _BLOCK = 100
-#: Name of what was learned in a checkpoint.
-_STATE = 'deep'
+#: Name of what was learned in a checkpoint; another where its parts change.
+_STATE = 'deep, compared'
 #: Voxels outside the substrate of each item that training sees.
 _OUTSIDE = 2500
 #: Smallest and largest share of the network in the blend.
@@ -61,6 +61,8 @@ _LEAST_SHARE, _MOST_SHARE = 0.1, 0.9
 #: which `spatial` finds nothing are left out while there are enough: declared items have passed
 #: their test, and items without a finding would make the probabilities of the others too small.
 _FEWEST = 6
+#: Bootstrap resamples of the comparison with `spatial`.
+_RESAMPLES = 2000
 #: Edges of the bins of probability in which the calibration is reported.
 _EDGES = (0, 0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1)
 
@@ -132,6 +134,26 @@ class Tested:
     paired: bool
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """How well two models find the substrates of simulated items.
+
+    Parameters
+    ----------
+    deep, spatial : float
+        Mean Dice coefficient of the set with the largest expected one; NaN without items.
+    low, high : float
+        95 % interval of the mean difference over items (bootstrap).
+    items : int
+    """
+
+    deep: float
+    spatial: float
+    low: float
+    high: float
+    items: int
+
+
 @dataclass(frozen=True, eq=False)
 class Trained:
     """What was learned for a cohort.
@@ -147,6 +169,9 @@ class Trained:
     reliability : tuple of (float, float, int)
         Mean probability, share of true voxels and number of voxels in each bin, on items that
         were held out from training and blend.
+    comparison : Comparison
+        With `spatial`, on the same items. They come from the prior of this model, which `spatial`
+        does not have: the comparison is as good as that prior.
     """
 
     candidates: Candidates
@@ -154,6 +179,7 @@ class Trained:
     network: Network
     blend: Blend
     reliability: tuple[tuple[float, float, int], ...]
+    comparison: Comparison
 
 
 class Deep(DeficitModel[Trained]):
@@ -248,6 +274,7 @@ cumulative-logit model.
             found.details[items[k].name] = {
                 **found.details[items[k].name],
                 'reliability': [list(row) for row in trained.reliability],
+                'comparison': asdict(trained.comparison),
             }
         return found
 
@@ -276,6 +303,7 @@ def learn(
         return Trained(
             candidates, summaries, network, blend,
             tuple((low, high, int(count)) for low, high, count in state['reliability']),
+            Comparison(**state['comparison']),
         )  # fmt: skip
     held_out = max(_LEAST_HELD_OUT, round(_HELD_OUT * settings.simulations))
     draws = max(_DRAWS, -(-settings.simulations // _BLOCK))
@@ -292,8 +320,13 @@ def learn(
         prepared, candidates.healthy, held_out, seed=seeds[-1], pairs=held_out // 4
     )
     tested = _try_out(prepared, candidates, summaries, network, simulated, settings)
-    blend, reliability = Blend.fit(tested), _measure_reliability(tested)
-    _LOG.info('deep: share of the network %.2f', blend.share)
+    blend, crossed = Blend.fit(tested), _cross(tested)
+    reliability = _measure_reliability(crossed)
+    comparison = _compare(crossed, seed=settings.seed)
+    _LOG.info(
+        'deep: share of the network %.2f; Dice on %d simulated items %.3f, of spatial %.3f',
+        blend.share, comparison.items, comparison.deep, comparison.spatial,
+    )  # fmt: skip
     used = (*blend.tempering, blend.calibration)
     store.put(
         _STATE,
@@ -302,9 +335,10 @@ def learn(
             'calibrations': [[own.slope, own.offset] for own in used],
             'share': blend.share,
             'reliability': [list(row) for row in reliability],
+            'comparison': asdict(comparison),
         },
     )
-    return Trained(candidates, summaries, network, blend, reliability)
+    return Trained(candidates, summaries, network, blend, reliability, comparison)
 
 
 def _fingerprint(prepared: Prepared, settings: DeficitSettings) -> str:
@@ -374,31 +408,65 @@ def _try_out(
     return kept if len(kept) >= _FEWEST else tested
 
 
-def _measure_reliability(tested: list[Tested]) -> tuple[tuple[float, float, int], ...]:
-    """Return how reliable a blend is for items that it was not fitted to."""
+def _cross(tested: list[Tested]) -> list[tuple[Tested, NDArray[np.float32]]]:
+    """Return each item with its probability under a blend that was not fitted to it."""
     halves = [tested[::4] + tested[1::4], tested[2::4] + tested[3::4]]  # mostly pairs together
     if not all(halves):
+        return []
+    return [
+        (item, blend(item.logits, item.posterior, paired=item.paired))
+        for blend, half in zip(map(Blend.fit, halves), halves[::-1], strict=True)
+        for item in half
+    ]
+
+
+def _measure_reliability(
+    crossed: list[tuple[Tested, NDArray[np.float32]]],
+) -> tuple[tuple[float, float, int], ...]:
+    """Return how reliable a blend is for items that it was not fitted to."""
+    if not crossed:
         return ()
-    crossed = np.concatenate(
-        [
-            blend(item.logits, item.posterior, paired=item.paired)
-            for blend, half in zip(map(Blend.fit, halves), halves[::-1], strict=True)
-            for item in half
-        ]
-    )
-    members = np.concatenate([item.members for half in halves[::-1] for item in half])
+    values = np.concatenate([probability for _, probability in crossed])
+    members = np.concatenate([item.members for item, _ in crossed])
     rows = []
     for low, high in pairwise(_EDGES):
-        inside = (crossed >= low) & ((crossed < high) | (high == 1))
+        inside = (values >= low) & ((values < high) | (high == 1))
         if inside.any():
             rows.append(
                 (
-                    round(float(crossed[inside].mean()), 4),
+                    round(float(values[inside].mean()), 4),
                     round(float(members[inside].mean()), 4),
                     int(inside.sum()),
                 )
             )
     return tuple(rows)
+
+
+def _compare(crossed: list[tuple[Tested, NDArray[np.float32]]], *, seed: int) -> Comparison:
+    """Compare the sets that the blend and `spatial` would declare of items with a substrate."""
+    scores = []
+    for item, probability in crossed:
+        if item.members.any():
+            own = []
+            for values in (probability, item.posterior):
+                chosen = exceedance(values, dice_cut(values))
+                shared = np.count_nonzero(chosen & item.members)
+                own.append(2 * shared / (chosen.sum() + item.members.sum()))
+            scores.append(own)
+    if not scores:
+        return Comparison(float('nan'), float('nan'), float('nan'), float('nan'), 0)
+    deep, spatial = np.array(scores).T
+    gaps = deep - spatial
+    rng = np.random.default_rng(seed)
+    drawn = gaps[rng.integers(len(gaps), size=(_RESAMPLES, len(gaps)))].mean(1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Comparison(
+        deep=round(float(deep.mean()), 4),
+        spatial=round(float(spatial.mean()), 4),
+        low=round(float(low), 4),
+        high=round(float(high), 4),
+        items=len(gaps),
+    )
 
 
 def _strength(
