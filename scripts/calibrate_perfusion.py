@@ -104,9 +104,10 @@ FLOOR_ML, LEVEL = 20.0, 0.9
 DELAY_EDGES = (0.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0)
 #: Share of patients whose evidence is as far from its class as the guard's limit, at most; phase,
 #: s after the peak, from which a scan is late, and share of earlier ones that may be called so.
-FAR_SHARE, LATE_FROM, EARLY_SHARE = 0.01, 3.0, 0.02
-#: Numbers of the patient by which a late scan is recognised.
-LATE_BY = ('venous', 'tissue')
+FAR_SHARE, LATE_FROM, EARLY_SHARE = 0.01, 3.0, 0.05
+#: Numbers of the patient by which a late scan is recognised: an offset between the scans changes
+#: the enhancement of tissue as much as lateness does.
+LATE_BY = ('venous',)
 
 Fitted = dict[str, Any]
 Scan = dict[str, Any]
@@ -587,7 +588,6 @@ def fit_late(scans: list[Scan]) -> dict[str, float]:
     ])  # fmt: skip
     late = np.array([s['phase'] >= LATE_FROM for s in scans])
     made = np.array([s['variant'] == 0 for s in scans])
-    # of disturbed scans too: an offset between the scans changes the tissue's enhancement most
     spread = numbers[~late].std(0)
     weight = LogisticRegression(C=10.0).fit(numbers / spread, late).coef_[0] / spread
     score = numbers @ weight

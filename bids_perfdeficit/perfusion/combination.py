@@ -52,8 +52,9 @@ _ARTERY_NCCT, _DEEP_SHARE, _DEEP_MM = (0.0, 80.0), 0.97, 4.0
 _INFLOW_ML, _INFLOW_MM = 0.3, 20.0
 #: HU of it, at least; vein prior from which a voxel lies in a sinus.
 _LEAST_INFLOW_HU, _SINUS = 5.0, 0.8
-#: Contrast of a scan in units of a usual one, at least: less is noise.
-_LEAST_SCALE = 0.3
+#: Contrast of a scan in units of a usual one, at least and at most: less is noise, and where it is
+#: more, as in late scans, cortical veins are filled too. Digital patients have .56 to 2.0.
+_SCALES = (0.3, 2.0)
 #: HU of subtraction, in a usual scan, from which a voxel is a vessel, and up to which its contrast
 #: counts.
 _VESSEL_HU, _MOST_VESSEL_HU = 35.0, 200.0
@@ -157,7 +158,7 @@ def denoise(
     if veins is not None:
         used &= veins < _VEIN
     level = _brightest(contrast[used], _ARTERY_ML, spacing)
-    return Denoised(density, contrast, max(level / _USUAL_HU, _LEAST_SCALE))
+    return Denoised(density, contrast, min(max(level / _USUAL_HU, _SCALES[0]), _SCALES[1]))
 
 
 def _brightest(values: Tensor, volume: float, spacing: Sequence[float]) -> float:

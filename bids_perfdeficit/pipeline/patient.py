@@ -58,8 +58,8 @@ _UNUSUAL = {
 }
 #: Note on a scan that was taken too late after the arterial peak.
 _LATE = (
-    'the contrast of sinuses and tissue over that of the arteries shows that the CTA was scanned '
-    'late, when delayed tissue is hardly seen: do not rely on the maps; no occlusion is reported'
+    'the contrast of the sinuses over that of the arteries shows that the CTA was scanned late, '
+    'when delayed tissue is hardly seen: do not rely on the maps; no occlusion is reported'
 )
 
 
