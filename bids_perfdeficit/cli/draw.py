@@ -60,7 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--model-name', metavar='NAME',
-        help='which model, where MODEL holds several (default: spatial, or the only one)',
+        help='which model, where MODEL holds several (default: that of the group level, or the '
+        'only one)',
     )  # fmt: skip
     parser.add_argument(
         '--completed', action='store_true',
@@ -121,6 +122,7 @@ def _check(options: argparse.Namespace) -> list[str]:
 def _choose_model(model: Path, name: str | None) -> tuple[Path, dict[str, Any]]:
     """Return the parameters and their sidecar."""
     from bids_perfdeficit.bids import sidecar_path
+    from bids_perfdeficit.settings import GroupSettings
 
     found = [model] if model.is_file() else sorted(model.glob('**/tpl-*_model-*_params.pt'))
     named = {path.name.split('_model-')[-1].split('_')[0]: path for path in found}
@@ -130,11 +132,13 @@ def _choose_model(model: Path, name: str | None) -> tuple[Path, dict[str, Any]]:
             fix='give the OUTPUT_DIR of a finished group run',
             path=model,
         )
-    wanted = name or ('spatial' if 'spatial' in named else next(iter(named)))
-    if wanted not in named or (name is None and wanted != 'spatial' and len(named) > 1):
+    default = str(GroupSettings().model[0])
+    if name is None and default not in named and len(named) == 1:
+        default = next(iter(named))
+    wanted = name or default
+    if wanted not in named:
         raise InputError(
-            f'it holds the models {", ".join(sorted(named))}'
-            + (f', not {wanted}' if name else ''),
+            f'it holds the models {", ".join(sorted(named))}, not {wanted}',
             fix='choose one with --model-name',
             path=model,
         )
