@@ -8,7 +8,6 @@ takes time before the options are known to be right.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from bids_perfdeficit.cli.parser import (
     EXIT_SOME_FAILED,
     EXIT_USAGE,
     SmallParser,
+    find_unwritable,
     print_problems,
 )
 from bids_perfdeficit.errors import InputError, printable
@@ -65,8 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"--angiogram '{printable(options.angiogram)}': choose {' or '.join(ANGIOGRAMS)}"
         )
     out = options.out.absolute()
-    nearest = next(p for p in (out, *out.parents) if p.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+    if nearest := find_unwritable(out):
         problems.append(f'OUT {options.out}: {nearest} is not a folder to write in')
     if out == options.bids_dir.absolute():
         problems.append(f'OUT {options.out}: is BIDS_DIR itself; give another folder')

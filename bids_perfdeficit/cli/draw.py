@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bids_perfdeficit import __version__
-from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_USAGE, SmallParser, print_problems
+from bids_perfdeficit.cli.parser import (
+    EXIT_OK,
+    EXIT_USAGE,
+    SmallParser,
+    find_unwritable,
+    print_problems,
+)
 from bids_perfdeficit.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -106,8 +111,7 @@ def _check(options: argparse.Namespace) -> list[str]:
         )
     problems += [f'--maps {path}: no such folder' for path in options.maps if not path.is_dir()]
     out = options.out.absolute()
-    nearest = next(p for p in (out, *out.parents) if p.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+    if nearest := find_unwritable(out):
         problems.append(f'OUT {options.out}: {nearest} is not a folder to write in')
     elif out in {path.absolute() for path in (options.model, *options.maps)}:
         problems.append(f'OUT {options.out}: holds the cohort itself; give another folder')
@@ -123,6 +127,7 @@ def _choose_model(model: Path, name: str | None) -> tuple[Path, dict[str, Any]]:
     """Return the parameters and their sidecar."""
     from bids_perfdeficit.bids import sidecar_path
     from bids_perfdeficit.settings import GroupSettings
+    from bids_perfdeficit.workflows.group_plan import check_fitted
 
     found = [model] if model.is_file() else sorted(model.glob('**/tpl-*_model-*_params.pt'))
     named = {path.name.split('_model-')[-1].split('_')[0]: path for path in found}
@@ -153,6 +158,7 @@ def _choose_model(model: Path, name: str | None) -> tuple[Path, dict[str, Any]]:
             fix='keep the .json beside the .pt, or fit again',
             path=path,
         ) from error
+    check_fitted(path)
     if facts['MapKind'] not in KINDS:
         raise InputError(
             f'was fitted to maps of the kind {facts["MapKind"]}; participants are drawn from '
@@ -202,10 +208,16 @@ def _run(path: Path, facts: Mapping[str, Any], options: argparse.Namespace) -> N
     from bids_perfdeficit import pipeline
     from bids_perfdeficit.bids.cohort import find_cohort
     from bids_perfdeficit.deficit import DeficitFit
+    from bids_perfdeficit.workflows.group_plan import find_unproven
 
     fit = DeficitFit.load(path)
     space, key = facts['Space'], f'std_{facts["MapKind"]}'
     cohort = find_cohort(options.maps or [options.model], space=space, key=key)
+    cohort = cohort.without(find_unproven(cohort.entries))  # as the group level leaves them out
+    for participant, reason in cohort.dropped.items():
+        print(f'left out: {participant}: {printable(reason)}')
+    if not cohort.entries:
+        raise InputError('no map can be used', fix='see the reasons above')
     with tempfile.TemporaryDirectory() as folder:
         stack = pipeline.stack_cohort(
             [entry.map for entry in cohort.entries],
@@ -246,7 +258,7 @@ def _draw(fit: DeficitFit, stack: Stack, count: int, writer: _Writer) -> None:
     }
     write_json(columns, table.with_suffix('.json'))
     write_tsv(scores[['participant_id']], writer.out / 'participants.tsv')
-    write_text(_README, writer.out / 'README')
+    write_text(_README, writer.out / 'README.md')
     print(f'{count} participants are drawn', flush=True)
 
 

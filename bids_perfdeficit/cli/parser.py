@@ -782,6 +782,16 @@ def _check_device(device: str) -> list[str]:
     return []
 
 
+def find_unwritable(out: Path) -> Path | None:
+    """Return what keeps a folder from being made or written in; None where nothing does.
+
+    Asked before an hour of work, not after it.
+    """
+    whole = out.absolute()
+    nearest = next(p for p in (whole, *whole.parents) if p.exists())
+    return None if nearest.is_dir() and os.access(nearest, os.W_OK) else nearest
+
+
 def print_problems(problems: Sequence[str], hint: str = '') -> None:
     """Print all problems at once on standard error, one a line, and a hint after them."""
     noun = 'problem' if len(problems) == 1 else 'problems'

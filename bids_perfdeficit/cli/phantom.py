@@ -6,13 +6,18 @@ Must not import anything that takes time before the options are known to be righ
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from bids_perfdeficit import __version__
-from bids_perfdeficit.cli.parser import EXIT_OK, EXIT_USAGE, SmallParser, print_problems
+from bids_perfdeficit.cli.parser import (
+    EXIT_OK,
+    EXIT_USAGE,
+    SmallParser,
+    find_unwritable,
+    print_problems,
+)
 from bids_perfdeficit.cli.pulse import Pulse
 
 #: What an option must lie between; spacing in mm.
@@ -67,13 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         values[name] = value
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         problems.append(f'{options.out} is there and not an empty folder; give a new one.')
-    else:
-        # Reported before an hour of work, not after it.
-        nearest = next(p for p in (options.out, *options.out.absolute().parents) if p.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-            problems.append(
-                f'{options.out} cannot be made: {nearest} is not a folder to write in.'
-            )
+    elif nearest := find_unwritable(options.out):
+        problems.append(f'{options.out} cannot be made: {nearest} is not a folder to write in.')
     if values.get('participants') == 0 and values.get('cohort') == 0:
         problems.append('--participants and --cohort are both 0; there is nothing to write.')
     if problems:

@@ -350,7 +350,7 @@ def find_models(settings: Settings) -> tuple[dict[str, Path], dict[str, Any]]:
                     fix=f'give {option} {fitted[name]}',
                     path=path,
                 )
-        _check_record(path)
+        check_fitted(path)
         _check_items(path, content)
         models[fitted['Model']] = path
         if facts and content.get('Covariates', []) != facts['Covariates']:
@@ -378,7 +378,7 @@ def _threshold(settings: Settings) -> float | None:
     return settings.group.map_threshold if settings.group.map_kind.is_given else None
 
 
-def _check_record(path: Path) -> None:
+def check_fitted(path: Path) -> None:
     """Refuse a fitted model whose record says that the file was changed or replaced."""
     for record in filter(None, map(Record.read, path.parent.parent.glob('records/*_record.json'))):
         for name, output in record.outputs.items():

@@ -19,7 +19,7 @@ from bids_perfdeficit.bids.jsonfile import read_facts, read_json
 from bids_perfdeficit.bids.outputs import has_sidecar
 from bids_perfdeficit.errors import InputError, printable
 from bids_perfdeficit.perfusion.phase_weights import fusion_sha256
-from bids_perfdeficit.perfusion.recalibration import join_calibration
+from bids_perfdeficit.perfusion.recalibration import base_sha256, join_calibration
 from bids_perfdeficit.settings import DEFAULT_SPACE, Level, Settings
 from bids_perfdeficit.stages.record import Stamp, sha256
 from bids_perfdeficit.stages.task import State, Task, examine
@@ -150,10 +150,10 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         'perfusion',
         ('perfusion', 'toa', 'hypoperfused', 'delay', 'delay_sd', 'subtraction', 'vessel'),
-        lambda s: _computed(s) | _space(s) | _calibrated(s),
+        lambda s: _computed(s) | _space(s) | _calibrated(s) | {'weights': base_sha256()},
         requires=_PREPARED,
         level=Level.FULL,
-        version=3,
+        version=4,
         phases=True,
     ),
     Stage(

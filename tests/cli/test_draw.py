@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -131,6 +132,33 @@ def test_what_is_wrong_is_named_and_nothing_is_written(fitted, tmp_path, capsys,
     known = {'GROUP': group, 'MAPS': maps, 'OUT': tmp_path / 'out', 'OUTER': tmp_path / 'outer'}
     assert main([str(known.get(word, word)) for word in words]) == 2
     assert reported in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_participants_that_a_person_rated_fail_have_no_part(fitted, tmp_path, capsys):
+    maps, group, first = fitted
+    table = maps / 'ratings.tsv'
+    rated = f'participant_id\trating\nsub-{first.participant}\tfail\n'
+    table.write_text(rated)
+    try:
+        words = [str(group), str(tmp_path / 'out'), '--maps', str(maps), '--completed']
+        assert main(words) == 0
+    finally:
+        table.unlink()
+    reported = capsys.readouterr().out
+    assert f'left out: {first.participant}: ' in reported
+    assert '29 maps of the cohort are read' in reported
+    assert not (tmp_path / 'out' / f'sub-{first.participant}').exists()
+
+
+def test_a_model_that_was_changed_is_refused(fitted, tmp_path, capsys):
+    maps, group, _ = fitted
+    changed = tmp_path / 'group'
+    shutil.copytree(group, changed)
+    (path,) = changed.glob('**/*model-spatial_params.pt')
+    path.write_bytes(path.read_bytes() + b'x')
+    assert main([str(changed), str(tmp_path / 'out'), '--maps', str(maps)]) == 2
+    assert 'is not the file that the group level wrote' in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
 
 

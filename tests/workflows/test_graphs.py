@@ -185,8 +185,8 @@ def test_one_phase_is_planned_as_before_there_were_more(pair, tmp_path):
     """Results of one phase must hold: nothing of the plan may change for them."""
     task = make_plan(pair, settings_for(tmp_path)).tasks['perfusion']
     names = {field.name for field in fields(PerfusionSettings)}
-    assert set(task.options) == names | {'space'}
-    assert (task.version, dict(task.inputs)) == (3, {})
+    assert set(task.options) == names | {'space', 'weights'}
+    assert (task.version, dict(task.inputs)) == (4, {})
     assert 'align_phases' not in nodes_of(
         make_plan(pair, settings_for(tmp_path)), settings_for(tmp_path)
     )
@@ -232,6 +232,15 @@ def test_another_later_phase_redoes_the_maps_alone(pair, phased, tmp_path, chang
     assert plan.to_run == ('perfusion', 'standard', 'metrics', 'figures')
     finish_all(other, settings)
     assert make_plan(other, settings).to_run == ()
+
+
+def test_other_networks_redo_the_maps(pair, tmp_path, monkeypatch):
+    settings = settings_for(tmp_path)
+    finish_all(pair, settings)
+    monkeypatch.setattr('bids_perfdeficit.workflows.plan.base_sha256', lambda: 'other')
+    plan = make_plan(pair, settings)
+    assert plan.to_run == ('perfusion', 'standard', 'metrics', 'figures')
+    assert plan.states['perfusion'].reason == 'other options (weights)'
 
 
 def test_other_weights_redo_patients_with_later_phases_only(pair, phased, tmp_path, monkeypatch):
