@@ -239,10 +239,12 @@ def compute(case: Case, name: str, variant: str, seed: int) -> dict[str, object]
         np.asarray(image.dataobj)[inside] for image in (maps.perfusion, maps.hypoperfused)
     )
     voxel = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
-    found, sides = _read_out(case, maps, voxel)
+    found, sides, (arteries, sinuses) = _read_out(case, maps, voxel)
     reason = perfusion.withhold(found, sides, maps.trust.others) if variant == 'now' else ''
     if maps.inflow.unusual:
         reason = 'unusual contrast'
+    elif maps.inflow.is_late:
+        reason = 'late scan'
     return {
         'seed': seed,
         'nuisance': name,
@@ -264,14 +266,16 @@ def compute(case: Case, name: str, variant: str, seed: int) -> dict[str, object]
         'reason': reason,
         'others': [f'{o.condition}: {o.side} {o.site}' for o in maps.trust.others],
         'residual': residual,
+        'arteries': arteries,
+        'sinuses': sinuses,
         **maps.trust.shading,
     }
 
 
 def _read_out(
     case: Case, maps: pipeline.Maps, voxel: float
-) -> tuple[perfusion.OcclusionFinding, tuple[float, float]]:
-    """Return the likely occlusion, and the hypoperfused mL of both sides."""
+) -> tuple[perfusion.OcclusionFinding, tuple[float, float], tuple[float, float]]:
+    """Return the likely occlusion, hypoperfused mL of both sides, HU of arteries and sinuses."""
     template = ct.load_template(spacing=pipeline.TEMPLATE_MM).brain_mask
     shape, affine = template.shape, template.affine
     (mask,) = ct.sample([case.prepared.brain], case.there, order=0)
@@ -287,7 +291,8 @@ def _read_out(
     own = np.asarray(case.prepared.brain.dataobj) > 0
     scale = voxel * own.sum() / max(int(brain.sum()), 1)
     right = affine[0, 0] * np.arange(shape[0]) + affine[0, 3] > 0
-    return found, (scale * int(late[~right].sum()), scale * int(late[right].sum()))
+    volumes = (scale * int(late[~right].sum()), scale * int(late[right].sum()))
+    return found, volumes, perfusion.measure_phase(level, affine)
 
 
 def measure(

@@ -35,7 +35,6 @@ from scipy.optimize import minimize
 from scipy.spatial import cKDTree
 from scipy.stats import norm
 from sklearn.covariance import LedoitWolf
-from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss, softplus
 from training_patients import (
     BODY_SEED,
@@ -62,6 +61,7 @@ from bids_perfdeficit.perfusion.occlusion import (
     SIDED,
     evidence,
     log_odds,
+    phase_ratio,
     squared_distance,
 )
 from bids_perfdeficit.perfusion.surroundings import surroundings
@@ -104,10 +104,7 @@ FLOOR_ML, LEVEL = 20.0, 0.9
 DELAY_EDGES = (0.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0)
 #: Share of patients whose evidence is as far from its class as the guard's limit, at most; phase,
 #: s after the peak, from which a scan is late, and share of earlier ones that may be called so.
-FAR_SHARE, LATE_FROM, EARLY_SHARE = 0.01, 3.0, 0.05
-#: Numbers of the patient by which a late scan is recognised: an offset between the scans changes
-#: the enhancement of tissue as much as lateness does.
-LATE_BY = ('venous',)
+FAR_SHARE, LATE_FROM, EARLY_SHARE = 0.01, 3.0, 0.02
 
 Fitted = dict[str, Any]
 Scan = dict[str, Any]
@@ -120,7 +117,7 @@ def sample(scan: Scan) -> Scan:
     chosen = rng.permutation(len(delay))[:VOXELS]
     ill = rng.permutation(np.flatnonzero(delay > LATE_S))[:LATE_VOXELS]
     rows = np.concatenate([chosen, ill])
-    kept = ('names', 'seed', 'variant', 'site', 'side', 'phase', 'physics')
+    kept = ('names', 'seed', 'variant', 'site', 'side', 'phase', 'physics', 'phase_contrast')
     return {
         **{k: scan[k] for k in kept},
         'features': scan['features'][rows],
@@ -582,20 +579,15 @@ def leave_physics_out(bench: Bench, folder: Path) -> None:
 
 
 def fit_late(scans: list[Scan]) -> dict[str, float]:
-    """Return weights of `LATE_BY`, and the limit that `EARLY_SHARE` of early scans exceed."""
-    numbers = np.array([
-        [float(s['features'][0, s['names'].index(name)]) for name in LATE_BY] for s in scans
-    ])  # fmt: skip
+    """Return the limit of `perfusion.is_late` that `EARLY_SHARE` of early scans exceed."""
+    ratio = np.array([phase_ratio(*s['phase_contrast']) for s in scans])
     late = np.array([s['phase'] >= LATE_FROM for s in scans])
     made = np.array([s['variant'] == 0 for s in scans])
-    spread = numbers[~late].std(0)
-    weight = LogisticRegression(C=10.0).fit(numbers / spread, late).coef_[0] / spread
-    score = numbers @ weight
-    limit = float(np.quantile(score[~late], 1 - EARLY_SHARE))
+    limit = float(np.quantile(ratio[~late], 1 - EARLY_SHARE))
     for name, part in (('as made', made), ('disturbed', ~made)):
-        print(f'late scans recognised, {name}: {np.mean(score[late & part] > limit):.2f}; '
-              f'early ones: {np.mean(score[~late & part] > limit):.2f}')  # fmt: skip
-    return {**dict(zip(LATE_BY, weight.round(3).tolist(), strict=True)), 'limit': round(limit, 3)}
+        print(f'late scans recognised, {name}: {np.mean(ratio[late & part] > limit):.2f}; '
+              f'early ones: {np.mean(ratio[~late & part] > limit):.2f}')  # fmt: skip
+    return {'limit': round(limit, 3)}
 
 
 def sample_alone(path: Path) -> Scan:

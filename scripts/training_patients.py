@@ -156,27 +156,29 @@ class Across:
     count: np.ndarray
     nearest: tuple[np.ndarray, ...]
     there: np.ndarray
+    blur: float = 0.7
 
     @classmethod
-    def of(cls, inside: np.ndarray, mni: np.ndarray) -> Across:
+    def of(cls, inside: np.ndarray, mni: np.ndarray, blur: float = 0.7) -> Across:
+        """`blur`: standard deviation, in voxels, by which maps in the template are smoothed."""
         places = (mni[:, inside].T - LOW) / 2
         rounded = np.rint(places).astype(int)
         kept = ((rounded >= 0) & (rounded < SHAPE)).all(1)
         index = np.full(len(places), -1)
         index[kept] = np.ravel_multi_index(tuple(rounded[kept].T), SHAPE)
         count = np.bincount(index[kept], minlength=int(np.prod(SHAPE))).reshape(SHAPE)
-        count = ndimage.gaussian_filter(count.astype(float), 0.7)
+        count = ndimage.gaussian_filter(count.astype(float), blur)
         nearest = ndimage.distance_transform_edt(
             count <= 0.05, return_distances=False, return_indices=True
         )
         there = (mni[:, inside].T * [-1, 1, 1] - LOW) / 2
-        return cls(inside, index, count, tuple(nearest), there)
+        return cls(inside, index, count, tuple(nearest), there, blur)
 
     def to_template(self, values: np.ndarray) -> np.ndarray:
         """Carry values of the voxels inside, (V,), to the 2 mm grid of the template."""
         kept = self.index >= 0
         total = np.bincount(self.index[kept], values[kept], int(np.prod(SHAPE))).reshape(SHAPE)
-        level = ndimage.gaussian_filter(total, 0.7) / np.maximum(self.count, 0.05)
+        level = ndimage.gaussian_filter(total, self.blur) / np.maximum(self.count, 0.05)
         return np.asarray(level[self.nearest], np.float32)
 
     def mirror(self, values: torch.Tensor) -> torch.Tensor:
@@ -243,6 +245,32 @@ def astray(images: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     return images | moved | {'mni': np.stack([carried(k) for k in images['mni']])}
 
 
+def with_errors(images: dict[str, Any], seed: int, variant: int) -> dict[str, Any]:
+    """Return a patient's images with errors of the scan, the registration and normalisation."""
+    rng = np.random.default_rng([seed, variant, 606])
+    errors, thick = draw_errors(rng)
+    cta, ncct = images['cta'], images['ncct']
+    cta = cta + (errors.gain - 1) * np.where(ncct > -500, cta - ncct, 0)
+    if rng.random() < 0.3:
+        shift = rng.normal(0, REGISTRATION_MM / SPACING, 3)
+        cta = ndimage.shift(cta, shift, order=1, mode='nearest')
+    places = np.argwhere(images['brain'])
+    edges = np.stack([places.min(0), places.max(0)]) * SPACING
+    cta = disturb(cta, np.diag([SPACING] * 3 + [1.0]), edges, errors, rng)
+    images = images | {'cta': thicken(cta, thick, rng) if thick else cta}
+    return astray(images, rng) if rng.random() < 0.6 else images
+
+
+def phase_contrast(level: np.ndarray, mni: np.ndarray) -> tuple[float, float]:
+    """Return the HU of arteries and of sinuses as the app measures them, in the template."""
+    affine = np.diag([SPACING] * 3 + [1.0])
+    affine[:3, 3] = LOW
+    # Of the whole grid: the subtraction is 0 beside the brain, in the app too.
+    everywhere = np.ones(level.shape, bool)
+    sharp = Across.of(everywhere, mni, blur=0.0).to_template(level[everywhere])
+    return perfusion.measure_phase(sharp.astype(float), affine)
+
+
 def measure(seed: int, cache: Path, variant: int = 0) -> Path:
     """Write the features, (V, F), the truth and the MNI coordinates of one patient to the cache.
 
@@ -256,19 +284,7 @@ def measure(seed: int, cache: Path, variant: int = 0) -> Path:
     delay, known = images['delay'], images['brain'] & images['tbrain']
     meta = {k: images[k] for k in ('site', 'side', 'phase', 'physics')}
     if variant:
-        rng = np.random.default_rng([seed, variant, 606])
-        errors, thick = draw_errors(rng)
-        cta, ncct = images['cta'], images['ncct']
-        cta = cta + (errors.gain - 1) * np.where(ncct > -500, cta - ncct, 0)
-        if rng.random() < 0.3:
-            shift = rng.normal(0, REGISTRATION_MM / SPACING, 3)
-            cta = ndimage.shift(cta, shift, order=1, mode='nearest')
-        places = np.argwhere(images['brain'])
-        edges = np.stack([places.min(0), places.max(0)]) * SPACING
-        cta = disturb(cta, np.diag([SPACING] * 3 + [1.0]), edges, errors, rng)
-        images = images | {'cta': thicken(cta, thick, rng) if thick else cta}
-        if rng.random() < 0.6:
-            images = astray(images, rng)
+        images = with_errors(images, seed, variant)
     names = ('ncct', 'cta', 'brain', 'inflow', 'veins', 'white', 'grey')
     data = {k: torch.from_numpy(np.ascontiguousarray(images[k].T)) for k in names}
     step = (SPACING,) * 3
@@ -299,6 +315,7 @@ def measure(seed: int, cache: Path, variant: int = 0) -> Path:
         delay=delay[known].astype(np.float16),
         mni=images['mni'][:, known].astype(np.float16),
         subtraction=grown.to_template(wide[grown.inside]).astype(np.float16),
+        phase_contrast=phase_contrast(wide, images['mni']),
         meta=json.dumps(meta),
     )
     return path

@@ -22,6 +22,9 @@ from .occlusion import (
     find_occlusion as find_occlusion,
 )
 from .occlusion import (
+    is_late as is_late,
+)
+from .occlusion import (
     measure_phase as measure_phase,
 )
 from .occlusion import (
@@ -101,6 +104,7 @@ __all__ = [
     'fusion_sha256',
     'holds',
     'inflow_prior',
+    'is_late',
     'join_calibration',
     'measure_agreement',
     'measure_phase',

@@ -536,26 +536,6 @@ def unusual(
     )
 
 
-def is_late(found: Mapping[str, Tensor], fitted: Mapping[str, Any] | None = None) -> bool:
-    """Return whether the CTA was scanned too late for the maps to be believed.
-
-    Parameters
-    ----------
-    found : mapping of str to Tensor
-        From `compute_features`.
-    fitted : mapping, optional
-        The networks; those of `calibration` by default. ``late_scan`` has a weight for each of
-        some numbers of the patient, and the ``limit`` from which their weighted sum is that of a
-        late scan. Without it, or without one of the numbers, none is.
-    """
-    fitted = calibration() if fitted is None else fitted
-    weights = dict(fitted.get('late_scan', {}))
-    limit = weights.pop('limit', None)
-    if limit is None or not set(weights) <= set(found):
-        return False
-    return sum(float(weight) * float(found[name]) for name, weight in weights.items()) >= limit
-
-
 def _stack(fitted: Mapping[str, Any], device: torch.device) -> list[tuple[Tensor, Tensor]]:
     """Return weights (K, out, in) and biases (K, out, 1) of each layer of all members."""
     members = [member['layers'] for member in fitted['members']]

@@ -165,6 +165,26 @@ def measure_phase(subtraction: np.ndarray, affine: np.ndarray) -> tuple[float, f
     return arteries, _mean_of_best(subtraction[vein_prior(subtraction.shape, affine) > 0.5])
 
 
+def phase_ratio(arteries: float, sinuses: float) -> float:
+    """Return the logarithm of the sinuses' contrast over the arteries', from `measure_phase`."""
+    return float(np.log(max(sinuses, _FLOOR_HU) / max(arteries, _FLOOR_HU)))
+
+
+def is_late(arteries: float, sinuses: float, fitted: Mapping[str, Any] | None = None) -> bool:
+    """Return whether the CTA was scanned too late for the maps to be believed.
+
+    Parameters
+    ----------
+    arteries, sinuses : float
+        HU, from `measure_phase`.
+    fitted : mapping, optional
+        The shipped calibration by default; ``late_scan`` has the ``limit`` that `phase_ratio`
+        exceeds in a late scan. Without it none is.
+    """
+    fitted = calibration() if fitted is None else fitted
+    return phase_ratio(arteries, sinuses) > fitted.get('late_scan', {}).get('limit', np.inf)
+
+
 def _brightest(values: np.ndarray, affine: np.ndarray, path: Points) -> float:
     """Return the mean of the brightest voxels about a course, HU."""
     tube = np.zeros(values.shape, np.float32)

@@ -22,7 +22,6 @@ from bids_perfdeficit.perfusion.combination import (
     denoise,
     enhancement_features,
     in_usual_contrast,
-    is_late,
     unusual,
 )
 from bids_perfdeficit.perfusion.eikonal import bounding_box, solve_eikonal
@@ -64,8 +63,6 @@ class PerfusionMaps:
         right.
     unusual : tuple of str
         From `combination.unusual`.
-    is_late : bool
-        From `combination.is_late`.
     distance : Tensor, optional
         Arrival at speed 1 everywhere, in mm: the control that every correlation stands beside.
     features : dict of str to Tensor
@@ -84,7 +81,6 @@ class PerfusionMaps:
     delay_sd: Tensor
     member_voxels: Tensor
     unusual: tuple[str, ...]
-    is_late: bool = False
     distance: Tensor | None = None
     features: dict[str, Tensor] = field(default_factory=dict)
 
@@ -440,7 +436,6 @@ def synthesize(
         delay_sd=whole(joined.delay_sd),
         member_voxels=joined.member_voxels,
         unusual=unusual(found, fitted),
-        is_late=is_late(found, fitted),
         distance=distance,
         features=kept,
     )

@@ -140,7 +140,7 @@ class Inflow:
         RAS mm of the voxels.
     unusual : tuple of str
     is_late : bool
-        From `perfusion.PerfusionMaps`.
+        From `perfusion.is_late`.
     """
 
     method: str = 'n/a'
@@ -538,6 +538,9 @@ def _compute_maps(
         frame, enhancement, sources, list(later.values()), settings, pieces, fitted, diagnostics,
         reference,
     )  # fmt: skip
+    subtraction = image(maps.subtraction)
+    there = _template_points(patient, threads)
+    late = perfusion.is_late(*_measure_phase(patient, subtraction, there, threads), fitted)
     controls = {name: values for name, values in maps.features.items() if values.ndim}
     if maps.distance is not None:
         controls['distance'] = maps.distance
@@ -545,24 +548,24 @@ def _compute_maps(
     points = np.round(nib.affines.apply_affine(affine, points), 1).tolist()
     voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
     return Maps(
-        image(maps.subtraction),
+        subtraction,
         image(maps.vesselness),
         image(maps.arrival),
         image(maps.perfusion),
         image(maps.hypoperfused),
         seconds(maps.delay),
         seconds(maps.delay_sd),
-        Inflow(sources.method, points, maps.unusual, maps.is_late),
+        Inflow(sources.method, points, maps.unusual, late),
         (
             *sources.notes,
             *(_UNUSUAL[name] for name in maps.unusual),
-            *([_LATE] if maps.is_late else []),
+            *([_LATE] if late else []),
             *notes,
         ),
         Trust(
             {} if reference is None else _shading(reference),
-            _read_again(patient, reference, settings, fitted, device, threads)
-            if check and not maps.unusual and not maps.is_late
+            _read_again(patient, there, reference, settings, fitted, device, threads)
+            if check and not maps.unusual and not late
             else (),
             tuple((left, right) for left, right in (maps.member_voxels * voxel_ml).tolist()),
         ),
@@ -711,8 +714,24 @@ def _synthesize(
     )
 
 
+def _template_points(patient: Prepared, threads: int) -> np.ndarray:
+    """Return where the voxels of the template at `TEMPLATE_MM` lie in the patient, (3, N)."""
+    grid = ct.load_template(patient.space, spacing=TEMPLATE_MM).brain_mask
+    return ct.carry(ct.read_transform(patient.forward), ct.all_points(grid), threads=threads)
+
+
+def _measure_phase(
+    patient: Prepared, subtraction: nib.Nifti1Image, there: np.ndarray, threads: int
+) -> tuple[float, float]:
+    """Return the HU of arteries and sinuses, which show the phase of the CTA."""
+    grid = ct.load_template(patient.space, spacing=TEMPLATE_MM).brain_mask
+    (level,) = ct.sample([subtraction], there, threads=threads)
+    return perfusion.measure_phase(level.reshape(grid.shape), grid.affine)
+
+
 def _read_again(
     patient: Prepared,
+    there: np.ndarray,
     reference: perfusion.ReferenceField | None,
     settings: PerfusionSettings,
     fitted: Mapping[str, Any] | None,
@@ -723,7 +742,7 @@ def _read_again(
 
     Ends with the first read-out that disagrees with that of the scans as they are: one is enough.
     The first is of the scans as they are, since the coarse grid is a change too. Later phases have
-    no part in it.
+    no part in it. `there` is from `_template_points`.
     """
     from bids_perfdeficit.perfusion.threads import run_all
 
@@ -734,9 +753,6 @@ def _read_again(
     if reference is not None:
         reference = reference.on(frame.brain)
     template = ct.load_template(patient.space, spacing=TEMPLATE_MM)
-    there = ct.carry(
-        ct.read_transform(patient.forward), ct.all_points(template.brain_mask), threads=threads
-    )
     (mask,) = ct.sample([coarse.brain], there, order=0)
     brain = (mask.reshape(template.brain_mask.shape) > 0) & (
         np.asarray(template.brain_mask.dataobj) > 0

@@ -12,7 +12,6 @@ from bids_perfdeficit.perfusion.combination import (
     calibration,
     combine,
     hidden_units,
-    is_late,
     unusual,
 )
 from bids_perfdeficit.perfusion.targets import LONGEST_S
@@ -166,16 +165,3 @@ def test_contrast_unlike_any_that_was_calibrated_is_reported():
     found = {name: torch.tensor(usual[name]) for name in ('tissue', 'venous')}
     assert unusual(found) == ()
     assert unusual(found | {'tissue': torch.tensor(usual['tissue'] - 5.0)}) == ('tissue',)
-
-
-@pytest.mark.parametrize(
-    ('venous', 'tissue', 'late'), [(-0.5, 0.3, True), (-0.51, 0.3, False), (-0.51, 0.4, True)]
-)
-def test_a_scan_is_late_where_sinuses_and_tissue_are_bright(venous, tissue, late):
-    names = {'venous': venous, 'tissue': tissue}
-    found = {k: torch.tensor(v, dtype=torch.float64) for k, v in names.items()}
-    fitted = {'late_scan': {'venous': 2.0, 'tissue': 1.0, 'limit': -0.7}}
-    assert is_late(found, fitted) is late
-    assert not is_late(found, {})  # the rule is off
-    del found['venous']
-    assert not is_late(found, fitted)  # no sinuses in the scan

@@ -10,6 +10,7 @@ from bids_perfdeficit.perfusion import (
     calibration,
     evidence,
     find_occlusion,
+    is_late,
     measure_regions,
     nearest_site,
     territories,
@@ -197,3 +198,12 @@ def test_a_finding_carries_its_distance_and_the_limit():
 def without_statistics() -> dict:
     finder = calibration()['occlusion']
     return {k: finder[k] for k in ('centre', 'scale', 'weights', 'bias')}
+
+
+@pytest.mark.parametrize(
+    ('arteries', 'sinuses', 'late'),
+    [(250.0, 100.0, False), (120.0, 253.0, True), (100.0, 100.0, False), (0.0, -3.0, False)],
+)
+def test_a_scan_is_late_where_sinuses_are_brighter_than_arteries(arteries, sinuses, late):
+    assert is_late(arteries, sinuses, {'late_scan': {'limit': 0.1}}) is late
+    assert is_late(arteries, sinuses, {}) is False  # the rule is off
