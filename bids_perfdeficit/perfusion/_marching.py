@@ -30,9 +30,9 @@ REOPEN = 1e-5
 def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile, and cache beside the package or in the user's cache where one can be written."""
     try:
-        return numba.njit(cache=True, error_model='numpy')(function)
+        return numba.njit(cache=True, error_model='numpy', nogil=True)(function)
     except RuntimeError:  # no place to cache: a read-only install and home
-        return numba.njit(error_model='numpy')(function)
+        return numba.njit(error_model='numpy', nogil=True)(function)
 
 
 @_jit

@@ -281,15 +281,17 @@ def vessel_contrast(
     inside = brain if veins is None else brain & (veins < _VEIN)
     most = _MOST_VESSEL_HU * scale
     tube = torch.where(inside, subtraction.clamp(0, most) * vessels, torch.zeros_like(vessels))
-    return share_smooth(tube, brain, VESSEL_MM, spacing)
+    return share_smooth([tube], brain, VESSEL_MM, spacing)[0]
 
 
-def share_smooth(values: Tensor, brain: Tensor, sigma: float, spacing: Sequence[float]) -> Tensor:
-    """Return the mean of a map within the brain under a Gaussian of so many mm; see `smooth`.
+def share_smooth(
+    maps: Sequence[Tensor], brain: Tensor, sigma: float, spacing: Sequence[float]
+) -> list[Tensor]:
+    """Return the means of maps within the brain under a Gaussian of so many mm; see `smooth`.
 
     Parameters
     ----------
-    values : Tensor, (Z, Y, X)
+    maps : sequence of Tensor, (Z, Y, X)
         0 outside the brain.
     brain : Tensor, bool, (Z, Y, X)
     sigma : float
@@ -299,10 +301,10 @@ def share_smooth(values: Tensor, brain: Tensor, sigma: float, spacing: Sequence[
 
     Returns
     -------
-    Tensor, (Z, Y, X)
+    list of Tensor, (Z, Y, X)
     """
     share = _wide_smooth(brain.float(), sigma, spacing).clamp_min(1e-2)
-    return _wide_smooth(values, sigma, spacing) / share
+    return [_wide_smooth(values, sigma, spacing) / share for values in maps]
 
 
 def _usual(values: Tensor, brain: Tensor) -> Tensor:
@@ -446,7 +448,7 @@ def compute_features(
 
     def densities() -> Tensor:
         density = torch.where(brain, ncct.float().clamp(0, 80), torch.zeros_like(subtraction))
-        return share_smooth(density, brain, DENSITY_MM, spacing)
+        return share_smooth([density], brain, DENSITY_MM, spacing)[0]
 
     def travelled() -> Tensor:
         travel = torch.where(brain, arrival.nan_to_num(posinf=0.0), torch.zeros_like(arrival))
@@ -644,20 +646,25 @@ def combine(
     fitted = calibration() if fitted is None else fitted
     inside = torch.nonzero(brain.flatten()).squeeze(1)
     device = brain.device
-    centre, scale = (torch.tensor(fitted[k], device=device) for k in ('centre', 'scale'))
+    centre, scale = (torch.tensor(fitted[k], device=device)[:, None] for k in ('centre', 'scale'))
     *inner, (weight, bias) = _stack(fitted, device)
     threshold = float(fitted.get('threshold', 0.5))
     border = math.log(threshold / (1 - threshold))
     out = torch.zeros(4, brain.numel(), device=device)
     apart = torch.zeros_like(brain) if half is None else half
-    flat = {name: values.flatten() for name, values in found.items() if values.ndim}
+    used = {row: found[name] for row, name in enumerate(fitted['features']) if name in found}
+    rows = [(row, values.flatten()) for row, values in used.items() if values.ndim]
+    # A number of the patient is the same in all voxels; one that is missing counts as its mean.
+    start = centre.clone()
+    for row, value in used.items():
+        if not value.ndim:
+            start[row] = value
 
     def join(part: Tensor) -> Tensor:
-        x = torch.zeros(len(fitted['features']), len(part), device=device)
-        for k, name in enumerate(fitted['features']):
-            if name in found:
-                x[k] = flat[name][part] if name in flat else found[name]
-                x[k] = (x[k] - centre[k]) / scale[k]
+        x = start.expand(-1, len(part)).clone()
+        for row, values in rows:
+            torch.index_select(values, 0, part, out=x[row])
+        x.sub_(centre).div_(scale)
         late, logit, delay = torch.baddbmm(bias, weight, _pass(x, inner)).unbind(1)
         delay = softplus(delay)
         mean = delay.mean(0)

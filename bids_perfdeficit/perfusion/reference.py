@@ -30,6 +30,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from bids_perfdeficit.perfusion.synthesis import Enhancement
+from bids_perfdeficit.perfusion.threads import run_all
 from bids_perfdeficit.perfusion.vessels import smooth
 
 #: mm of the blocks that are fitted, at least, and share of a block that must be tissue.
@@ -141,6 +142,7 @@ def fit_reference(
     veins: Tensor,
     white: Tensor,
     grey: Tensor,
+    threads: int = 1,
 ) -> ReferenceField:
     """Estimate the shading between two scans together with the enhancement.
 
@@ -154,13 +156,15 @@ def fit_reference(
         mm along (z, y, x).
     veins, white, grey : Tensor, (Z, Y, X)
         Vein prior and probabilities of the tissues.
+    threads : int
+        Threads; the result does not depend on them.
 
     Returns
     -------
     ReferenceField
         Of NaN, with nothing to take away, where there is too little tissue.
     """
-    blocks = _blocks(ncct, subtraction, brain.bool(), spacing, veins, white, grey)
+    blocks = _blocks(ncct, subtraction, brain.bool(), spacing, threads, veins, white, grey)
     if len(blocks.contrast) < FEWEST:
         unknown = (math.nan,) * 3
         nothing = torch.zeros(brain.shape, dtype=torch.float32, device=brain.device)
@@ -206,21 +210,33 @@ def _extent(brain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _blocks(
-    ncct: Tensor, subtraction: Tensor, brain: Tensor, spacing: Sequence[float], *priors: Tensor
+    ncct: Tensor,
+    subtraction: Tensor,
+    brain: Tensor,
+    spacing: Sequence[float],
+    threads: int,
+    *priors: Tensor,
 ) -> _Blocks:
     middle, half = _extent(brain.cpu().numpy())
     box = tuple(
         slice(max(0, math.floor(m - h)), math.ceil(m + h) + 1)
         for m, h in zip(middle, half, strict=True)
     )
-    density, contrast = (
-        smooth(values[box], DENOISE_MM, spacing).cpu().numpy() for values in (ncct, subtraction)
+    inside = np.pad(brain[box].cpu().numpy(), 1)
+
+    def depth() -> np.ndarray:
+        found = ndimage.distance_transform_edt(inside, sampling=tuple(spacing))
+        return np.asarray(found[1:-1, 1:-1, 1:-1])
+
+    def denoised(values: Tensor) -> np.ndarray:
+        return np.asarray(smooth(values[box], DENOISE_MM, spacing).cpu().numpy())
+
+    deep, density, contrast = run_all(
+        [depth, lambda: denoised(ncct), lambda: denoised(subtraction)], threads
     )
     plain, level, veins, white, grey = (
         values[box].float().cpu().numpy() for values in (ncct, subtraction, *priors)
     )
-    inside = np.pad(brain[box].cpu().numpy(), 1)
-    deep = ndimage.distance_transform_edt(inside, sampling=tuple(spacing))[1:-1, 1:-1, 1:-1]
     tissue = (deep > RIM_MM) & (density > DENSITY[0]) & (density < DENSITY[1])
     tissue &= (contrast < VESSEL_HU) & (veins < VEIN)
     factor = [max(1, math.ceil(BLOCK_MM / h - 1e-6)) for h in spacing]

@@ -63,21 +63,17 @@ def surroundings(
     seconds = torch.where(brain, first.delay.log1p(), zero)
     odds = first.hypoperfused.logit(1e-7).clamp(-_LIMIT, _LIMIT)
     averaged = dict(zip(_AVERAGED, (first.late, first.hypoperfused, seconds), strict=True))
+    maps = list(averaged.values())
     around = run_all(
-        [
-            partial(share_smooth, values, brain, float(mm), spacing)
-            for mm in AROUND_MM
-            for values in averaged.values()
-        ],
-        threads,
+        [partial(share_smooth, maps, brain, float(mm), spacing) for mm in AROUND_MM], threads
     )
-    wide = around[len(_AVERAGED) * AROUND_MM.index(_MIDDLE_MM) + 1][brain]
+    wide = around[AROUND_MM.index(_MIDDLE_MM)][_AVERAGED.index('probability')][brain]
     deficit = wide > _DEFICIT
     found = (
         first.late,
         torch.where(brain, odds, zero),
         seconds,
-        *around,
+        *(values for same in around for values in same),
         first.hypoperfused[brain].mean().sqrt(),
         wide.max(),
         seconds[brain][deficit].mean() if bool(deficit.any()) else zero.sum(),

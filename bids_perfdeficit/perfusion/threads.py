@@ -15,6 +15,8 @@ from typing import TypeVar
 import torch
 
 T = TypeVar('T')
+A = TypeVar('A')
+B = TypeVar('B')
 
 
 def run_all(pieces: Iterable[Callable[[], T]], threads: int = 1) -> list[T]:
@@ -37,3 +39,8 @@ def run_all(pieces: Iterable[Callable[[], T]], threads: int = 1) -> list[T]:
         return [piece() for piece in pieces]
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         return [future.result() for future in [pool.submit(piece) for piece in pieces]]
+
+
+def run_both(one: Callable[[], A], other: Callable[[], B], threads: int = 1) -> tuple[A, B]:
+    """Call two functions whose results are of different types, as `run_all` does."""
+    return tuple(run_all([one, other], threads))  # type: ignore[return-value]

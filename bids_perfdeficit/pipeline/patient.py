@@ -10,6 +10,7 @@ which results do not depend. Must not know BIDS names, Nipype, settings files or
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from scipy import ndimage
+from scipy import ndimage, sparse
 from threadpoolctl import threadpool_limits
 
 from bids_perfdeficit import ct, perfusion
@@ -518,6 +519,8 @@ def _compute_maps(
 ) -> Maps:
     import torch
 
+    from bids_perfdeficit.perfusion.threads import run_both
+
     affine = patient.ncct.affine
     # On a GPU the pieces of work run one after the other in any case.
     pieces = threads if device == 'cpu' else 1
@@ -534,13 +537,23 @@ def _compute_maps(
     enhancement, reference = _enhance(frame, frame.cta, settings, pieces)
     sources = _find_sources(frame, enhancement, settings)
     later, notes = _enhance_later(frame, settings, pieces)
-    maps = _synthesize(
-        frame, enhancement, sources, list(later.values()), settings, pieces, fitted, diagnostics,
-        reference,
-    )  # fmt: skip
-    subtraction = image(maps.subtraction)
+    subtraction = image(enhancement.subtraction)
     there = _template_points(patient, threads)
     late = perfusion.is_late(*_measure_phase(patient, subtraction, there, threads), fitted)
+
+    def synthesize() -> perfusion.PerfusionMaps:
+        return _synthesize(
+            frame, enhancement, sources, list(later.values()), settings, pieces, fitted,
+            diagnostics, reference,
+        )  # fmt: skip
+
+    def read_again() -> tuple[perfusion.ReadOut, ...]:
+        if late or not check:
+            return ()
+        return _read_again(patient, there, reference, settings, fitted, device, threads)
+
+    # Side by side: much of either is one piece of work that a single core does.
+    maps, others = run_both(synthesize, read_again, pieces)
     controls = {name: values for name, values in maps.features.items() if values.ndim}
     if maps.distance is not None:
         controls['distance'] = maps.distance
@@ -564,9 +577,7 @@ def _compute_maps(
         ),
         Trust(
             {} if reference is None else _shading(reference),
-            _read_again(patient, there, reference, settings, fitted, device, threads)
-            if check and not maps.unusual and not late
-            else (),
+            () if maps.unusual else others,
             tuple((left, right) for left, right in (maps.member_voxels * voxel_ml).tolist()),
         ),
         {name: image(values) for name, values in controls.items()},
@@ -589,6 +600,8 @@ def _frame(patient: Prepared, settings: PerfusionSettings, device: str, threads:
     """Bring a patient's images, priors and mirror onto a device."""
     import torch
 
+    from bids_perfdeficit.perfusion.threads import run_both
+
     affine, shape = patient.ncct.affine, patient.ncct.shape
     sizes = patient.ncct.header.get_zooms()
     spacing = (float(sizes[2]), float(sizes[1]), float(sizes[0]))
@@ -605,27 +618,25 @@ def _frame(patient: Prepared, settings: PerfusionSettings, device: str, threads:
 
     box = _bounds(grown.cpu().numpy().T)
     here = _points(affine, box)
-    priors, mirrored, right = _anatomy(patient, here, inside[box], threads)
+    (priors, mirrored, right), nearest = run_both(
+        partial(_anatomy, patient, here, inside[box], threads),
+        partial(_nearest, inside[box]),
+        threads,
+    )
     veins, inflow, white, grey = (tensor(_filled(values, shape, box)) for values in priors)
 
     there = np.zeros(shape, bool)
     there[box] = right.reshape(there[box].shape)
 
-    corner = affine.copy()
-    corner[:3, 3] = here[:, 0]
     # Brains are not symmetric: a mirrored position beyond the rim has the value of the rim, as in
     # the calibration, and not the 0 that lies outside.
-    mirrored = np.clip(mirrored, here[:, :1], here[:, -1:])
-    nearest = np.ravel_multi_index(
-        ndimage.distance_transform_edt(~inside[box], return_distances=False, return_indices=True),
-        inside[box].shape,
-    )
+    places = nib.affines.apply_affine(np.linalg.inv(affine), mirrored.T).T
+    places -= np.array([[k.start] for k in box])
+    across = _interpolation(places, inside[box].shape, nearest)
 
     def mirror(values: torch.Tensor) -> torch.Tensor:
-        filled = np.ascontiguousarray(values.cpu().numpy().T[box]).take(nearest)
-        (found,) = ct.sample([nib.Nifti1Image(filled, corner)], mirrored)
         out = np.zeros(shape, np.float32)
-        out[inside] = found
+        out[inside] = across @ values.cpu().numpy().T[box].ravel()
         return tensor(out)
 
     later = {}
@@ -637,6 +648,40 @@ def _frame(patient: Prepared, settings: PerfusionSettings, device: str, threads:
         ncct, cta, brain, grown, spacing, veins, inflow, white, grey, mirror,
         tensor(there, torch.bool), later,
     )  # fmt: skip
+
+
+def _nearest(inside: np.ndarray) -> np.ndarray:
+    """Return the flat index of the voxel inside that is nearest to each."""
+    found = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
+    return np.ravel_multi_index(found, inside.shape).astype(np.int32).ravel()
+
+
+def _interpolation(
+    places: np.ndarray, shape: Sequence[int], nearest: np.ndarray
+) -> sparse.csr_array:
+    """Return the matrix that reads a flat map of a grid at N places, linearly; (N, voxels).
+
+    `places`, (3, N), are voxel coordinates, beyond the grid those of its border; a voxel that
+    is outside of the brain has the value of its `nearest`.
+    """
+    count = places.shape[1]
+    low = np.empty((3, count), np.int32)
+    share = np.empty((3, count), np.float32)
+    for axis, size in enumerate(shape):
+        place = np.clip(places[axis], 0, size - 1)
+        low[axis] = np.minimum(place, size - 2)
+        share[axis] = place - low[axis]
+    index = np.empty((count, 2, 2, 2), np.int32)
+    weight = np.empty((count, 2, 2, 2), np.float32)
+    first = np.ravel_multi_index(tuple(low), tuple(shape)).astype(np.int32)
+    for corner in np.ndindex(2, 2, 2):
+        index[(slice(None), *corner)] = first + np.ravel_multi_index(corner, tuple(shape))
+        x, y, z = (part if far else 1 - part for part, far in zip(share, corner, strict=True))
+        weight[(slice(None), *corner)] = x * y * z
+    return sparse.csr_array(
+        (weight.ravel(), nearest[index.ravel()], np.arange(0, 8 * count + 1, 8, dtype=np.int32)),
+        shape=(count, math.prod(shape)),
+    )
 
 
 def _enhance(
@@ -651,7 +696,7 @@ def _enhance(
         return enhancement, None
     reference = perfusion.fit_reference(
         frame.ncct, enhancement.subtraction, frame.brain, frame.spacing,
-        veins=frame.veins, white=frame.white, grey=frame.grey,
+        veins=frame.veins, white=frame.white, grey=frame.grey, threads=threads,
     )  # fmt: skip
     return reference.correct(enhancement), reference
 
@@ -810,18 +855,18 @@ def _read_again(
 
 def _coarse(patient: Prepared) -> Prepared:
     """Average a patient's images over blocks of about `TEMPLATE_MM`."""
+    import torch
+    from torch.nn.functional import avg_pool3d
+
     factor = max(1, round(TEMPLATE_MM / float(patient.ncct.header.get_zooms()[0])))
     if factor == 1:
         return patient
     affine = patient.ncct.affine @ np.diag([factor, factor, factor, 1.0])
     affine[:3, 3] += patient.ncct.affine[:3, :3] @ np.full(3, (factor - 1) / 2)
-    shape = [n // factor for n in patient.ncct.shape]
 
     def average(image: nib.Nifti1Image) -> np.ndarray:
-        values = np.asarray(image.dataobj, dtype=np.float32)
-        values = values[tuple(slice(0, n * factor) for n in shape)]
-        split = values.reshape([k for n in shape for k in (n, factor)])
-        return np.asarray(split.mean((1, 3, 5)))
+        values = torch.tensor(np.asarray(image.dataobj, dtype=np.float32))
+        return np.asarray(avg_pool3d(values[None, None], factor)[0, 0].numpy())
 
     ncct, cta, brain = (average(i) for i in (patient.ncct, patient.cta, patient.brain))
     return replace(
