@@ -262,7 +262,7 @@ def with_errors(images: dict[str, Any], seed: int, variant: int) -> dict[str, An
 
 
 def phase_contrast(level: np.ndarray, mni: np.ndarray) -> tuple[float, float]:
-    """Return the HU of arteries and of sinuses as the app measures them, in the template."""
+    """Return the HU of arteries and sinuses in the template, nearly as the app measures them."""
     affine = np.diag([SPACING] * 3 + [1.0])
     affine[:3, 3] = LOW
     # Of the whole grid: the subtraction is 0 beside the brain, in the app too.

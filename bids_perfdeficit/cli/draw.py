@@ -73,6 +73,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="write the cohort's own maps instead, with what was not scanned filled in",
     )  # fmt: skip
     parser.add_argument(
+        '--include-doubtful', action='store_true',
+        help='also take participants whose results were judged doubtful (default: leave them out)',
+    )  # fmt: skip
+    parser.add_argument(
         '--random-seed', default='20260101', metavar='SEED', help='default: 20260101'
     )
     parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
@@ -213,7 +217,10 @@ def _run(path: Path, facts: Mapping[str, Any], options: argparse.Namespace) -> N
     fit = DeficitFit.load(path)
     space, key = facts['Space'], f'std_{facts["MapKind"]}'
     cohort = find_cohort(options.maps or [options.model], space=space, key=key)
-    cohort = cohort.without(find_unproven(cohort.entries))  # as the group level leaves them out
+    # As the group level leaves them out.
+    cohort = cohort.without(
+        find_unproven(cohort.entries, include_doubtful=options.include_doubtful)
+    )
     for participant, reason in cohort.dropped.items():
         print(f'left out: {participant}: {printable(reason)}')
     if not cohort.entries:

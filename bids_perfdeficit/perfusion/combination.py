@@ -653,7 +653,7 @@ def combine(
     out = torch.zeros(4, brain.numel(), device=device)
     apart = torch.zeros_like(brain) if half is None else half
     used = {row: found[name] for row, name in enumerate(fitted['features']) if name in found}
-    rows = [(row, values.flatten()) for row, values in used.items() if values.ndim]
+    rows = [(row, values.flatten().float()) for row, values in used.items() if values.ndim]
     # A number of the patient is the same in all voxels; one that is missing counts as its mean.
     start = centre.clone()
     for row, value in used.items():

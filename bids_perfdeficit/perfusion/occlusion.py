@@ -180,9 +180,15 @@ def is_late(arteries: float, sinuses: float, fitted: Mapping[str, Any] | None = 
     fitted : mapping, optional
         The shipped calibration by default; ``late_scan`` has the ``limit`` that `phase_ratio`
         exceeds in a late scan. Without it none is.
+
+    Returns
+    -------
+    bool
+        False where the arteries have no contrast, or lie outside the scan: that is another fault.
     """
     fitted = calibration() if fitted is None else fitted
-    return phase_ratio(arteries, sinuses) > fitted.get('late_scan', {}).get('limit', np.inf)
+    limit = fitted.get('late_scan', {}).get('limit', np.inf)
+    return arteries > _FLOOR_HU and phase_ratio(arteries, sinuses) > limit
 
 
 def _brightest(values: np.ndarray, affine: np.ndarray, path: Points) -> float:

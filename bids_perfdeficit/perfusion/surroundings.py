@@ -62,8 +62,7 @@ def surroundings(
     zero = torch.zeros_like(first.late)
     seconds = torch.where(brain, first.delay.log1p(), zero)
     odds = first.hypoperfused.logit(1e-7).clamp(-_LIMIT, _LIMIT)
-    averaged = dict(zip(_AVERAGED, (first.late, first.hypoperfused, seconds), strict=True))
-    maps = list(averaged.values())
+    maps = (first.late, first.hypoperfused, seconds)  # as `_AVERAGED` names them
     around = run_all(
         [partial(share_smooth, maps, brain, float(mm), spacing) for mm in AROUND_MM], threads
     )

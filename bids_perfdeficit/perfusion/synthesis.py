@@ -364,8 +364,8 @@ def synthesize(
         metric = orientation_metric(difference, vessels, spacing, mask=inside)
     arrival = solve_eikonal(speed, start, spacing, mask=inside, metric=metric)
     seen = arrival
-    if settings.recipe == 'published':
-        # The network was fitted with the default's arrival, and so must see it by either recipe.
+    if settings.recipe == 'published' or metric is not None:
+        # The networks were fitted with the default's isotropic arrival, and see no other.
         usual = speed_map(filled, veins=within, settings=replace(settings, recipe='default'))
         seen = solve_eikonal(usual, start, spacing, mask=inside)
     never = torch.full_like(arrival, torch.inf)

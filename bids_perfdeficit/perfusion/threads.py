@@ -25,7 +25,9 @@ def run_all(pieces: Iterable[Callable[[], T]], threads: int = 1) -> list[T]:
     Parameters
     ----------
     pieces : iterable of callable
-        Independent of each other, in torch, numpy or scipy, which release Python's lock.
+        Independent of each other, in code that releases Python's lock: torch, numpy, scipy, or
+        numba with ``nogil``. A piece may call this function again: its own pieces run on threads
+        of their own, while it waits for them.
     threads : int
         How many run at once. One thread calls them in order, without starting any.
 

@@ -59,8 +59,8 @@ _UNUSUAL = {
 }
 #: Note on a scan that was taken too late after the arterial peak.
 _LATE = (
-    'the contrast of the sinuses over that of the arteries shows that the CTA was scanned late, '
-    'when delayed tissue is hardly seen: do not rely on the maps; no occlusion is reported'
+    'the contrast of the sinuses over that of the carotid termini shows that the CTA was scanned '
+    'late, when delayed tissue is hardly seen: do not rely on the maps; no occlusion is reported'
 )
 
 
@@ -538,7 +538,7 @@ def _compute_maps(
     sources = _find_sources(frame, enhancement, settings)
     later, notes = _enhance_later(frame, settings, pieces)
     subtraction = image(enhancement.subtraction)
-    there = _template_points(patient, threads)
+    there = _template_points(patient.forward, patient.space, threads)
     late = perfusion.is_late(*_measure_phase(patient, subtraction, there, threads), fitted)
 
     def synthesize() -> perfusion.PerfusionMaps:
@@ -759,10 +759,10 @@ def _synthesize(
     )
 
 
-def _template_points(patient: Prepared, threads: int) -> np.ndarray:
+def _template_points(forward: Path, space: str, threads: int) -> np.ndarray:
     """Return where the voxels of the template at `TEMPLATE_MM` lie in the patient, (3, N)."""
-    grid = ct.load_template(patient.space, spacing=TEMPLATE_MM).brain_mask
-    return ct.carry(ct.read_transform(patient.forward), ct.all_points(grid), threads=threads)
+    grid = ct.load_template(space, spacing=TEMPLATE_MM).brain_mask
+    return ct.carry(ct.read_transform(forward), ct.all_points(grid), threads=threads)
 
 
 def _measure_phase(
@@ -959,9 +959,8 @@ def carry_images(
     -------
     StandardMaps
     """
-    template = ct.load_template(space, spacing=TEMPLATE_MM)
-    grid = template.brain_mask
-    points = ct.carry(ct.read_transform(forward), ct.all_points(grid), threads=threads)
+    grid = ct.load_template(space, spacing=TEMPLATE_MM).brain_mask
+    points = _template_points(forward, space, threads)
 
     def read(images: list[nib.Nifti1Image], **options: Any) -> list[np.ndarray]:
         found = ct.sample(images, points, threads=threads, **options)

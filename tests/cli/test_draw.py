@@ -135,19 +135,25 @@ def test_what_is_wrong_is_named_and_nothing_is_written(fitted, tmp_path, capsys,
     assert not (tmp_path / 'out').exists()
 
 
-def test_participants_that_a_person_rated_fail_have_no_part(fitted, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ('rating', 'options', 'read'),
+    [('fail', [], 29), ('doubt', [], 29), ('doubt', ['--include-doubtful'], 30)],
+)
+def test_participants_that_the_group_level_leaves_out_have_no_part(
+    fitted, tmp_path, capsys, monkeypatch, rating, options, read
+):
     maps, group, first = fitted
+    monkeypatch.setattr('bids_perfdeficit.cli.draw._complete', lambda *arguments: None)
     table = maps / 'ratings.tsv'
-    rated = f'participant_id\trating\nsub-{first.participant}\tfail\n'
-    table.write_text(rated)
+    table.write_text(f'participant_id\trating\nsub-{first.participant}\t{rating}\n')
     try:
-        words = [str(group), str(tmp_path / 'out'), '--maps', str(maps), '--completed']
+        words = [str(group), str(tmp_path / 'out'), '--maps', str(maps), '--completed', *options]
         assert main(words) == 0
     finally:
         table.unlink()
     reported = capsys.readouterr().out
-    assert f'left out: {first.participant}: ' in reported
-    assert '29 maps of the cohort are read' in reported
+    assert (f'left out: {first.participant}: ' in reported) == (read < 30)
+    assert f'{read} maps of the cohort are read' in reported
     assert not (tmp_path / 'out' / f'sub-{first.participant}').exists()
 
 

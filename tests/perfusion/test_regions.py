@@ -202,8 +202,17 @@ def without_statistics() -> dict:
 
 @pytest.mark.parametrize(
     ('arteries', 'sinuses', 'late'),
-    [(250.0, 100.0, False), (120.0, 253.0, True), (100.0, 100.0, False), (0.0, -3.0, False)],
-)
+    [
+        (250.0, 100.0, False), (120.0, 253.0, True), (100.0, 100.0, False), (0.0, -3.0, False),
+        (0.0, 250.0, False),  # the carotid termini were not scanned
+    ],
+)  # fmt: skip
 def test_a_scan_is_late_where_sinuses_are_brighter_than_arteries(arteries, sinuses, late):
     assert is_late(arteries, sinuses, {'late_scan': {'limit': 0.1}}) is late
     assert is_late(arteries, sinuses, {}) is False  # the rule is off
+
+
+def test_the_shipped_limit_of_late_scans_lies_between_early_and_late_ones():
+    """Digital patients have .4 of the arteries' contrast in the sinuses early, .9 after 6 s."""
+    assert not is_late(250.0, 0.4 * 250)
+    assert is_late(250.0, 0.9 * 250)

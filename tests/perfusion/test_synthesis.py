@@ -170,15 +170,19 @@ def test_the_recipe_decides_the_metric_where_nobody_else_does():
     assert torch.equal(arrival(), arrival(arrival='isotropic'))
 
 
-def test_probability_and_delay_do_not_depend_on_the_recipe():
+def test_probability_and_delay_do_not_depend_on_the_recipe_nor_on_the_arrival():
     ncct, cta, brain, prior = head(noise=5)
-    plain, published = (
-        run(ncct, cta, brain, prior, recipe=recipe)[1] for recipe in ('default', 'published')
+    plain, published, along = (
+        run(ncct, cta, brain, prior, **options)[1]
+        for options in ({}, {'recipe': 'published'}, {'arrival': 'anisotropic'})
     )
     for name in ('hypoperfused', 'delay', 'delay_sd'):
         assert torch.equal(getattr(plain, name), getattr(published, name))
+        assert torch.equal(getattr(plain, name), getattr(along, name))
         assert (getattr(plain, name)[~brain] == 0).all()
     assert not torch.equal(plain.perfusion, published.perfusion)
+    assert torch.equal(plain.perfusion, along.perfusion)
+    assert not torch.equal(plain.arrival, along.arrival)
 
 
 def test_tissue_that_enhances_less_counts_as_later():

@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import ndimage
 from threadpoolctl import threadpool_info
 
 from bids_perfdeficit import ct, perfusion, pipeline
 from bids_perfdeficit.interfaces.ct import ToTemplate
 from bids_perfdeficit.interfaces.perfusion import ComputePerfusion
 from bids_perfdeficit.perfusion.settings import PerfusionSettings
+from bids_perfdeficit.pipeline.patient import _coarse, _interpolation, _nearest
 from bids_perfdeficit.stages.verdict import judge
 
 SPACING = 3.0
@@ -246,6 +248,38 @@ def test_mirror_beyond_the_rim_has_the_value_of_the_rim(patient, monkeypatch):
     brain = values(patient.brain) > 0
     one = torch.from_numpy(np.ascontiguousarray(brain.T.astype(np.float32)))
     np.testing.assert_allclose(seen['mirror'](one).numpy().T, brain, atol=1e-6)
+
+
+def test_a_map_is_read_linearly_beside_voxels_and_beyond_the_grid():
+    rng = np.random.default_rng(3)
+    shape = (7, 9, 5)
+    grid = rng.standard_normal(shape).astype(np.float32)
+    places = rng.uniform(-2, np.array(shape) + 1, (200, 3)).T
+    read = _interpolation(places, shape, np.arange(grid.size, dtype=np.int32)) @ grid.ravel()
+    expected = ndimage.map_coordinates(grid, places, order=1, mode='nearest')
+    np.testing.assert_allclose(read, expected, atol=1e-5)
+    # What is outside of the brain is not read: its nearest voxel inside is.
+    inside = np.zeros(shape, bool)
+    inside[2:5, 3:7, 1:4] = True
+    filled = np.where(inside, grid, np.nan)
+    read = _interpolation(places, shape, _nearest(inside)) @ filled.ravel()
+    assert np.isfinite(read).all()
+    assert read.max() <= grid[inside].max() + 1e-6
+
+
+def test_blocks_of_an_image_of_odd_size_are_averaged_where_they_lie(patient, monkeypatch):
+    affine = np.diag([1.0, 1.0, 1.0, 1.0])
+    affine[:3, 3] = (-5.0, 3.0, 7.0)
+    x = np.indices((9, 8, 7), dtype=np.float32)
+    place = x[0] - 5.0  # RAS mm along x
+    image = nib.Nifti1Image(place, affine)
+    brain = nib.Nifti1Image((x[0] > 3).astype(np.uint8), affine)
+    found = _coarse(replace(patient, ncct=image, cta=image, brain=brain))
+    assert found.ncct.shape == (4, 4, 3)
+    where = nib.affines.apply_affine(found.ncct.affine, np.argwhere(np.ones((4, 4, 3))))
+    np.testing.assert_allclose(values(found.ncct).ravel(), where[:, 0])
+    np.testing.assert_allclose(where[0], (-4.5, 3.5, 7.5))
+    assert values(found.brain)[:, 0, 0].tolist() == [0, 0, 1, 1]
 
 
 def test_template_maps_share_a_grid_and_a_mask(standard):
