@@ -34,6 +34,8 @@ from bids_perfdeficit.phantom.patient import HYPOPERFUSED, Patient
 #: mm and degrees of the misregistration that the last step has to find, mm of movement within the
 #: scan, mm of a thick CTA.
 MOVE_MM, TURN_DEGREES, MOTION_MM, THICK_MM = 1.5, 1.0, 1.5, 5.0
+#: mL of a deficit from which its AUC and the order inside it are measured.
+LEAST_ML = 0.4
 #: Noise of the phantom's CTA in 1 mm of brain, HU (`ScannerSettings.cta_noise`).
 NOISE_HU = 11.0
 
@@ -239,6 +241,7 @@ def compute(case: Case, name: str, variant: str, seed: int) -> dict[str, object]
         np.asarray(image.dataobj)[inside] for image in (maps.perfusion, maps.hypoperfused)
     )
     voxel = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
+    enough = voxel * int(late.sum()) > LEAST_ML
     found, sides, (arteries, sinuses) = _read_out(case, maps, voxel)
     reason = perfusion.withhold(found, sides, maps.trust.others) if variant == 'now' else ''
     if maps.inflow.unusual:
@@ -254,8 +257,8 @@ def compute(case: Case, name: str, variant: str, seed: int) -> dict[str, object]
         'phase': case.patient.scan['phase'],
         'thickness': case.patient.scan['ncct_thickness'],
         'rho': spearman(values, delay),
-        'auc': float(roc_auc_score(late, probability)) if late.sum() > 50 else np.nan,
-        'within': spearman(values[late], delay[late]) if late.sum() > 50 else np.nan,
+        'auc': float(roc_auc_score(late, probability)) if enough else np.nan,
+        'within': spearman(values[late], delay[late]) if enough else np.nan,
         'ml': sum(sides),
         'left': sides[0],
         'right': sides[1],
