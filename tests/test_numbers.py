@@ -103,6 +103,7 @@ def test_sides_and_sites_are_those_of_the_benchmark_wherever_they_are_named(name
         ('cupping of 2 HU', 'cupping 2 HU'),
         ('noise of 1 HU, smooth over 10 mm', 'noise of 10 mm, 1 HU'),
         ('CTA slices of 5 mm', 'CTA of 5 mm'),
+        ('contrast of 0.6 of the usual one', 'contrast x 0.6'),
     ],
 )
 def test_what_nuisances_cost_is_what_was_measured(label, start):
