@@ -39,7 +39,9 @@ STATUS_S = 2.0
 TEMPORARY_FOLDER = 'bids_perfdeficit-'
 
 #: Modules of the participant level that take seconds to import.
-PRELOAD = ('bids_perfdeficit.ct.registration', 'bids_perfdeficit.perfusion.synthesis')
+PRELOAD = (
+    'bids_perfdeficit.ct.registration', 'bids_perfdeficit.perfusion.synthesis', 'nilearn.datasets',
+)  # fmt: skip
 #: Levels of the log on the terminal and of Nipype's, by how often ``-v`` was given.
 _OURS = (logging.INFO, logging.INFO, logging.DEBUG)
 _NIPYPES = (logging.CRITICAL, logging.INFO, logging.DEBUG)

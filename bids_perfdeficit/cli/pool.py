@@ -16,6 +16,7 @@ import traceback
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -47,10 +48,13 @@ class Pool(MultiProcPlugin):
     """Run the steps of a workflow in processes; takes the arguments of its base.
 
     ``preload`` names modules: one worker imports them while another runs the first step of the
-    first branch, on which the others wait.
+    first branch, on which the others wait, and a second does beside the second step: the steps of
+    one branch run in two. More would take memory for nothing where there is one branch.
     """
 
     pool: ProcessPoolExecutor
+    #: Workers that are still to be asked to import something.
+    _cold = 0
 
     def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
         super().__init__(plugin_args=plugin_args)
@@ -59,6 +63,7 @@ class Pool(MultiProcPlugin):
         gc.freeze()
         if self.processors > 1 and self.plugin_args.get('preload'):
             self.pool.submit(_preload, self.plugin_args['preload'])
+            self._cold = 1
         self._steps: dict[int, tuple[Any, bool]] = {}
         # Filled by the thread that watches the pool, emptied by that of the run.
         self._lost: deque[tuple[int, ProcessPoolExecutor]] = deque()
@@ -69,6 +74,11 @@ class Pool(MultiProcPlugin):
         self._taskid += 1
         self._steps[self._taskid] = node, updatehash
         self._start(self._taskid)
+        if self._taskid > 1:
+            with suppress(RuntimeError):  # it broke a moment ago
+                for _ in range(self._cold):
+                    self.pool.submit(_preload, self.plugin_args['preload'])
+            self._cold = 0
         return self._taskid
 
     def _start(self, task: int) -> None:

@@ -609,9 +609,7 @@ def _frame(patient: Prepared, settings: PerfusionSettings, device: str, threads:
     def tensor(values: np.ndarray, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.as_tensor(np.ascontiguousarray(values.T)).to(device, dtype)
 
-    ncct, cta = (
-        tensor(np.asarray(i.dataobj, dtype=np.float32)) for i in (patient.ncct, patient.cta)
-    )
+    ncct, cta = (tensor(i.get_fdata(dtype=np.float32)) for i in (patient.ncct, patient.cta))
     inside = np.asarray(patient.brain.dataobj) > 0
     brain = tensor(inside, torch.bool)
     grown = perfusion.domain(ncct, brain, spacing, settings)
@@ -865,7 +863,7 @@ def _coarse(patient: Prepared) -> Prepared:
     affine[:3, 3] += patient.ncct.affine[:3, :3] @ np.full(3, (factor - 1) / 2)
 
     def average(image: nib.Nifti1Image) -> np.ndarray:
-        values = torch.tensor(np.asarray(image.dataobj, dtype=np.float32))
+        values = torch.tensor(image.get_fdata(dtype=np.float32))
         return np.asarray(avg_pool3d(values[None, None], factor)[0, 0].numpy())
 
     ncct, cta, brain = (average(i) for i in (patient.ncct, patient.cta, patient.brain))

@@ -60,6 +60,14 @@ def sleep(x):
     return x
 
 
+def is_imported(x):
+    import sys
+    import time
+
+    time.sleep(1)  # so that each worker has one
+    return x in sys.modules
+
+
 def step(function, name, **inputs):
     node = pe.Node(
         niu.Function(function=function, input_names=['x'], output_names=['y']), name=name
@@ -108,6 +116,18 @@ def test_a_step_that_was_killed_in_company_is_repeated_alone(workflow, tmp_path)
     assert results(tmp_path, 'good_wf') == ['first', 'second']
     assert results(tmp_path, 'bad_wf') == ['greedy']
     assert read_crashes(tmp_path) == {}
+
+
+def test_both_workers_of_a_branch_import_what_is_to_be_preloaded(workflow, tmp_path):
+    branch = pe.Workflow('run', base_dir=str(tmp_path / 'work'))
+    branch.config['execution'] = workflow.config['execution']
+    second = step(sleep, 'second')
+    branch.connect(step(sleep, 'first', x='tabnanny'), 'y', second, 'x')
+    for name in ('one', 'other'):
+        branch.connect(second, 'y', step(is_imported, name), 'x')
+    ran = branch.run(plugin=Pool({'n_procs': 2, 'preload': ('tabnanny',)}))
+    found = {n.name: n.result.outputs.y for n in ran.nodes() if n.name in ('one', 'other')}
+    assert found == {'one': True, 'other': True}
 
 
 def test_a_job_of_a_cluster_without_a_result_fails_its_step_by_name(workflow, tmp_path):
