@@ -11,6 +11,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+if 'PYTEST_XDIST_WORKER' in os.environ:
+    # Workers share the cores: with threads of their own in torch they wait for each other.
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 SHARED = Path(os.environ.get('PERFDEFICIT_SHARED', Path(__file__).resolve().parents[2] / 'shared'))
 
 
