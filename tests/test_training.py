@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / 'scripts'))
 from calibrate_perfusion import (
     apply,
     fit_interval,
+    fit_late,
     fit_networks,
     look_again,
     recall_surrounded,
@@ -62,6 +63,7 @@ def scans():
         delay = np.clip(6 + 4 * x[:, 0] + 0.1 * rng.standard_normal(3500), 0.2, None)
         made.append({
             'seed': seed, 'variant': 0, 'site': 'M1', 'side': 'L', 'phase': 0.0,
+            'phase_contrast': (250.0, 100.0),
             'physics': 'network', 'names': ['a', 'b'], 'features': x, 'delay': delay,
         })  # fmt: skip
     return made
@@ -119,3 +121,12 @@ def test_an_interval_holds_as_many_volumes_as_it_says():
         'member mls': [[np.array([v])] * 3 for v in found],
     })  # fmt: skip
     assert fit_interval(rows, 0) == pytest.approx(0.3, rel=0.12)
+
+
+def test_the_limit_of_late_scans_is_exceeded_by_few_early_ones():
+    early = [
+        {'phase_contrast': (100.0, 10.0 + k), 'phase': 1.0, 'variant': k % 2} for k in range(50)
+    ]
+    late = [{'phase_contrast': (100.0, 200.0), 'phase': 5.0, 'variant': k % 2} for k in range(10)]
+    limit = fit_late([*early, *late])['limit']
+    assert sum(np.log(scan['phase_contrast'][1] / 100) > limit for scan in early) == 1
