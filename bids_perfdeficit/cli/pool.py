@@ -53,8 +53,8 @@ class Pool(MultiProcPlugin):
     """
 
     pool: ProcessPoolExecutor
-    #: Workers that are still to be asked to import something.
-    _cold = 0
+    #: Whether a second worker is still to import what is to be preloaded.
+    _cold = False
 
     def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
         super().__init__(plugin_args=plugin_args)
@@ -63,7 +63,7 @@ class Pool(MultiProcPlugin):
         gc.freeze()
         if self.processors > 1 and self.plugin_args.get('preload'):
             self.pool.submit(_preload, self.plugin_args['preload'])
-            self._cold = 1
+            self._cold = True
         self._steps: dict[int, tuple[Any, bool]] = {}
         # Filled by the thread that watches the pool, emptied by that of the run.
         self._lost: deque[tuple[int, ProcessPoolExecutor]] = deque()
@@ -74,11 +74,10 @@ class Pool(MultiProcPlugin):
         self._taskid += 1
         self._steps[self._taskid] = node, updatehash
         self._start(self._taskid)
-        if self._taskid > 1:
+        if self._cold and self._taskid > 1:
+            self._cold = False
             with suppress(RuntimeError):  # it broke a moment ago
-                for _ in range(self._cold):
-                    self.pool.submit(_preload, self.plugin_args['preload'])
-            self._cold = 0
+                self.pool.submit(_preload, self.plugin_args['preload'])
         return self._taskid
 
     def _start(self, task: int) -> None:
